@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test test-fast lint synthetic-cache clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $@
+
+demo: $(READY)  ## Compare all shipped recipes on synthetic radiographs
+	$(BIN)/cxr-sklearn compare --out runs/demo
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-fast: $(READY)  ## Tests that need no Keras
+	$(BIN)/pytest -m "not keras and not slow"
+
+test: lint  ## Everything: ruff, mypy, all tests
+	$(BIN)/pytest
+
+synthetic-cache: $(READY)  ## Draw and embed the images behind cache/synthetic again
+	$(BIN)/python cache/synthetic/make.py
+
+clean:  ## Remove the virtual environment and all runs
+	rm -rf $(VENV) runs dist

@@ -1,0 +1,160 @@
+"""The command line: thin, quiet, and quick to say what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way. Not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+stderr = Console(stderr=True)
+
+Weights = Annotated[
+    str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
+]
+Store = Annotated[
+    str | None, typer.Option(help="Folder of the feature store [default: $CXR_SKLEARN_CACHE, ./cache, user cache].")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turn what is wrong with the data, the model or the disk into one line and exit status 1."""
+    from .exceptions import CXRError
+
+    try:
+        yield
+    except (CXRError, OSError) as error:
+        stderr.print(f"cxr-sklearn: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    patients: Annotated[int, typer.Option(min=10, help="Number of patients.")] = 200,
+    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+) -> None:
+    """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""
+    with _one_line_errors():
+        from .synthetic import write_radiographs
+
+        frame = write_radiographs(directory, patients, size=size, random_state=seed)
+        console.print(f"{len(frame)} radiographs of {patients} patients in {directory}")
+
+
+@app.command()
+def compare(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Folder of radiographs [default: synthetic ones, drawn into OUT]")
+    ] = None,
+    pipeline: Annotated[
+        list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file [default: all shipped].")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report, scores and models.")] = Path("runs/compare"),
+    weights: Weights = "imagenet",
+    store: Store = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of folds and estimators.")] = 0,
+) -> None:
+    """Compare pipelines on the same images, folds and rules, and write a report."""
+    with _one_line_errors():
+        from .datasets import load_folder
+        from .evaluation.compare import compare as run
+
+        if directory is None:
+            weights = _weights_for_synthetic(weights)
+            frame = _synthetic_frame(out, seed)
+        else:
+            frame = load_folder(directory, sizes=False)
+        metrics = run(
+            frame,
+            pipeline,
+            out=out,
+            weights=weights,
+            store=store or "auto",
+            cv=folds,
+            n_jobs=jobs,
+            random_state=seed,
+            verbose=1,
+        )
+        _print_summary(metrics)
+        console.print(f"Report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+def _weights_for_synthetic(weights: str) -> str:
+    """Let a first try work offline: fall back on random weights, and say so."""
+    from .backbones import weights_path
+    from .exceptions import WeightsUnavailableError
+
+    if weights != "imagenet":
+        return weights
+    try:
+        weights_path("VGG16", weights)
+    except WeightsUnavailableError:
+        line = "The ImageNet weights are neither here nor to be downloaded: going on with random weights."
+        stderr.print(line, soft_wrap=True)
+        return "random"
+    return weights
+
+
+def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
+    """Draw the synthetic radiographs below the run's folder, in place of any that are there."""
+    from .datasets import load_folder
+    from .synthetic import write_radiographs
+
+    folder = out / "synthetic"
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_radiographs(folder, 250, random_state=seed)
+    return load_folder(folder, sizes=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder that `compare` wrote.")],
+) -> None:
+    """Compute the metrics again from scores.csv and render the report."""
+    with _one_line_errors():
+        from .evaluation.compare import write_results
+        from .exceptions import DataError
+        from .report.page import write_report
+
+        if not (run / "metrics.json").is_file():
+            raise DataError(f"{run / 'metrics.json'} does not exist; `cxr-sklearn compare --out {run}` writes it")
+        _print_summary(write_results(run, json.loads((run / "metrics.json").read_text()), write_report))
+
+
+def _print_summary(metrics: dict[str, Any]) -> None:
+    from .report.page import pipeline_label
+
+    names = ("accuracy", "precision", "recall", "specificity", "roc_auc")
+    table = Table("pipeline", "threshold", *names, title="On the test images", title_justify="left", box=box.SIMPLE)
+    for name, facts in metrics["pipelines"].items():
+        cells = [f"{facts['test'][metric]['value']:.3f}" for metric in names]
+        table.add_row(pipeline_label(name, facts), f"{facts['threshold']['value']:.3f}", *cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

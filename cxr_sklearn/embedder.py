@@ -1,0 +1,223 @@
+"""FrozenEmbedder: images to feature vectors by a network that is never trained, each image once."""
+
+from __future__ import annotations
+
+import functools
+import os
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from .backbones import Backbone, application, import_keras, resolve_precision, weights_identity
+from .images import ImageBatch, as_batch
+from .progress import progress_bar
+from .rows import stored_rows
+from .store import FeatureStore, NoStore, store_directory
+
+_POOLINGS = ("avg", "max", "flatten")
+
+
+class FrozenEmbedder(TransformerMixin, BaseEstimator):
+    """Embed images with a frozen, pretrained network, and keep the features.
+
+    The features of an image are computed once and found in the store ever after: in other folds, candidates, runs and
+    processes, after ``clone`` and ``pickle``, and for the same file under another name.
+
+    Parameters
+    ----------
+    backbone : str, default="VGG16"
+        Name of any network in ``keras.applications``.
+    weights : str or path, default="imagenet"
+        "imagenet" (downloaded and kept by Keras), the path of a weights file in Keras' layout without the top, or
+        "random" (seeded, for trying things out).
+    layer : str or None, default=None
+        Cut the network at this layer, e.g. "block4_pool"; None keeps all but the top.
+    pooling : {"avg", "max", "flatten"}, default="avg"
+        How the layer's feature maps become one vector.
+    batch_size : int, default=32
+        Images per call of the network.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        What the network computes in. "auto" is bfloat16 where the CPU or a GPU has it.
+    store : str, path or None, default="auto"
+        Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` where that folder exists, else
+        the user's cache folder. None keeps nothing.
+    verbose : int, default=0
+        1 shows a progress bar while images are embedded.
+
+    Attributes
+    ----------
+    precision_ : {"float32", "bfloat16"}
+    weights_id_ : str
+        "random:<seed>" or "sha256:<digest of the weights file>".
+    image_shape_ : tuple of int
+        (H, W, 3) of the images seen in ``fit``.
+    n_embedded_, n_cached_ : int
+        How many images the last ``transform`` sent through the network, and how many it did not have to.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import FrozenEmbedder, ImageLoader
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> model = make_pipeline(ImageLoader(), FrozenEmbedder("VGG16"), LogisticRegression())
+    """
+
+    precision_: str
+    weights_id_: str
+    image_shape_: tuple[int, int, int]
+
+    def __init__(
+        self,
+        backbone: str = "VGG16",
+        weights: str | os.PathLike[str] = "imagenet",
+        layer: str | None = None,
+        pooling: str = "avg",
+        batch_size: int = 32,
+        precision: str = "auto",
+        store: str | os.PathLike[str] | None = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.batch_size = batch_size
+        self.precision = precision
+        self.store = store
+        self.verbose = verbose
+
+    def fit(self, X: ImageBatch | ArrayLike, y: Any = None) -> Self:
+        """Check the parameters, find the weights and settle the precision; no image is read.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+        y : ignored
+
+        Returns
+        -------
+        self : FrozenEmbedder
+
+        Raises
+        ------
+        ValueError
+            If a parameter is wrong or `X` is not images.
+        WeightsUnavailableError
+            If the weights are neither here nor to be had.
+        """
+        application(self.backbone)
+        if self.pooling not in _POOLINGS:
+            raise ValueError(f"pooling={self.pooling!r} must be one of {_POOLINGS}")
+        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size!r} must be a positive integer")
+        self.image_shape_ = as_batch(X).shape[1:]
+        self.precision_ = resolve_precision(self.precision)
+        self.weights_id_ = weights_identity(self.backbone, self.weights)
+        return self
+
+    def transform(self, X: ImageBatch | ArrayLike) -> np.ndarray:
+        """Return the features, from the store where it has them.
+
+        Memory does not grow with n beyond the result: images are decoded and embedded in batches.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ndarray of shape (n, d) and dtype float32
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read; the error lists every one, and all others are in the store by then.
+        WeightsUnavailableError
+            If the weights are not those seen in ``fit``.
+        StoreError
+            If the store cannot be read or written; batches finished before are kept.
+        """
+        check_is_fitted(self)
+        batch = as_batch(X)
+        if batch.shape[1:] != self.image_shape_:
+            raise ValueError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
+        chunk_size = min(self.batch_size, _power_of_two(len(batch)))
+        with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
+            rows, self.n_embedded_ = stored_rows(
+                batch, self._store(), self._embed, chunk_size=chunk_size, advance=advance
+            )
+        self.n_cached_ = len(batch) - self.n_embedded_
+        return rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return "vgg16_0", "vgg16_1", ...
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, shape (d,)
+        """
+        check_is_fitted(self)
+        width = self._store().width() or self._network().output_shape[-1]
+        return np.array([f"{self.backbone.lower()}_{i}" for i in range(width)], dtype=object)
+
+    def _backbone(self) -> Backbone:
+        return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, self.layer, self.precision_)
+
+    def _network(self) -> Any:
+        return _load_network(self._backbone(), self.pooling, self.image_shape_)
+
+    def _store(self) -> FeatureStore | NoStore:
+        if self.store is None:
+            return NoStore()
+        parts = [self.backbone, *([self.layer] if self.layer else []), self.pooling]
+        recipe = {
+            "backbone": self.backbone,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "precision": self.precision_,
+            "weights": self.weights_id_,
+        }
+        return FeatureStore(store_directory(self.store), "-".join(parts), recipe)
+
+    def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
+        # A short chunk is filled up to a power of two: a new shape would make the backend trace the network anew.
+        pixels = np.zeros((min(self.batch_size, _power_of_two(len(images))), *self.image_shape_), dtype=np.uint8)
+        pixels[: len(images)] = images
+        features: np.ndarray = np.asarray(self._network().predict_on_batch(pixels))
+        return features[: len(images)]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(n - 1, 0).bit_length()
+
+
+@functools.lru_cache(maxsize=2)
+def _load_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> Any:
+    """Build the network once per process: clones and folds share it."""
+    keras = import_keras()
+    network = backbone.build(image_shape)
+    maps = keras.ops.cast(network.output, "float32")
+    if pooling == "flatten":
+        features = keras.ops.reshape(maps, (-1, int(np.prod(maps.shape[1:]))))
+    else:
+        reduce = keras.ops.mean if pooling == "avg" else keras.ops.max
+        features = reduce(maps, axis=tuple(range(1, len(maps.shape) - 1)))
+    model = keras.Model(network.input, features)
+    # XLA compiles VGG16 on a CPU to less than half the speed of TensorFlow's own kernels; JAX has nothing else.
+    model.compile(jit_compile=keras.backend.backend() == "jax")
+    return model

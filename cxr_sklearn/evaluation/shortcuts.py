@@ -1,0 +1,120 @@
+"""What an image gives away without a look at the lungs: a line that every classifier has to beat."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+
+from ..images import ImageBatch, ImageLoader
+from ..progress import progress_bar
+from ..rows import stored_rows
+from ..store import FeatureStore, NoStore, store_directory
+
+_NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
+_CHUNK_SIZE = 256
+
+
+class ShortcutFeatures(TransformerMixin, BaseEstimator):
+    """Measure width, height, aspect ratio, mean grey level and contrast of radiographs.
+
+    A classifier on these has seen no lung. In many collections it is far better than chance all the same, because the
+    sick and the healthy were imaged with other machines, and a network can learn that too (DeGrave et al., 2021).
+
+    Parameters
+    ----------
+    store : str, path or None, default="auto"
+        Folder of the feature store, as for :class:`FrozenEmbedder`.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    References
+    ----------
+    DeGrave, Janizek, Lee (2021). AI for radiographic COVID-19 detection selects shortcuts over signal. Nature Machine
+    Intelligence 3, 610-619. https://doi.org/10.1038/s42256-021-00338-7
+
+    Examples
+    --------
+    >>> from cxr_sklearn import ShortcutFeatures, make_radiographs
+    >>> images, frame = make_radiographs(10, size=64, random_state=0)
+    >>> ShortcutFeatures(store=None).fit_transform(images).shape == (len(images), 5)
+    True
+    """
+
+    def __init__(self, store: str | os.PathLike[str] | None = "auto", verbose: int = 0) -> None:
+        self.store = store
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Do nothing: there is nothing to learn.
+
+        Parameters
+        ----------
+        X : as for :meth:`transform`
+        y : ignored
+
+        Returns
+        -------
+        self : ShortcutFeatures
+        """
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the measurements.
+
+        Parameters
+        ----------
+        X : array-like of n paths, one-column DataFrame, or images as an array of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ndarray of shape (n, 5) and dtype float32
+            Width and height in pixels, width over height, mean and standard deviation of the grey levels (0 to 255).
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        batch = ImageLoader(size=64).transform(X)
+        with progress_bar("Measuring shortcuts", len(batch), show=self.verbose > 0) as advance:
+            rows, _ = stored_rows(batch, self._store(), _measure, chunk_size=_CHUNK_SIZE, advance=advance)
+        return rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return the names of the five measurements.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        ndarray of str, shape (5,)
+        """
+        return np.array(_NAMES, dtype=object)
+
+    def _store(self) -> FeatureStore | NoStore:
+        if self.store is None:
+            return NoStore()
+        return FeatureStore(store_directory(self.store), "shortcuts", {"features": _NAMES})
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = False
+        return tags
+
+
+def _measure(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
+    sizes = [batch.source_size(i) for i in range(len(batch))]
+    return np.array(
+        [(width, height, width / height, pixels.mean(), pixels.std())
+         for (width, height), pixels in zip(sizes, images, strict=True)],
+        dtype=np.float32,
+    )  # fmt: skip

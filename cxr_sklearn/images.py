@@ -1,0 +1,391 @@
+"""Radiographs as data: :class:`ImageBatch`, a lazy sequence of images, and :class:`ImageLoader`, which makes one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Self, overload
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from PIL import Image, ImageOps, UnidentifiedImageError
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+
+from .digests import hash_files
+from .exceptions import ImageReadError
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+#: Larger images are refused before a pixel is decoded; the largest radiography detectors have 30 megapixels.
+MAX_PIXELS = 80_000_000
+
+#: From paths to the SHA-256 of each file's bytes, or the error that reading it gave.
+Digests = Callable[[Sequence[str]], list[bytes | OSError]]
+#: From grey pixels ``uint8 (H, W)`` and a content key to changed pixels of the same shape.
+Operation = Callable[[np.ndarray, bytes], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a file becomes grey pixels of one size; part of every content key."""
+
+    height: int
+    width: int
+    resize: str
+
+    def __call__(self, source: str | np.ndarray) -> np.ndarray:
+        """Return ``uint8 (height, width)``; whatever a file can make Pillow raise comes out unchanged."""
+        if isinstance(source, np.ndarray):
+            return self._fit(Image.fromarray(_grey_array(source)))
+        with Image.open(source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than the {MAX_PIXELS:,} allowed")
+            # JPEG can be decoded at a half, quarter or eighth; twice the wanted size leaves the resize filter its work.
+            image.draft("L", (2 * self.width, 2 * self.height))
+            return self._fit(_to_grey(ImageOps.exif_transpose(image)))
+
+    def _fit(self, image: Image.Image) -> np.ndarray:
+        size = (self.width, self.height)
+        if self.resize == "pad":
+            image = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=0)
+        elif self.resize == "crop":
+            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+        else:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(image, dtype=np.uint8)
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_scale_to_8_bit(np.asarray(image, dtype=np.float64)))
+    if image.has_transparency_data:
+        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(opaque, image.convert("RGBA"))
+    elif image.mode in ("CMYK", "P"):
+        image = image.convert("RGB")
+    return image.convert("L")
+
+
+def _scale_to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Scale by the image's own range: detectors use 10 to 14 of the 16 bits, so a fixed shift would leave it black."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite(high - low):
+        raise ValueError("pixel values are not finite")
+    return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+
+
+def _grey_array(pixels: np.ndarray) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.shape[2] == 3:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+    return pixels.reshape(pixels.shape[:2])
+
+
+class ImageBatch(Sequence[np.ndarray]):
+    """An immutable, lazy sequence of n images: nothing is decoded until pixels are asked for.
+
+    Slices, masks and index arrays give an ImageBatch; an integer gives one decoded image, ``uint8 (H, W, 3)``;
+    ``numpy.asarray(batch)`` decodes all of them, ``uint8 (n, H, W, 3)``. The three channels are equal: radiographs
+    are grey, and a stray colour channel must not tell a model where a file came from.
+
+    Parameters
+    ----------
+    sources : ndarray
+        Either paths, shape (n,) and dtype object, or pixels, shape (n, H, W[, 1 or 3]) and dtype uint8.
+    decoding : Decoding or None
+        How a source becomes pixels of one size; None keeps in-memory pixels as they are.
+
+    Notes
+    -----
+    Batches are made by :class:`ImageLoader`; an array of pixels is accepted wherever a batch is.
+    """
+
+    def __init__(self, sources: np.ndarray, decoding: Decoding | None = None) -> None:
+        self._sources = sources.view()
+        self._sources.flags.writeable = False
+        self._decoding = decoding
+        self._augmentations: tuple[tuple[Operation, np.ndarray], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Shape of the decoded batch, (n, H, W, 3)."""
+        height, width = (self._decoding.height, self._decoding.width) if self._decoding else self._sources.shape[1:3]
+        return len(self), height, width, 3
+
+    @property
+    def keys(self) -> list[bytes]:
+        """One content key of 32 bytes per image: equal keys mean equal pixels.
+
+        A key covers the file's bytes and everything asked of them (size, fit, augmentation).
+
+        Raises
+        ------
+        ImageReadError
+            If a file cannot be read; the error lists every such file.
+        """
+        keys, failures = self.content_keys()
+        if failures:
+            raise ImageReadError(failures, len(self))
+        return [key for key in keys if key is not None]
+
+    def content_keys(self, digests: Digests = hash_files) -> tuple[list[bytes | None], dict[str, str]]:
+        """Keys, None where a file cannot be read, and the reason for each of those by path."""
+        failures: dict[str, str] = {}
+        keys: list[bytes | None] = []
+        operations = repr(self._decoding).encode()
+        for i, digest in enumerate(self._source_digests(digests)):
+            if isinstance(digest, OSError):
+                failures[self.name(i)] = _reason(digest)
+                keys.append(None)
+                continue
+            key = hashlib.sha256(digest + operations).digest()
+            for operation, views in self._augmentations:
+                key = _view_key(key, operation, views[i])
+            keys.append(key)
+        return keys, failures
+
+    def _source_digests(self, digests: Digests) -> Sequence[bytes | OSError]:
+        if self._sources.ndim == 1:
+            return digests(self._sources.tolist())
+        layout = repr(self._sources.shape[1:]).encode()
+        return [hashlib.sha256(layout + pixels.tobytes()).digest() for pixels in self._sources]
+
+    def name(self, i: int) -> str:
+        """Path of image `i`, or its position where it has none."""
+        return str(self._sources[i]) if self._sources.ndim == 1 else f"image {i}"
+
+    def source_size(self, i: int) -> tuple[int, int]:
+        """Width and height of image `i` before any resizing, in pixels."""
+        source = self._sources[i]
+        if isinstance(source, np.ndarray):
+            return source.shape[1], source.shape[0]
+        with Image.open(source, formats=FORMATS) as image:
+            return image.size
+
+    def augmented(self, operation: Operation, view: int | np.ndarray) -> Self:
+        """Add `operation` to each image whose `view`, an integer or one per image, is not 0."""
+        batch = self[:]
+        batch._augmentations += ((operation, np.broadcast_to(np.asarray(view), len(self))),)
+        return batch
+
+    def decode(self, i: int) -> np.ndarray:
+        """Decode image `i` to ``uint8 (H, W, 3)``.
+
+        Raises
+        ------
+        ImageReadError
+            If the file cannot be read, whatever is wrong with it.
+        """
+        source = self._sources[i]
+        try:
+            grey = self._decoding(source) if self._decoding else _grey_array(source)
+        except Exception as error:
+            raise ImageReadError({self.name(i): _reason(error)}, 1) from error
+        for position, (operation, views) in enumerate(self._augmentations):
+            if views[i]:
+                grey = operation(grey, self._key_at(i, position + 1))
+        return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+    def _key_at(self, i: int, n_operations: int) -> bytes:
+        one = self[i : i + 1]
+        one._augmentations = one._augmentations[:n_operations]
+        return one.keys[0]
+
+    def decode_ahead(self, chunk_size: int) -> Iterator[list[np.ndarray | ImageReadError]]:
+        """Decode in chunks, two chunks ahead of the reader, in threads: memory holds three chunks, however many images.
+
+        Yields
+        ------
+        list of ndarray or ImageReadError
+            One entry per image of the chunk, in order.
+        """
+        waiting: deque[list[Future[np.ndarray | ImageReadError]]] = deque()
+        pool = ThreadPoolExecutor()
+        try:
+            for start in range(0, len(self), chunk_size):
+                chunk = range(start, min(start + chunk_size, len(self)))
+                waiting.append([pool.submit(self._try_decode, i) for i in chunk])
+                if len(waiting) > 2:
+                    yield [future.result() for future in waiting.popleft()]
+            while waiting:
+                yield [future.result() for future in waiting.popleft()]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _try_decode(self, i: int) -> np.ndarray | ImageReadError:
+        try:
+            return self.decode(i)
+        except ImageReadError as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice | ArrayLike) -> Self: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, tuple) and len(index) == 2 and index[1] is Ellipsis:
+            index = index[0]  # scikit-learn indexes rows as X[rows, ...]
+        if isinstance(index, Integral):
+            return self.decode(range(len(self))[int(index)])
+        rows = index if isinstance(index, slice) else np.asarray(index)
+        if not isinstance(rows, slice) and rows.size == 0:
+            rows = rows.astype(np.intp)
+        batch = type(self)(self._sources[rows], self._decoding)
+        batch._augmentations = tuple((operation, views[rows]) for operation, views in self._augmentations)
+        return batch
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("an ImageBatch is decoded into a new array; copy=False cannot be kept")
+        pixels = np.empty(self.shape, dtype=np.uint8)
+        failures: dict[str, str] = {}
+        for start, chunk in zip(range(0, len(self), 32), self.decode_ahead(32), strict=True):
+            for i, image in enumerate(chunk, start):
+                if isinstance(image, ImageReadError):
+                    failures |= image.failures
+                else:
+                    pixels[i] = image
+        if failures:
+            raise ImageReadError(failures, len(self))
+        return pixels if dtype is None else pixels.astype(dtype)
+
+    def __repr__(self) -> str:
+        n, height, width, _ = self.shape
+        return f"ImageBatch(n={n}, height={height}, width={width})"
+
+
+def _view_key(key: bytes, operation: Operation, view: int) -> bytes:
+    """Content key of a view: view 0 is the image itself, whatever the operation."""
+    return hashlib.sha256(key + repr((operation, int(view))).encode()).digest() if view else key
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(f"{error}".split()) or type(error).__name__
+
+
+def as_batch(X: Any) -> ImageBatch:
+    """Return `X` as an :class:`ImageBatch`.
+
+    Parameters
+    ----------
+    X : ImageBatch, or array-like of shape (n, H, W) or (n, H, W, 1 or 3) and dtype uint8
+
+    Raises
+    ------
+    ValueError
+        If `X` is anything else.
+    """
+    if isinstance(X, ImageBatch):
+        return X
+    pixels = np.asarray(X)
+    if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
+        raise ValueError(
+            f"expected images, an ImageBatch or an array of shape (n, H, W) or (n, H, W, 1 or 3), but got shape "
+            f"{pixels.shape} and dtype {pixels.dtype}; put an ImageLoader before this step to start from paths"
+        )
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"expected 8-bit grey levels, dtype uint8 from 0 to 255, but got dtype {pixels.dtype}")
+    return ImageBatch(pixels)
+
+
+class ImageLoader(TransformerMixin, BaseEstimator):
+    """Turn paths into a lazy batch of 8-bit grey images of one size.
+
+    JPEG, PNG, TIFF, BMP and WebP are read, whatever their colours: 16-bit levels are scaled by the image's own range,
+    palettes and CMYK are converted, transparency is laid over black, EXIF rotation is undone. The single grey channel
+    is repeated to the three that ImageNet networks take.
+
+    Parameters
+    ----------
+    size : int or tuple of two int, default=224
+        Height and width in pixels.
+    resize : {"stretch", "pad", "crop"}, default="stretch"
+        What becomes of the aspect ratio: given up, kept with black borders, or kept by cutting the longer side.
+
+    See Also
+    --------
+    ImageAugmenter : Random views of the images while a pipeline is fitted.
+    FrozenEmbedder : Feature vectors of the images.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import ImageLoader
+    >>> ImageLoader(size=64).fit_transform(["a.jpeg", "b.jpeg"])  # nothing is opened yet
+    ImageBatch(n=2, height=64, width=64)
+    """
+
+    def __init__(self, size: int | tuple[int, int] = 224, resize: str = "stretch") -> None:
+        self.size = size
+        self.resize = resize
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters; nothing is learnt.
+
+        Parameters
+        ----------
+        X : as for :meth:`transform`
+        y : ignored
+
+        Returns
+        -------
+        self : ImageLoader
+        """
+        self._decoding()
+        return self
+
+    def transform(self, X: Any) -> ImageBatch:
+        """Return the images at the given paths, not opened yet.
+
+        Parameters
+        ----------
+        X : array-like of n paths, one-column DataFrame, or images as an array of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ImageBatch of n images
+
+        Raises
+        ------
+        ValueError
+            If `X` holds anything else, or a parameter is wrong.
+        """
+        decoding = self._decoding()
+        values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
+        if values.ndim > 2:
+            return ImageBatch(as_batch(values)._sources, decoding)
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.ndim != 1 or not all(isinstance(path, str | os.PathLike) for path in values):
+            raise ValueError(
+                f"expected one path per image (a list, array, Series or one-column DataFrame of str), but got shape "
+                f"{values.shape} and dtype {values.dtype}"
+            )
+        return ImageBatch(np.array([os.fspath(path) for path in values], dtype=object), decoding)
+
+    def _decoding(self) -> Decoding:
+        size = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if len(size) != 2 or not all(isinstance(side, Integral) and side > 0 for side in size):
+            raise ValueError(f"size={self.size!r} must be a positive integer or a pair of them")
+        if self.resize not in ("stretch", "pad", "crop"):
+            raise ValueError(f"resize={self.resize!r} must be 'stretch', 'pad' or 'crop'")
+        return Decoding(int(size[0]), int(size[1]), self.resize)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.requires_fit = False
+        return tags

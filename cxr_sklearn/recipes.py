@@ -1,0 +1,99 @@
+"""Recipes: one small file per approach, found by name among the shipped ones or by path."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sklearn.pipeline import Pipeline
+
+from .exceptions import RecipeError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named way of building a pipeline, and the parameters worth searching.
+
+    Attributes
+    ----------
+    name : str
+        The file's name without its suffix.
+    description : str
+        First line of the file's docstring.
+    """
+
+    name: str
+    description: str
+    _module: ModuleType
+
+    @property
+    def param_grid(self) -> dict[str, list[Any]]:
+        """The file's ``PARAM_GRID``, as :class:`sklearn.model_selection.GridSearchCV` takes it."""
+        grid: dict[str, list[Any]] = getattr(self._module, "PARAM_GRID", {})
+        return grid
+
+    def build(self, **options: Any) -> Pipeline:
+        """Call the file's ``build`` with those of `options` that it has parameters for.
+
+        Parameters
+        ----------
+        **options
+            ``store``, ``weights`` and ``random_state``.
+
+        Raises
+        ------
+        RecipeError
+            If it does not return a Pipeline.
+        """
+        parameters = inspect.signature(self._module.build).parameters
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        known = {name: value for name, value in options.items() if takes_all or name in parameters}
+        pipeline = self._module.build(**known)
+        if not isinstance(pipeline, Pipeline):
+            raise RecipeError(f"build() of recipe {self.name} must return a Pipeline, not {type(pipeline).__name__}")
+        return pipeline
+
+
+def recipes_folder() -> Path:
+    """Folder of the shipped recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "pipelines"
+    return installed if installed.is_dir() else package.parent / "pipelines"
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in recipes_folder().glob("*.py"))
+
+
+def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
+    """Load a shipped recipe by name, or any recipe by the path of its file.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, or its file cannot be run or has no ``build`` function.
+    """
+    text = os.fspath(name_or_path)
+    path = Path(text) if text.endswith(".py") else recipes_folder() / f"{text}.py"
+    if not path.is_file():
+        raise RecipeError(
+            f"no recipe {text!r}; shipped are {', '.join(recipe_names())}, and your own is given by the path of its "
+            ".py file"
+        )
+    spec = importlib.util.spec_from_file_location(f"cxr_sklearn_recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a recipe is the user's own code
+        raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, "build", None)):
+        raise RecipeError(f"{path} defines no function build(store, weights, random_state)")
+    return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)

@@ -1,0 +1,52 @@
+"""report.html: one self-contained page for eyes, with no number that is not in metrics.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+
+from ..evaluation.metrics import METRICS
+from .figures import roc_figure
+
+#: Column heads by metric.
+HEADS = {
+    "accuracy": "Accuracy",
+    "precision": "Precision",
+    "recall": "Recall (sensitivity)",
+    "specificity": "Specificity",
+    "f1": "F1",
+    "mcc": "MCC",
+    "roc_auc": "ROC AUC",
+    "average_precision": "Average precision",
+    "log_loss": "Log loss",
+    "brier": "Brier score",
+}
+
+
+def pipeline_label(name: str, facts: dict[str, Any]) -> str:
+    """Name of a pipeline wherever its numbers are shown; random weights are always called that."""
+    embedder = facts.get("embedder")
+    return f"{name} (random weights)" if embedder and embedder["weights"] == "random" else name
+
+
+def write_report(metrics: dict[str, Any], scores: pd.DataFrame, path: Path) -> None:
+    """Render the page.
+
+    Parameters
+    ----------
+    metrics : dict
+        The content of ``metrics.json``.
+    scores : DataFrame
+        Rows of ``scores.csv``, for the curves.
+    path : Path
+        The file to write.
+    """
+    environment = Environment(loader=PackageLoader("cxr_sklearn.report"), autoescape=True, trim_blocks=True)
+    labels = {name: pipeline_label(name, facts) for name, facts in metrics["pipelines"].items()}
+    page = environment.get_template("report.html.j2").render(
+        **metrics, labels=labels, metric_names=METRICS, heads=HEADS, roc=roc_figure(scores, labels)
+    )
+    path.write_text(page, encoding="utf-8")

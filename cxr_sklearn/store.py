@@ -1,0 +1,175 @@
+"""Features kept on disk: one SQLite file per way of computing them, one checksummed row per image."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from .database import open_database, transaction
+from .digests import DigestIndex, hash_files
+
+CACHE_VARIABLE = "CXR_SKLEARN_CACHE"
+_SCHEMA = [
+    "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, crc32 INTEGER, row BLOB)",
+    "CREATE TABLE IF NOT EXISTS recipe (json TEXT)",
+]
+_KEYS_PER_QUERY = 1_000
+
+
+def store_directory(store: str | os.PathLike[str]) -> Path:
+    """Resolve "auto": ``$CXR_SKLEARN_CACHE``, else ``./cache`` where it exists, else the user's cache folder."""
+    if store != "auto":
+        return Path(store)
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    return Path("cache") if Path("cache").is_dir() else Path(platformdirs.user_cache_dir("cxr_sklearn"))
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that stand for all that decides a feature row besides the image."""
+    return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
+
+
+class FeatureStore:
+    """Feature rows by content key, safe against crashes, corruption and concurrent writers.
+
+    Every operation opens its own connection, so a store can be pickled and used from any thread or process.
+
+    Parameters
+    ----------
+    directory : path
+        Created when it is first used.
+    name : str
+        What the features are, for people, e.g. ``"VGG16-avg"``.
+    recipe : mapping
+        All that decides the value of a row besides the image, as JSON would hold it.
+
+    Attributes
+    ----------
+    path : Path
+        The SQLite file, ``<directory>/<name>-<fingerprint of the recipe>.sqlite``.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], name: str, recipe: Mapping[str, Any]) -> None:
+        self.path = Path(directory) / f"{name}-{fingerprint(recipe)}.sqlite"
+        quoted = json.dumps(recipe, sort_keys=True).replace("'", "''")
+        self._schema = [*_SCHEMA, f"INSERT INTO recipe VALUES ('{quoted}')"]
+
+    def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows there are; a row that fails its checksum counts as absent.
+
+        Parameters
+        ----------
+        keys : sequence of n bytes
+
+        Returns
+        -------
+        rows : ndarray of shape (n, d) and dtype float32
+            Zeros where there is no row; d is 0 while the store is empty.
+        found : ndarray of shape (n,) and dtype bool
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be read.
+        """
+        positions: dict[bytes, list[int]] = {}
+        for i, key in enumerate(keys):
+            positions.setdefault(key, []).append(i)
+        found = np.zeros(len(keys), dtype=bool)
+        with open_database(self.path, self._schema) as connection:
+            rows = np.zeros((len(keys), _width(connection)), dtype=np.float32)
+            for key, row in _select(connection, positions):
+                rows[positions[key]] = row
+                found[positions[key]] = True
+        return rows, found
+
+    @contextmanager
+    def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
+        """Hold the only right to write while the caller computes the missing rows.
+
+        Processes that embed the same images take turns, batch by batch, so no image is embedded twice. The rows are
+        written in one transaction when the block ends; a block that fails writes nothing.
+
+        Yields
+        ------
+        missing : list of bytes
+            Those of `keys` without a row, now that nobody else can write one.
+        rows : dict of bytes to ndarray of shape (d,) and dtype float32
+            The rows of the other keys; the caller adds the missing ones.
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be written: a read-only folder, a full disk.
+        """
+        with open_database(self.path, self._schema) as connection, transaction(connection):
+            rows = dict(_select(connection, keys))
+            missing = [key for key in dict.fromkeys(keys) if key not in rows]
+            yield missing, rows
+            blobs = [(key, np.asarray(rows[key], dtype=np.float32).tobytes()) for key in missing if key in rows]
+            connection.executemany(
+                "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
+                [(key, _checksum(key, blob), blob) for key, blob in blobs],
+            )
+
+    def width(self) -> int:
+        """Return the number of features per row; 0 while the store is empty."""
+        with open_database(self.path, self._schema) as connection:
+            return _width(connection)
+
+    def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
+        """Return the SHA-256 of each file, or the error reading it gave, remembered beside the store."""
+        return DigestIndex(self.path.parent)(paths)
+
+    def __len__(self) -> int:
+        with open_database(self.path, self._schema) as connection:
+            return int(connection.execute("SELECT count(*) FROM features").fetchone()[0])
+
+
+class NoStore:
+    """Stands where a store would and keeps nothing."""
+
+    digests = staticmethod(hash_files)
+
+    def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Return no rows."""
+        return np.zeros((len(keys), 0), dtype=np.float32), np.zeros(len(keys), dtype=bool)
+
+    @contextmanager
+    def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
+        """Yield all keys as missing and drop the rows."""
+        yield list(keys), {}
+
+    def width(self) -> int:
+        """Return 0: unknown."""
+        return 0
+
+
+def _width(connection: sqlite3.Connection) -> int:
+    first = connection.execute("SELECT length(row) FROM features LIMIT 1").fetchone()
+    return first[0] // 4 if first else 0
+
+
+def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[tuple[bytes, np.ndarray]]:
+    unique = list(dict.fromkeys(keys))
+    for start in range(0, len(unique), _KEYS_PER_QUERY):
+        chunk = unique[start : start + _KEYS_PER_QUERY]
+        query = f"SELECT key, crc32, row FROM features WHERE key IN ({','.join('?' * len(chunk))})"
+        for key, checksum, blob in connection.execute(query, chunk):
+            if _checksum(key, blob) == checksum:
+                yield key, np.frombuffer(blob, dtype=np.float32)
+
+
+def _checksum(key: bytes, blob: bytes) -> int:
+    return zlib.crc32(blob, zlib.crc32(key))

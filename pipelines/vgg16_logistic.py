@@ -1,0 +1,20 @@
+"""Frozen VGG16 features and a logistic regression."""
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cxr_sklearn import FrozenEmbedder, ImageLoader
+
+PARAM_GRID = {"classify__C": [0.001, 0.01, 0.1, 1.0]}
+
+
+def build(store="auto", weights="imagenet", random_state=None):
+    return Pipeline(
+        [
+            ("load", ImageLoader()),
+            ("embed", FrozenEmbedder("VGG16", weights=weights, store=store)),
+            ("scale", StandardScaler()),
+            ("classify", LogisticRegression(max_iter=2000, random_state=random_state)),
+        ]
+    )

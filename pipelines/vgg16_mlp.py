@@ -1,0 +1,20 @@
+"""Frozen VGG16 features and a multi-layer perceptron."""
+
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cxr_sklearn import FrozenEmbedder, ImageLoader
+
+PARAM_GRID = {"classify__hidden_layer_sizes": [(32,), (128,)], "classify__alpha": [0.001, 1.0]}
+
+
+def build(store="auto", weights="imagenet", random_state=None):
+    return Pipeline(
+        [
+            ("load", ImageLoader()),
+            ("embed", FrozenEmbedder("VGG16", weights=weights, store=store)),
+            ("scale", StandardScaler()),
+            ("classify", MLPClassifier(early_stopping=True, max_iter=100, random_state=random_state)),
+        ]
+    )
