@@ -1,7 +1,6 @@
 """Chest radiographs drawn by code, so that everything runs without a download.
 
 The pictures are caricatures for tests and demonstrations: a model trained on them knows nothing about patients.
-
 Each patient's thorax is drawn once as a map of attenuation (how much of the beam is stopped); each of the patient's
 images is then an exposure of that map in another pose, with other scatter, contrast and noise. Pneumonia is an opacity
 in a lung field and nothing else: the exposure is set from the finished picture, as automatic exposure control does, so
@@ -23,14 +22,10 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
-__all__ = ["make_radiographs", "write_radiographs"]
-
 FloatMap = NDArray[np.floating[Any]]
 RandomState = int | np.random.RandomState | None
 
-# Fewer patients cannot be split 60/20/20 with both classes in every part.
-_MIN_PATIENTS = 10
-_MIN_SIZE = 32
+_MIN_PATIENTS, _MIN_SIZE = 10, 32
 # The map is drawn beyond the image's edge, so that a shifted or turned pose does not run out of body.
 _MARGIN = 1.15
 _COLUMNS = ("path", "label", "target", "split", "patient", "subtype", "width", "height", "mode")
@@ -73,25 +68,18 @@ def make_radiographs(
     Examples
     --------
     >>> images, frame = make_radiographs(10, size=64, random_state=0)
-    >>> images.shape == (len(frame), 64, 64)
-    True
-    >>> frame["patient"].nunique()
-    10
+    >>> images.shape == (len(frame), 64, 64), frame["patient"].nunique()
+    (True, 10)
     """
     if n_patients < _MIN_PATIENTS:
-        raise ValueError(
-            f"n_patients={n_patients} is too few to have both classes in train, val and test; "
-            f"ask for at least {_MIN_PATIENTS}."
-        )
+        raise ValueError(f"n_patients={n_patients} cannot fill train, val and test; ask for at least {_MIN_PATIENTS}.")
     if size < _MIN_SIZE:
         raise ValueError(f"size={size} pixels is too small to draw a thorax; ask for at least {_MIN_SIZE}.")
     root = np.random.SeedSequence(int(check_random_state(random_state).randint(2**31 - 1)))
-    patients = [
-        _image_patient(_SUBTYPES[i % len(_SUBTYPES)], size, np.random.default_rng(seed))
-        for i, seed in enumerate(root.spawn(n_patients))
-    ]
-    frame = _describe([len(images) for images in patients], size, np.random.default_rng(root))
-    return np.concatenate(patients), frame
+    kinds = [_SUBTYPES[i % len(_SUBTYPES)] for i in range(n_patients)]
+    seeds = root.spawn(n_patients)
+    images = [_image_patient(kind, size, np.random.default_rng(seed)) for kind, seed in zip(kinds, seeds, strict=True)]
+    return np.concatenate(images), _describe(kinds, [len(i) for i in images], size, np.random.default_rng(root))
 
 
 def write_radiographs(
@@ -117,17 +105,15 @@ def write_radiographs(
         If `n_patients` or `size` is too small; nothing is written then.
     """
     images, frame = make_radiographs(n_patients, size=size, random_state=random_state)
-    root = Path(directory).absolute()
-    frame["path"] = [str(root / path) for path in frame["path"]]
+    frame["path"] = [str(Path(directory).absolute() / path) for path in frame["path"]]
     for image, path in zip(images, frame["path"], strict=True):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path, quality=95)
     return frame
 
 
-def _describe(n_images: list[int], size: int, rng: np.random.Generator) -> pd.DataFrame:
+def _describe(subtypes: list[str | None], n_images: list[int], size: int, rng: np.random.Generator) -> pd.DataFrame:
     """Name the images as Kaggle does, and put every patient into one split."""
-    subtypes = [_SUBTYPES[i % len(_SUBTYPES)] for i in range(len(n_images))]
     # Counted for each etiology: person1_bacteria and person1_virus are two patients, as in the original.
     n_seen, n_named, rows = Counter[str | None](), Counter[str | None](), []
     for subtype, split, n in zip(subtypes, _split(subtypes, rng), n_images, strict=True):
@@ -190,8 +176,7 @@ def _draw_thorax(canvas: int, rng: np.random.Generator) -> _Thorax:
     width, bulge, hilum = rng.uniform(0.68, 0.84), rng.uniform(2.0, 2.8), rng.uniform(0.1, 0.15)
     depth = np.clip((y - apex) / (base - apex), 0, 1)
     cage = width * (1 - (1 - depth) ** bulge) ** (1 / bulge) * (1 + 0.06 * depth)
-    # The liver holds the dome on image left up.
-    lift = rng.uniform(0.0, 0.08) * _inside(-x, 0.01)
+    lift = rng.uniform(0.0, 0.08) * _inside(-x, 0.01)  # the liver holds the dome on image left up
     diaphragm = base - rng.uniform(0.14, 0.24) * np.cos((side - 0.36) * 2.9) + 0.1 - lift
     lungs = _inside(cage - side, 0.02) * _inside(side - hilum - 0.05 * depth, 0.02) * _inside(diaphragm - y, 0.015)
     neck, shoulders = 0.3, rng.uniform(0.9, 1.05)
@@ -208,23 +193,21 @@ def _heart(x: FloatMap, y: FloatMap, base: float, rng: np.random.Generator) -> F
 
 
 def _soft_tissue(t: _Thorax, rng: np.random.Generator) -> FloatMap:
-    tissue = t.body * (0.85 + 0.25 * _inside(t.y - t.base + 0.1, 0.15))
-    mediastinum = 0.25 * np.exp(-((t.x / 0.22) ** 2)) * t.body
+    abdomen, mediastinum = _inside(t.y - t.base + 0.1, 0.15), np.exp(-((t.x / 0.22) ** 2))
     trachea = 0.22 * _inside(0.05 - abs(t.x - 0.01), 0.015) * _inside(-0.3 - t.y, 0.05)
     gas = rng.uniform(0.0, 0.4) * _blob(t, rng.uniform(0.3, 0.5), t.base + rng.uniform(0.08, 0.2), 0.13, 0.08)
     breasts = rng.uniform(0.0, 0.2) * _inside(1 - ((abs(t.x) - 0.5) / 0.36) ** 2 - ((t.y - 0.3) / 0.36) ** 2, 0.15)
-    return tissue + mediastinum - trachea - gas + breasts - rng.uniform(0.62, 0.75) * t.lungs
+    tissue = t.body * (0.85 + 0.25 * abdomen + 0.25 * mediastinum)
+    return tissue - trachea - gas + breasts - rng.uniform(0.62, 0.75) * t.lungs
 
 
 def _skeleton(t: _Thorax, rng: np.random.Generator) -> FloatMap:
-    side = abs(t.x)
-    gap, start, slope = rng.uniform(0.15, 0.19), rng.uniform(0, 1), rng.uniform(0.5, 0.9)
+    side, gap, start, slope = abs(t.x), rng.uniform(0.15, 0.19), rng.uniform(0, 1), rng.uniform(0.5, 0.9)
     posterior = np.cos(2 * np.pi * ((t.y - slope * (side - 0.15) ** 2) / gap + start))
     anterior = np.cos(2 * np.pi * ((t.y + slope * side - 0.5 * side**2) / (1.2 * gap) + start))
     ribs = 0.12 * _inside(posterior - 0.35, 0.12) + 0.07 * _inside(anterior - 0.3, 0.15) * _inside(side - 0.32, 0.05)
     ribs *= _inside(t.cage + 0.03 - side, 0.015) * _inside(t.base + 0.1 - t.y, 0.06)
-    discs = 1 + 0.25 * np.cos(2 * np.pi * t.y / rng.uniform(0.14, 0.18))
-    spine = 0.1 * _inside(0.085 - side, 0.012) * discs
+    spine = _inside(0.085 - side, 0.012) * (0.1 + 0.025 * np.cos(2 * np.pi * t.y / rng.uniform(0.14, 0.18)))
     collar = t.y - rng.uniform(-0.66, -0.56) + 0.22 * (side - 0.08) - 0.05 * np.sin(side * 7)
     clavicles = 0.2 * _inside(0.035 - abs(collar), 0.01) * _inside(side - 0.08, 0.015) * _inside(0.8 - side, 0.02)
     return ribs + spine + clavicles * t.body
@@ -232,12 +215,10 @@ def _skeleton(t: _Thorax, rng: np.random.Generator) -> FloatMap:
 
 def _vessels(t: _Thorax, rng: np.random.Generator) -> FloatMap:
     """Branches that fan out from each hilum and thin towards the pleura."""
-    dx, dy = abs(t.x) - 0.2, t.y + 0.05
+    dx, dy, noise = abs(t.x) - 0.2, t.y + 0.05, rng.standard_normal((64, 12)).astype(np.float32)
     radius, angle = np.hypot(dx, dy), np.arctan2(dy, dx) + 2 * np.sign(t.x)
-    noise = rng.standard_normal((64, 12)).astype(np.float32)
     branches = ndimage.map_coordinates(noise, [angle * 9, radius * 9], order=1, mode="wrap")
-    hila = 0.12 * np.exp(-((dx / 0.09) ** 2) - (dy / 0.16) ** 2)
-    return hila + 0.07 * t.lungs * np.exp(-radius / 0.35) * branches
+    return 0.12 * np.exp(-((dx / 0.09) ** 2) - (dy / 0.16) ** 2) + 0.07 * t.lungs * np.exp(-radius / 0.35) * branches
 
 
 def _opacities(subtype: str, t: _Thorax, rng: np.random.Generator) -> FloatMap:
@@ -259,12 +240,10 @@ def _expose(attenuation: FloatMap, size: int, rng: np.random.Generator) -> NDArr
     """Take one image of the patient: pose, scatter, automatic exposure, noise."""
     angle, scale = rng.normal(0, 0.05), rng.normal(1.0, 0.05)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = (len(attenuation) - 1) / 2 + rng.normal(0, 0.04, 2) * size
-    corner = centre - turn @ np.full(2, (size - 1) / 2)
+    corner = (len(attenuation) - 1) / 2 + rng.normal(0, 0.04, 2) * size - turn @ np.full(2, (size - 1) / 2)
     image = ndimage.affine_transform(attenuation, turn, corner, (size, size), order=1, mode="nearest")
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
-    tilt_x, tilt_y = rng.normal(0, 0.06, 2)
-    image += tilt_x * axis + tilt_y * axis[:, np.newaxis]
+    axis, scatter = np.linspace(-1, 1, size, dtype=np.float32), rng.normal(0, 0.06, 2)
+    image += scatter[0] * axis + scatter[1] * axis[:, np.newaxis]
     image = (image - image.mean()) / image.std()
     image += rng.uniform(0.04, 0.1) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(rng.uniform(110, 145) + rng.uniform(46, 62) * image, 0, 255).astype(np.uint8)

@@ -6,7 +6,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader
 
-PARAM_GRID = {"classify__C": [0.001, 0.01, 0.1, 1.0]}
+PARAM_GRID = {"classify__C": [0.001, 0.01, 0.1]}
 
 
 def build(store="auto", weights="imagenet", random_state=None):
@@ -15,6 +15,6 @@ def build(store="auto", weights="imagenet", random_state=None):
             ("load", ImageLoader()),
             ("embed", FrozenEmbedder("VGG16", weights=weights, store=store)),
             ("scale", StandardScaler()),
-            ("classify", LogisticRegression(max_iter=2000, random_state=random_state)),
+            ("classify", LogisticRegression(solver="newton-cholesky", random_state=random_state)),
         ]
     )
