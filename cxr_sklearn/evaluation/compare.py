@@ -115,7 +115,9 @@ def write_results(folder: Path, facts: dict[str, Any], write_report: Callable[..
     """Compute metrics.json from scores.csv and render the report."""
     scores = read_scores(folder / "scores.csv")
     metrics = merge_facts(summarise(scores), facts)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2, default=_plain) + "\n")
+    text = json.dumps(metrics, indent=2, default=_plain)
+    (folder / "metrics.json").write_text(text + "\n")
+    metrics = json.loads(text)  # what is returned and shown is what is kept
     write_report(metrics, scores, folder / "report.html")
     return metrics
 

@@ -1,0 +1,136 @@
+import json
+
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from cxr_sklearn import compare
+from cxr_sklearn.evaluation.metrics import METRICS
+from cxr_sklearn.exceptions import DataError, RecipeError
+
+FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
+
+
+@pytest.fixture(scope="module")
+def run(embedded_frame, tmp_path_factory):
+    """One run of the shipped frozen recipes on kept features."""
+    frame, store = embedded_frame
+    out = tmp_path_factory.mktemp("run") / "deep" / "er"
+    return compare(frame, FROZEN, out=out, weights="random", store=store, cv=3), out, frame
+
+
+def test_keras_is_not_needed_when_every_feature_is_kept(run):
+    metrics, _, frame = run
+    embedder = metrics["pipelines"]["vgg16_logistic"]["embedder"]
+    assert (embedder["n_embedded"], embedder["n_cached"]) == (0, len(frame))
+    assert embedder["weights_id"] == "random:0"
+
+
+def test_what_is_written(run):
+    metrics, out, _ = run
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    models = {f"models/{name}.skops" for name in FROZEN}
+    assert names == {"scores.csv", "metrics.json", "report.html"} | models
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert list(metrics["pipelines"]) == FROZEN
+
+
+def test_one_score_per_image_pipeline_and_role(run):
+    _, out, frame = run
+    scores = pd.read_csv(out / "scores.csv")
+    assert len(scores) == len(FROZEN) * len(frame)
+    assert not scores.duplicated(["path", "pipeline"]).any()
+    assert scores["score"].between(0, 1).all()
+    assert (scores["fold"].isna() == (scores["split"] != "train")).all()
+    by_patient = scores[scores["split"] == "train"].groupby(["pipeline", "patient"])["fold"].nunique()
+    assert (by_patient == 1).all()
+    merged = scores.merge(frame, on="path", suffixes=("", "_frame"))
+    assert (merged["target"] == merged["target_frame"]).all()
+    assert (merged["split"] == merged["split_frame"]).all()
+
+
+def test_metrics_equal_what_scikit_learn_computes_from_the_scores(run):
+    metrics, out, _ = run
+    scores = pd.read_csv(out / "scores.csv")
+    for name, facts in metrics["pipelines"].items():
+        test = scores[(scores["pipeline"] == name) & (scores["split"] == "test")]
+        decision = (test["score"] >= facts["threshold"]["value"]).astype(int)
+        values = {metric: facts["test"][metric]["value"] for metric in METRICS}
+        assert values["accuracy"] == sk.accuracy_score(test["target"], decision)
+        assert values["precision"] == sk.precision_score(test["target"], decision)
+        assert values["recall"] == sk.recall_score(test["target"], decision)
+        assert values["roc_auc"] == sk.roc_auc_score(test["target"], test["score"])
+        tn, fp, fn, tp = sk.confusion_matrix(test["target"], decision).ravel()
+        assert facts["confusion"] == {"tp": tp, "fn": fn, "fp": fp, "tn": tn}
+
+
+def test_features_beat_shortcuts(run):
+    """On synthetic radiographs nothing but the lungs tells the classes apart."""
+    metrics, _, _ = run
+    auc = {name: facts["cv"]["roc_auc"]["mean"] for name, facts in metrics["pipelines"].items()}
+    assert auc["vgg16_logistic"] > auc["shortcuts"] + 0.1
+
+
+def test_counts_and_circumstances(run):
+    metrics, _, frame = run
+    assert metrics["data"]["images"] == len(frame)
+    assert metrics["data"]["patients"] == frame["patient"].nunique()
+    assert metrics["data"]["splits"]["test"]["pneumonia"] == (frame["target"] * (frame["split"] == "test")).sum()
+    assert metrics["pipelines"]["vgg16_logistic"]["best_params"]["classify__C"] in (0.001, 0.01, 0.1)
+    assert metrics["pipelines"]["shortcuts"]["best_params"] == {}
+    assert all(set(facts["seconds"]) == {"embedding", "fitting", "scoring"} for facts in metrics["pipelines"].values())
+
+
+def test_the_same_seed_gives_the_same_table(run, embedded_frame, tmp_path):
+    _, out, _ = run
+    frame, store = embedded_frame
+    compare(frame, ["vgg16_logistic"], out=tmp_path, weights="random", store=store, cv=3)
+    first = pd.read_csv(out / "scores.csv").query("pipeline == 'vgg16_logistic'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "scores.csv"), first)
+
+
+def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
+    """Turning the test labels round changes no score, threshold or parameter."""
+    _, out, _ = run
+    frame, store = embedded_frame
+    turned = frame.assign(target=frame["target"].where(frame["split"] != "test", 1 - frame["target"]))
+    metrics = compare(turned, ["vgg16_logistic"], out=tmp_path, weights="random", store=store, cv=3)
+    before = json.loads((out / "metrics.json").read_text())["pipelines"]["vgg16_logistic"]
+    after = metrics["pipelines"]["vgg16_logistic"]
+    assert after["threshold"] == before["threshold"]
+    assert after["best_params"] == before["best_params"]
+    assert after["test"]["roc_auc"]["value"] == pytest.approx(1 - before["test"]["roc_auc"]["value"])
+
+
+def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    (tmp_path / "breaks.py").write_text(
+        "from sklearn.pipeline import Pipeline\nfrom sklearn.svm import LinearSVC\nfrom cxr_sklearn import *\n"
+        "def build(store):\n"
+        "    return Pipeline([('measure', ShortcutFeatures(store=store)), ('classify', LinearSVC())])\n"
+    )
+    with pytest.raises(RecipeError, match="breaks has no predict_proba"):
+        compare(frame, ["shortcuts", tmp_path / "breaks.py"], out=tmp_path / "run", store=store, cv=3)
+    assert set(pd.read_csv(tmp_path / "run" / "scores.csv")["pipeline"]) == {"shortcuts"}
+    assert (tmp_path / "run" / "models" / "shortcuts.skops").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda frame: frame[frame["target"] == 1], "no normal images in the train split"),
+        (lambda frame: frame[frame["split"] != "test"], "no normal images in the test split"),
+        (lambda frame: frame.assign(patient="one"), "1 normal patients in the train split are too few for 3 folds"),
+    ],
+)
+def test_tables_that_cannot_be_compared_on(embedded_frame, tmp_path, spoil, message):
+    frame, store = embedded_frame
+    with pytest.raises(DataError, match=message):
+        compare(spoil(frame), ["shortcuts"], out=tmp_path / "run", store=store, cv=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_recipes_of_one_name(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    with pytest.raises(RecipeError, match="same name"):
+        compare(frame, ["shortcuts", "shortcuts"], out=tmp_path, store=store)

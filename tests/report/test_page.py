@@ -1,0 +1,66 @@
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from cxr_sklearn import compare
+
+
+@pytest.fixture(scope="module")
+def page(embedded_frame, tmp_path_factory):
+    frame, store = embedded_frame
+    out = tmp_path_factory.mktemp("run")
+    compare(frame, ["vgg16_logistic", "shortcuts"], out=out, weights="random", store=store, cv=3)
+    return (out / "report.html").read_text(), json.loads((out / "metrics.json").read_text()), out
+
+
+def test_the_page_is_self_contained(page):
+    html, _, _ = page
+    assert not re.findall(r'(?:src|href)="(?!#)', html.replace('xlink:href="#', ""))
+    assert "<script" not in html
+    assert len(html) < 3_000_000
+
+
+def test_every_metric_is_shown(page):
+    html, metrics, _ = page
+    for facts in metrics["pipelines"].values():
+        for metric in facts["test"]:
+            assert f"<td>{facts['test'][metric]['value']:.3f}</td>" in html
+            assert f"{facts['cv'][metric]['mean']:.3f} ± {facts['cv'][metric]['std']:.3f}" in html
+        assert f"<td>{facts['threshold']['value']:.3f}</td>" in html
+
+
+def test_random_weights_are_called_that_in_every_table(page):
+    html, _, _ = page
+    tables = [table for table in html.split("<table>")[1:] if "vgg16_logistic" in table.split("</table>")[0]]
+    assert len(tables) == 4
+    assert all("vgg16_logistic (random weights)" in table for table in tables)
+    assert "vgg16_logistic (random weights)" in html[html.index("<svg") :]
+    assert "shortcuts (random weights)" not in html
+
+
+def test_names_are_only_names(page, embedded_frame, tmp_path):
+    from cxr_sklearn.evaluation.scores import read_scores
+    from cxr_sklearn.report.page import write_report
+
+    _, metrics, out = page
+    evil = '<img src=x onerror="alert(1)">'
+    renamed = {evil: metrics["pipelines"]["shortcuts"]}
+    scores = read_scores(out / "scores.csv").assign(pipeline=evil)
+    write_report({**metrics, "pipelines": renamed}, scores.drop_duplicates("path"), tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    assert "onerror" in html
+    assert "<img" not in html
+
+
+def test_scores_alone_give_the_report_again(page, tmp_path):
+    from cxr_sklearn.evaluation.compare import write_results
+    from cxr_sklearn.report.page import write_report
+
+    html, metrics, out = page
+    pd.read_csv(out / "scores.csv").to_csv(tmp_path / "scores.csv", index=False)
+    kept = ("description", "embedder", "best_params", "seconds")
+    facts = {name: {key: facts[key] for key in kept} for name, facts in metrics["pipelines"].items()}
+    assert write_results(tmp_path, {**metrics, "pipelines": facts}, write_report) == metrics
+    assert (tmp_path / "report.html").read_text() == html

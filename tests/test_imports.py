@@ -1,0 +1,31 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = "[name for name in ('keras', 'tensorflow', 'matplotlib', 'skops') if name in sys.modules]"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import cxr_sklearn",
+        "from cxr_sklearn import ImageLoader, FrozenEmbedder; FrozenEmbedder(weights='random').fit("
+        "ImageLoader().transform(['a']))",
+        "from typer.testing import CliRunner; from cxr_sklearn.cli import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0",
+    ],
+)
+def test_keras_and_matplotlib_stay_out(statement):
+    code = f"import sys; {statement}; print({HEAVY})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_public_names():
+    import cxr_sklearn
+
+    assert all(getattr(cxr_sklearn, name).__doc__ for name in cxr_sklearn.__all__)
+    assert set(cxr_sklearn.__all__) <= set(dir(cxr_sklearn))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        cxr_sklearn.Nothing  # noqa: B018

@@ -1,0 +1,59 @@
+import pytest
+from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
+
+from cxr_sklearn.exceptions import CXRError, RecipeError
+from cxr_sklearn.recipes import load_recipe, recipe_names
+
+OWN = '''"""My own approach.
+
+More words.
+"""
+from sklearn.dummy import DummyClassifier
+from sklearn.pipeline import Pipeline
+
+def build(random_state=None):
+    return Pipeline([("classify", DummyClassifier(random_state=random_state))])
+'''
+
+
+def test_shipped_recipes():
+    assert {"shortcuts", "vgg16_logistic", "vgg16_mlp"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_builds_and_its_grid_fits(name):
+    recipe = load_recipe(name)
+    pipeline = recipe.build(store=None, weights="random", random_state=0)
+    assert isinstance(pipeline, Pipeline)
+    assert recipe.description.endswith(".")
+    for params in ParameterGrid(recipe.param_grid or {}):
+        pipeline.set_params(**params)
+    if "embed" in pipeline.named_steps:
+        assert pipeline["embed"].store is None
+        assert pipeline["embed"].weights == "random"
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN)
+    recipe = load_recipe(tmp_path / "mine.py")
+    assert (recipe.name, recipe.description, recipe.param_grid) == ("mine", "My own approach.", {})
+    assert recipe.build(store=None, weights="random", random_state=5)["classify"].random_state == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("absent", None, "shipped are shortcuts"),
+        ("absent.py", None, "no recipe"),
+        ("empty.py", "", "defines no function build"),
+        ("broken.py", "import nothing_of_the_kind", "cannot be run: ModuleNotFoundError"),
+        ("other.py", "def build():\n    return 3", "must return a Pipeline, not int"),
+    ],
+)
+def test_recipes_that_cannot_be_used(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        load_recipe(tmp_path / name if name.endswith(".py") else name).build()
+    assert isinstance(caught.value, CXRError | ValueError)
