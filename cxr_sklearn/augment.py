@@ -188,6 +188,7 @@ class ImageAugmenter(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
         tags.input_tags.three_d_array = True
         tags.requires_fit = False
         return tags

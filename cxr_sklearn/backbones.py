@@ -12,6 +12,7 @@ import io
 import os
 import sys
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -229,12 +230,19 @@ class Backbone:
         # "imagenet" must reach Keras as that word: for some networks it also decides a layer.
         source = "imagenet" if self.weights == "imagenet" else path and str(path)
         try:
-            network = getattr(keras.applications, self.name)(weights=source, include_top=False, input_shape=image_shape)
-        except (OSError, KeyError, ValueError) as error:
+            with warnings.catch_warnings():
+                # Keras leaves a layer as it was drawn where the file has nothing for it, and only warns.
+                warnings.filterwarnings("error", message="Skipping")
+                warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # matters to the top alone
+                network = getattr(keras.applications, self.name)(
+                    weights=source, include_top=False, input_shape=image_shape
+                )
+        except (OSError, KeyError, ValueError, UserWarning) as error:
             if source is None:
                 raise
+            reason = str(error).splitlines()[0]
             raise WeightsUnavailableError(
-                f"{path} does not hold the weights of {self.name} without its top: {error}"
+                f"{path} does not hold the weights of {self.name} without its top: {reason}"
             ) from error
         if source is None:
             _draw_weights(network)
@@ -257,7 +265,7 @@ class _dtype_policy:  # noqa: N801 - read as a statement: with _dtype_policy(...
 
 
 def _draw_weights(network: Any) -> None:
-    """Draw every kernel anew (He et al., 2015), the same on each Keras version and backend; no global seed is touched.
+    """Draw every kernel anew (He et al., 2015), the same on each Keras version and backend.
 
     References
     ----------
@@ -266,5 +274,6 @@ def _draw_weights(network: Any) -> None:
     draw = np.random.default_rng(RANDOM_SEED)
     for variable in network.trainable_weights:
         if len(variable.shape) > 1:
-            fan_in = int(np.prod(variable.shape[:2] if "depthwise" in variable.path else variable.shape[:-1]))
+            depthwise = len(variable.shape) == 4 and variable.shape[-1] == 1
+            fan_in = int(np.prod(variable.shape[:2] if depthwise else variable.shape[:-1]))
             variable.assign(draw.normal(0, np.sqrt(2 / fan_in), size=variable.shape))

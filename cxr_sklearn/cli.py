@@ -148,12 +148,12 @@ def report(
 def _print_summary(metrics: dict[str, Any]) -> None:
     from .report.page import pipeline_label
 
-    names = ("accuracy", "precision", "recall", "specificity", "roc_auc")
-    table = Table("pipeline", "threshold", *names, title="On the test images", title_justify="left", box=box.SIMPLE)
+    heads = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "roc_auc": "AUC"}
+    table = Table("pipeline", "threshold", *heads.values(), box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
-        cells = [f"{facts['test'][metric]['value']:.3f}" for metric in names]
-        table.add_row(pipeline_label(name, facts), f"{facts['threshold']['value']:.3f}", *cells)
-    console.print(table)
+        cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
+        table.add_row(pipeline_label(name, facts), *cells)
+    console.print("On the test images:", table)
 
 
 if __name__ == "__main__":

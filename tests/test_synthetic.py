@@ -107,9 +107,9 @@ def test_half_of_the_patients_are_ill_and_splits_are_60_20_20(hundred: Drawn) ->
     assert counts == {(t, s): n for t in (0, 1) for s, n in [("train", 30), ("val", 10), ("test", 10)]}
 
 
-def test_every_split_has_both_subtypes(hundred: Drawn) -> None:
-    per_split = hundred[1].groupby("split")["subtype"].unique()
-    assert all({"bacteria", "virus"} <= set(found) for found in per_split)
+def test_each_subtype_is_spread_over_the_splits(hundred: Drawn) -> None:
+    counts = one_row_per_patient(hundred[1]).groupby(["subtype", "split"]).size().to_dict()
+    assert counts == {(k, s): n for k in ("bacteria", "virus") for s, n in [("train", 15), ("val", 5), ("test", 5)]}
 
 
 def test_smallest_set_has_both_classes_in_every_split() -> None:
@@ -154,6 +154,13 @@ def test_images_of_a_patient_differ_but_resemble_each_other(hundred: Drawn) -> N
     assert alike[same].max() < 0.9999
     others = ~same & ~np.eye(len(images), dtype=bool)
     assert alike[same].mean() > alike[others].mean() + 0.02
+
+
+def test_automatic_exposure_holds_brightness_and_contrast(hundred: Drawn) -> None:
+    images, _ = hundred
+    mean, contrast = images.mean(axis=(1, 2)), images.std(axis=(1, 2))
+    assert ((mean > 105) & (mean < 150)).all()
+    assert ((contrast > 40) & (contrast < 65)).all()
 
 
 def test_heart_is_on_image_right_and_lungs_are_dark(hundred: Drawn) -> None:

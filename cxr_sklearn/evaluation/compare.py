@@ -130,16 +130,18 @@ def check_splits(frame: pd.DataFrame, cv: int) -> None:
     DataError
         If train or test lacks a class, or a class has fewer training patients than folds.
     """
+    classes = ((0, "normal"), (1, "pneumonia"))
     for split in ("train", "test"):
-        for target, label in ((0, "normal"), (1, "pneumonia")):
-            chosen = frame[(frame["split"] == split) & (frame["target"] == target)]
-            if chosen.empty:
+        for target, label in classes:
+            if not ((frame["split"] == split) & (frame["target"] == target)).any():
                 raise DataError(f"there are no {label} images in the {split} split; both splits need both classes")
-            if split == "train" and chosen["patient"].nunique() < cv:
-                raise DataError(
-                    f"{chosen['patient'].nunique()} {label} patients in the train split are too few for {cv} folds; "
-                    "add images or ask for fewer folds"
-                )
+    train = frame[frame["split"] == "train"]
+    for target, label in classes:
+        n = train[train["target"] == target]["patient"].nunique()
+        if n < cv:
+            raise DataError(
+                f"{n} {label} patients in the train split are too few for {cv} folds; add images or ask for fewer folds"
+            )
 
 
 def _embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:

@@ -1,0 +1,128 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cxr_sklearn import load_folder
+from cxr_sklearn.cli import app
+
+from .conftest import write_image
+from .test_images import write_png_header
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(*arguments):
+    """Run the command as a user does; return the single line it must leave on stderr."""
+    command = [sys.executable, "-m", "cxr_sklearn.cli", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def folder_of(root, n=6):
+    for split in ("train", "test"):
+        for i in range(n):
+            write_image(root / split / "NORMAL" / f"IM-{i}{len(split)}-0001.png", seed=i)
+            write_image(root / split / "PNEUMONIA" / f"person{i}{len(split)}_virus_1.png", seed=100 + i)
+    return root
+
+
+def test_synth(tmp_path):
+    done = call("synth", tmp_path / "images", "--patients", 12, "--size", 32, "--seed", 1)
+    assert done.exit_code == 0
+    frame = load_folder(tmp_path / "images")
+    assert done.output.startswith(f"{len(frame)} radiographs of 12 patients")
+    assert set(frame["split"]) == {"train", "val", "test"}
+
+
+def test_compare_and_report(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    folder = Path(os.path.commonpath(frame["path"].tolist()))
+    out = tmp_path / "run"
+    options = ["--weights", "random", "--store", store, "--folds", 3, "--pipeline", "vgg16_logistic"]
+    done = call("compare", folder, *options, "--pipeline", "shortcuts", "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "vgg16_logistic (random weights)" in " ".join(done.output.split())
+    assert f"Report: {out / 'report.html'}" in done.output
+    metrics = json.loads((out / "metrics.json").read_text())
+    html = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert call("report", out).exit_code == 0
+    assert (out / "report.html").read_text() == html
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+
+
+def test_help_names_every_command():
+    done = call("--help")
+    assert done.exit_code == 0
+    assert all(name in done.output for name in ("synth", "compare", "report"))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compare", "--nonsense"], ["synth"], ["nonsense"], ["synth", "x", "--patients", 1]]
+)
+def test_wrong_usage(arguments):
+    assert call(*arguments).exit_code == 2
+
+
+class TestBadInput:
+    """Each gives one clear line and exit status 1."""
+
+    def test_a_missing_folder(self, tmp_path):
+        assert "is not a folder" in fails("compare", tmp_path / "absent")
+
+    def test_an_empty_folder(self, tmp_path):
+        assert "holds no images in class folders" in fails("compare", tmp_path)
+
+    def test_one_class(self, tmp_path):
+        write_image(tmp_path / "train" / "NORMAL" / "a.png")
+        assert "no pneumonia images in the train split" in fails("compare", tmp_path)
+
+    @pytest.mark.parametrize("kind", ["text", "truncated", "bomb"])
+    def test_an_unreadable_file(self, tmp_path, kind):
+        folder = folder_of(tmp_path / "images")
+        bad = folder / "train" / "NORMAL" / "IM-9999-0001.jpeg"
+        if kind == "text":
+            bad.write_text("not an image")
+        elif kind == "truncated":
+            whole = write_image(folder / "train" / "NORMAL" / "IM-9998-0001.png", seed=7, size=(90, 90))
+            bad.write_bytes(Path(whole).read_bytes()[:3000])
+        else:
+            write_png_header(bad, 60_000)
+        out = tmp_path / "run"
+        line = fails("compare", folder, "--pipeline", "shortcuts", "--out", out, "--folds", 3)
+        assert "1 of " in line
+        assert "IM-9999-0001.jpeg" in line
+        bad.unlink()
+        assert call("compare", folder, "--pipeline", "shortcuts", "--out", out, "--folds", 3).exit_code == 0
+
+    def test_a_store_that_cannot_be_made(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        folder = folder_of(tmp_path / "images")
+        line = fails("compare", folder, "--pipeline", "shortcuts", "--store", tmp_path / "file" / "store", "--folds", 3)
+        assert "cannot use the feature store" in line
+
+    def test_an_unknown_recipe(self, tmp_path):
+        assert "no recipe 'vgg61'" in fails("compare", folder_of(tmp_path), "--pipeline", "vgg61")
+
+    def test_a_run_that_is_none(self, tmp_path):
+        assert "metrics.json does not exist" in fails("report", tmp_path)
+
+    @pytest.mark.keras
+    def test_weights_that_are_not_there(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+        folder = folder_of(tmp_path / "images")
+        line = fails(
+            "compare", folder, "--weights", tmp_path / "absent.h5", "--pipeline", "vgg16_logistic", "--folds", 3
+        )
+        assert "absent.h5" in line
+        assert "nor a file" in line

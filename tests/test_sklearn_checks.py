@@ -1,0 +1,120 @@
+"""scikit-learn's own checks on the transformers.
+
+The check suite feeds rows of numbers, and skips estimators of images altogether. So each transformer is checked
+through a test-only subclass that reads a row as an image one pixel high and gives arrays back; what is checked is that
+parameters, cloning, fitting, pickling and errors are what scikit-learn expects.
+"""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from cxr_sklearn import FrozenEmbedder, ImageAugmenter, ImageLoader, ShortcutFeatures
+
+
+def _rows(X):
+    return np.asarray(X).reshape(len(X), -1)
+
+
+class RowsAsImages:
+    """Rows (n, p) of any numbers to images (n, 1, p), and what comes back to rows."""
+
+    def _images(self, X, *, reset):
+        X = validate_data(self, X, reset=reset, dtype=np.float64)
+        return (np.abs(X[:, None, :]) * 40 % 256).astype(np.uint8)
+
+    def fit(self, X, y=None):
+        return super().fit(self._images(X, reset=True), y)
+
+    def fit_transform(self, X, y=None):
+        return _rows(super().fit_transform(self._images(X, reset=True), y))
+
+    def transform(self, X):
+        check_is_fitted(self)
+        return _rows(super().transform(self._images(X, reset=False)))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.one_d_array = tags.input_tags.three_d_array = tags.input_tags.string = False
+        tags.requires_fit = True
+        return tags
+
+
+class RowLoader(RowsAsImages, ImageLoader):
+    def __init__(self, size=4, resize="stretch"):
+        super().__init__(size, resize)
+
+    def fit_transform(self, X, y=None):
+        return self.fit(X, y).transform(X)
+
+
+class RowAugmenter(RowsAsImages, ImageAugmenter):
+    def fit_transform(self, X, y=None):
+        images = self._images(X, reset=True)
+        return _rows(ImageAugmenter.fit(self, images).view(images, 1))
+
+
+class RowShortcuts(RowsAsImages, ShortcutFeatures):
+    def __init__(self, store=None, verbose=0):
+        super().__init__(store, verbose)
+
+    def fit_transform(self, X, y=None):
+        return self.fit(X, y).transform(X)
+
+
+class RowEmbedder(RowsAsImages, FrozenEmbedder):
+    """Embeds with the channel means instead of a network: Keras is not what is checked here."""
+
+    def __init__(self, backbone="VGG16", weights="random", batch_size=32, store=None, precision="float32"):
+        super().__init__(backbone, weights, batch_size=batch_size, store=store, precision=precision)
+
+    def fit_transform(self, X, y=None):
+        return self.fit(X, y).transform(X)
+
+    def _embed(self, chunk, images):
+        return np.asarray(images, dtype=np.float32).mean(axis=(1, 2))
+
+
+EXPECTED_FAILURES = {
+    RowAugmenter: {
+        "check_transformer_general": "fit_transform augments and transform does not, on purpose",
+        "check_transformer_data_not_an_array": "fit_transform augments and transform does not, on purpose",
+    },
+    RowEmbedder: {"check_dict_unchanged": "transform counts what it embedded and what it found"},
+}
+
+
+@parametrize_with_checks(
+    [RowLoader(), RowAugmenter(), RowShortcuts(), RowEmbedder()],
+    expected_failed_checks=lambda estimator: EXPECTED_FAILURES.get(type(estimator), {}),
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+ESTIMATORS = [
+    ImageLoader(),
+    ImageAugmenter(),
+    FrozenEmbedder(weights="random", store=None),
+    ShortcutFeatures(store=None),
+]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__)
+def test_constructors_only_store(estimator):
+    options = {name: object() for name in estimator.get_params()}
+    assert vars(type(estimator)(**options)) == options
+    assert clone(estimator).get_params() == estimator.get_params()
+
+
+def test_tags():
+    assert get_tags(ImageLoader()).input_tags.string
+    assert get_tags(ImageLoader()).input_tags.one_d_array
+    assert not get_tags(ImageLoader()).input_tags.two_d_array
+    assert not get_tags(ImageLoader()).requires_fit
+    assert get_tags(FrozenEmbedder()).requires_fit
+    assert get_tags(FrozenEmbedder()).input_tags.three_d_array
