@@ -1,0 +1,33 @@
+"""Every Python block of the README works when pasted."""
+
+import re
+
+import pytest
+
+from cxr_sklearn.recipes import load_recipe
+
+from .conftest import ROOT
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_ten_lines_of_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {})
+    scores = [float(score) for score in re.findall(r"\d\.\d*", capsys.readouterr().out)]
+    assert len(scores) == 5
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    (tmp_path / "mine.py").write_text(BLOCKS[1])
+    recipe = load_recipe(tmp_path / "mine.py")
+    recipe.build(store=None, weights="random", random_state=0).set_params(
+        **{name: values[0] for name, values in recipe.param_grid.items()}
+    )
+
+
+def test_every_block_is_looked_at():
+    assert len(BLOCKS) == 2
