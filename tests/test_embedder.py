@@ -257,6 +257,34 @@ def test_two_processes_embed_one_folder_once(tmp_path):
     assert step[1].n_embedded_ == 0
 
 
+PEAK = """
+    import resource, sys
+    import numpy as np
+    from cxr_sklearn import FrozenEmbedder, ImageLoader
+    paths = np.resize(np.array(sys.argv[2:], dtype=object), int(sys.argv[1]))
+    batch = ImageLoader(size=64).transform(paths)
+    # Every image is another view, so that each is decoded and embedded.
+    from cxr_sklearn import ImageAugmenter
+    batch = ImageAugmenter(random_state=0).fit(batch).view(batch, np.arange(1, len(batch) + 1))
+    step = FrozenEmbedder("MobileNet", weights="random", precision="float32", store=None).fit(batch)
+    features = step.transform(batch)
+    assert step.n_embedded_ == len(batch)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - features.nbytes)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """64 x 64 pixels of 4,000 more images would be 49 MB, as float32 four times that."""
+    paths = write_radiographs(tmp_path, 10, size=64, random_state=0)["path"].tolist()
+    code = textwrap.dedent(PEAK)
+    peaks = [
+        int(subprocess.run([sys.executable, "-c", code, str(n), *paths], capture_output=True, check=True).stdout)
+        for n in (1_000, 5_000)
+    ]
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 @pytest.mark.slow
 def test_kept_features_are_still_what_the_network_gives(kept_features):
     """Draw a few of the radiographs behind cache/synthetic again and embed them with VGG16."""
