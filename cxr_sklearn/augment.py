@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from .images import ImageBatch, as_batch
+from .exceptions import InputError
+from .images import ImageBatch, PassesImages, as_batch
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _inverse_affine(
     return (cos, sin, cx - cos * (cx + dx) - sin * (cy + dy), -sin, cos, cy + sin * (cx + dx) - cos * (cy + dy))
 
 
-class ImageAugmenter(TransformerMixin, BaseEstimator):
+class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Augment images while a pipeline is fitted and leave them alone when it predicts.
 
     ``fit_transform(X)``, which is what ``Pipeline.fit`` calls, returns one random view of every image;
@@ -136,9 +137,9 @@ class ImageAugmenter(TransformerMixin, BaseEstimator):
         for name in ("rotation", "shift", "zoom", "brightness", "contrast"):
             limit = 1 if name in ("zoom", "contrast") else np.inf
             if not 0 <= getattr(self, name) < limit:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 0 and below {limit}")
+                raise InputError(f"{name}={getattr(self, name)!r} must be at least 0 and below {limit}")
         if not (self.random_state is None or isinstance(self.random_state, Integral)):
-            raise ValueError(f"random_state={self.random_state!r} must be an integer or None")
+            raise InputError(f"random_state={self.random_state!r} must be an integer or None")
         self.seed_ = int(np.random.SeedSequence(self.random_state).generate_state(1)[0])
         return self
 

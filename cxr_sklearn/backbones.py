@@ -15,15 +15,16 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .exceptions import WeightsUnavailableError
+from .exceptions import InputError, WeightsUnavailableError
 
 RANDOM_SEED = 0
 _building = Lock()
+_importing = RLock()
 
 
 class Application(NamedTuple):
@@ -55,21 +56,26 @@ def application(name: str) -> Application:
     """
     if name not in applications():
         close = difflib.get_close_matches(name, applications(), n=3, cutoff=0.4) or sorted(applications())
-        raise ValueError(f"backbone={name!r} is not in keras.applications; did you mean {' or '.join(close)}?")
+        raise InputError(f"backbone={name!r} is not in keras.applications; did you mean {' or '.join(close)}?")
     return applications()[name]
 
 
 def import_keras() -> Any:
     """Import Keras without the backend's chatter on stderr, which is shown only if the import fails."""
-    if "keras" in sys.modules:
-        return sys.modules["keras"]
+    with _importing:
+        if "keras" not in sys.modules:
+            _import_quietly()
+    return sys.modules["keras"]
+
+
+def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as chatter:
         stderr = os.dup(2)
         os.dup2(chatter.fileno(), 2)
         try:
-            return importlib.import_module("keras")
+            importlib.import_module("keras")
         except ImportError:
             chatter.seek(0)
             os.write(stderr, chatter.read())
@@ -88,7 +94,7 @@ def resolve_precision(precision: str) -> str:
         If `precision` is not "auto", "float32" or "bfloat16".
     """
     if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
+        raise InputError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
     if precision != "auto":
         return precision
     return "bfloat16" if _cpu_has_bfloat16() or _gpu_is_present() else "float32"
@@ -123,7 +129,8 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
             raise WeightsUnavailableError(f"weights={os.fspath(weights)!r} is neither 'imagenet', 'random' nor a file")
         return Path(weights)
     known = application(name)
-    path = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras")) / "models" / known.weights_file
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # noqa: PTH111 - Path.home() may raise
+    path = Path(home) / "models" / known.weights_file
     if not path.is_file():
         _download(known, path)
     digests = _file_digests(path, _state(path))
@@ -142,6 +149,7 @@ def _download(known: Application, path: Path) -> None:
     try:
         with contextlib.redirect_stdout(progress):
             getattr(keras.applications, known.name)(weights="imagenet", include_top=False)
+        path.stat()  # Keras downloads to a temporary folder where it may not write to this one
     except Exception as error:  # Keras raises bare Exception when a download fails
         raise WeightsUnavailableError(
             f"the ImageNet weights of {known.name} are not at {path} and could not be downloaded; put "
@@ -150,7 +158,9 @@ def _download(known: Application, path: Path) -> None:
 
 
 def weights_identity(name: str, weights: str | os.PathLike[str]) -> str:
-    """Name the weights by what they are: "random:<seed>" or "sha256:<digest of the file>".
+    """Name the weights by what they are: "random:<seed>", "sha256:<digest of the file>" or "imagenet:sha256:<...>".
+
+    A published file given by path is told apart from "imagenet": Keras builds some networks differently for that word.
 
     Raises
     ------
@@ -158,7 +168,9 @@ def weights_identity(name: str, weights: str | os.PathLike[str]) -> str:
         As :func:`weights_path`.
     """
     path = weights_path(name, weights)
-    return f"random:{RANDOM_SEED}" if path is None else f"sha256:{_file_digests(path, _state(path))[1]}"
+    if path is None:
+        return f"random:{RANDOM_SEED}"
+    return f"{'imagenet:' if weights == 'imagenet' else ''}sha256:{_file_digests(path, _state(path))[1]}"
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -214,13 +226,13 @@ class Backbone:
             )
         keras = import_keras()
         module = getattr(keras.applications, application(self.name).module)
-        with _building, _dtype_policy(keras, self.precision):
+        with _building, dtype_policy(keras, self.precision):
             network = self._network(keras, image_shape)
         network.trainable = False
         if self.layer is not None:
             names = [layer.name for layer in network.layers]
             if self.layer not in names:
-                raise ValueError(f"layer={self.layer!r} is not a layer of {self.name}; choose one of {names}")
+                raise InputError(f"layer={self.layer!r} is not a layer of {self.name}; choose one of {names}")
             network = keras.Model(network.input, network.get_layer(self.layer).output)
         images = keras.Input(image_shape, dtype="uint8")
         return keras.Model(images, network(module.preprocess_input(keras.ops.cast(images, "float32"))))
@@ -237,10 +249,10 @@ class Backbone:
                 network = getattr(keras.applications, self.name)(
                     weights=source, include_top=False, input_shape=image_shape
                 )
-        except (OSError, KeyError, ValueError, UserWarning) as error:
+        except Exception as error:  # bare Exception is among what Keras raises
             if source is None:
                 raise
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise WeightsUnavailableError(
                 f"{path} does not hold the weights of {self.name} without its top: {reason}"
             ) from error
@@ -249,8 +261,8 @@ class Backbone:
         return network
 
 
-class _dtype_policy:  # noqa: N801 - read as a statement: with _dtype_policy(...)
-    """Keras takes the precision of an application from a global setting; put it back afterwards."""
+class dtype_policy:  # noqa: N801 - read as a statement: with dtype_policy(...)
+    """Build layers in "float32" or "bfloat16"; Keras takes that from a global setting, which is put back afterwards."""
 
     def __init__(self, keras: Any, precision: str) -> None:
         self._keras = keras

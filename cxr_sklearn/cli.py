@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +42,13 @@ def _one_line_errors() -> Iterator[None]:
     try:
         yield
     except (CXRError, OSError) as error:
-        stderr.print(f"cxr-sklearn: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        _say(f"cxr-sklearn: {error}", stderr, style="red")
         raise typer.Exit(1) from error
+
+
+def _say(line: str, where: Console = console, style: str | None = None) -> None:
+    """Print a line as it is: brackets and colons in a path are no markup."""
+    where.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -59,7 +63,7 @@ def synth(
         from .synthetic import write_radiographs
 
         frame = write_radiographs(directory, patients, size=size, random_state=seed)
-        console.print(f"{len(frame)} radiographs of {patients} patients in {directory}")
+        _say(f"{len(frame)} radiographs of {patients} patients in {directory}")
 
 
 @app.command()
@@ -99,7 +103,7 @@ def compare(
             verbose=1,
         )
         _print_summary(metrics)
-        console.print(f"Report: {out / 'report.html'}", soft_wrap=True, highlight=False)
+        _say(f"Report: {out / 'report.html'}")
 
 
 def _weights_for_synthetic(weights: str) -> str:
@@ -112,20 +116,17 @@ def _weights_for_synthetic(weights: str) -> str:
     try:
         weights_path("VGG16", weights)
     except WeightsUnavailableError:
-        line = "The ImageNet weights are neither here nor to be downloaded: going on with random weights."
-        stderr.print(line, soft_wrap=True)
+        _say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"
     return weights
 
 
 def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
-    """Draw the synthetic radiographs below the run's folder, in place of any that are there."""
+    """Draw the synthetic radiographs below the run's folder; the same seed draws the same files again."""
     from .datasets import load_folder
     from .synthetic import write_radiographs
 
-    folder = out / "synthetic"
-    if folder.exists():
-        shutil.rmtree(folder)
+    folder = out / f"synthetic-{seed}"
     write_radiographs(folder, 250, random_state=seed)
     return load_folder(folder, sizes=False)
 
@@ -137,12 +138,9 @@ def report(
     """Compute the metrics again from scores.csv and render the report."""
     with _one_line_errors():
         from .evaluation.compare import write_results
-        from .exceptions import DataError
-        from .report.page import write_report
+        from .evaluation.scores import read_metrics
 
-        if not (run / "metrics.json").is_file():
-            raise DataError(f"{run / 'metrics.json'} does not exist; `cxr-sklearn compare --out {run}` writes it")
-        _print_summary(write_results(run, json.loads((run / "metrics.json").read_text()), write_report))
+        _print_summary(write_results(run, read_metrics(run / "metrics.json")))
 
 
 def _print_summary(metrics: dict[str, Any]) -> None:
@@ -152,7 +150,7 @@ def _print_summary(metrics: dict[str, Any]) -> None:
     table = Table("pipeline", "threshold", *heads.values(), box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
-        table.add_row(pipeline_label(name, facts), *cells)
+        table.add_row(Text(pipeline_label(name, facts)), *cells)
     console.print("On the test images:", table)
 
 

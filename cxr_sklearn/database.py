@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from .exceptions import StoreError
+from .exceptions import StoreDamagedError, StoreError
 
 #: Seven rows of 512 float32 fit one page of this size, one fits SQLite's default: half the bytes on disk.
 _PAGE_SIZE = 16_384
+#: What the surroundings can do to a sound file; any other error means that the file itself is damaged.
+_CIRCUMSTANCES = {
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+}
 
 
 @contextmanager
 def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connection]:
-    """Open `path` in autocommit and write-ahead mode, so that readers never wait for a writer.
+    """Open `path` in autocommit and write-ahead mode, so that readers never wait for a writer; text comes as bytes.
 
     Parameters
     ----------
@@ -27,24 +40,43 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
     Raises
     ------
     StoreError
-        If the file cannot be opened, read or written. A file that is no longer a database is set aside.
+        If the file cannot be opened, read or written.
+    StoreDamagedError
+        If it is not the database it was; it has been set aside, and the next call starts a new one.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(_explain(path, f"{error.strerror}: {path.parent}")) from error
+    inode = _inode(path)
     try:
-        connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+        connection.text_factory = bytes  # a damaged row may claim to be text, of any encoding
         try:
             _create_tables(connection, schema)
             yield connection
         finally:
             connection.close()
-    except sqlite3.OperationalError as error:
-        raise StoreError(_explain(path, str(error))) from error
-    except sqlite3.DatabaseError as error:
-        damaged = path.rename(path.with_suffix(".damaged"))
-        raise StoreError(f"{path} is damaged ({error}) and was renamed to {damaged.name}; run again") from error
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _CIRCUMSTANCES:
+            raise StoreError(_explain(path, str(error))) from error
+        _set_aside(path, inode)
+        raise StoreDamagedError(f"{path} was damaged ({error}) and has been set aside; run again") from error
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return os.stat(path).st_ino  # noqa: PTH116 - beside it, Path.stat has nothing to add
+    except FileNotFoundError:
+        return None
+
+
+def _set_aside(path: Path, inode: int | None) -> None:
+    """Rename the damaged file, unless another process has done so and a new one is in its place."""
+    if inode is not None and _inode(path) == inode:
+        path.replace(path.with_suffix(".damaged"))
+        for leftover in ("-wal", "-shm"):
+            path.with_name(path.name + leftover).unlink(missing_ok=True)
 
 
 def _create_tables(connection: sqlite3.Connection, schema: Sequence[str]) -> None:
@@ -52,7 +84,7 @@ def _create_tables(connection: sqlite3.Connection, schema: Sequence[str]) -> Non
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         return
     connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
-    execute_patiently(connection, "PRAGMA journal_mode = WAL")
+    _execute_patiently(connection, "PRAGMA journal_mode = WAL")
     with transaction(connection):
         for statement in schema:
             connection.execute(statement)
@@ -61,13 +93,13 @@ def _create_tables(connection: sqlite3.Connection, schema: Sequence[str]) -> Non
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold the only right to write, and commit at the end; an error or a killed process leaves nothing behind."""
-    execute_patiently(connection, "BEGIN IMMEDIATE")
+    _execute_patiently(connection, "BEGIN IMMEDIATE")
     yield
     connection.execute("COMMIT")
 
 
-def execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
-    """Wait for a lock in turns of a second, as long as it takes, so that Ctrl-C is heard meanwhile."""
+def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Wait for a lock in turns of seconds, as long as it takes, so that Ctrl-C is heard meanwhile."""
     while True:
         try:
             connection.execute(statement)

@@ -85,7 +85,7 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
     Raises
     ------
     DataError
-        If `root` is not a folder, or holds no image in a class folder.
+        If `root` is not a folder, holds no image in a class folder, or one whose name cannot be printed.
 
     Examples
     --------
@@ -102,6 +102,8 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
             f"{folder} holds no images in class folders; expected "
             f"{folder / '[train|val|test]' / 'NORMAL|PNEUMONIA' / '*.jpeg'}"
         )
+    if odd := [entry.path for entry in entries if not entry.path.isprintable()]:
+        raise DataError(f"rename the files with characters that cannot be printed: {', '.join(map(ascii, odd))}")
     entries.sort(key=lambda entry: entry.path)
     named = [patient_of(entry.place[-1]) for entry in entries]
     frame = pd.DataFrame(
@@ -122,7 +124,12 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
 
 def _entries(folder: Path) -> list[_Entry]:
     entries = []
+    visited: set[str] = set()
     for directory, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(directory)) in visited:  # a link back up would count every image again
+            folders.clear()
+            continue
+        visited.add(real)
         folders[:] = sorted(name for name in folders if name != "__MACOSX" and not name.startswith("."))
         parts = Path(directory).relative_to(folder).parts
         label = LABELS.get(Path(directory).name.lower())

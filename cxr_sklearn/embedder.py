@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from numbers import Integral
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -14,12 +15,14 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .backbones import Backbone, application, import_keras, resolve_precision, weights_identity
+from .exceptions import InputError
 from .images import ImageBatch, as_batch
 from .progress import progress_bar
 from .rows import stored_rows
 from .store import FeatureStore, NoStore, store_directory
 
 _POOLINGS = ("avg", "max", "flatten")
+_loading = Lock()
 
 
 class FrozenEmbedder(TransformerMixin, BaseEstimator):
@@ -53,7 +56,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     ----------
     precision_ : {"float32", "bfloat16"}
     weights_id_ : str
-        "random:<seed>" or "sha256:<digest of the weights file>".
+        "random:<seed>", or "sha256:<digest of the weights file>", with "imagenet:" before it if Keras found the file.
     image_shape_ : tuple of int
         (H, W, 3) of the images seen in ``fit``.
     n_embedded_, n_cached_ : int
@@ -112,9 +115,9 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         """
         application(self.backbone)
         if self.pooling not in _POOLINGS:
-            raise ValueError(f"pooling={self.pooling!r} must be one of {_POOLINGS}")
+            raise InputError(f"pooling={self.pooling!r} must be one of {_POOLINGS}")
         if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size!r} must be a positive integer")
+            raise InputError(f"batch_size={self.batch_size!r} must be a positive integer")
         self.image_shape_ = as_batch(X).shape[1:]
         self.precision_ = resolve_precision(self.precision)
         self.weights_id_ = weights_identity(self.backbone, self.weights)
@@ -145,7 +148,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         batch = as_batch(X)
         if batch.shape[1:] != self.image_shape_:
-            raise ValueError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
+            raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
         chunk_size = min(self.batch_size, _power_of_two(len(batch)))
         with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
             rows, self.n_embedded_ = stored_rows(
@@ -179,13 +182,15 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         if self.store is None:
             return NoStore()
         parts = [self.backbone, *([self.layer] if self.layer else []), self.pooling]
-        recipe = {
+        recipe: dict[str, Any] = {
             "backbone": self.backbone,
             "layer": self.layer,
             "pooling": self.pooling,
             "precision": self.precision_,
             "weights": self.weights_id_,
         }
+        if self.pooling == "flatten":  # the one pooling whose width depends on the image's
+            recipe["image_shape"] = list(self.image_shape_)
         return FeatureStore(store_directory(self.store), "-".join(parts), recipe)
 
     def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
@@ -207,9 +212,14 @@ def _power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-@functools.lru_cache(maxsize=2)
 def _load_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> Any:
-    """Build the network once per process: clones and folds share it."""
+    """Build the network once per process: clones, folds and threads share it."""
+    with _loading:
+        return _build_network(backbone, pooling, image_shape)
+
+
+@functools.lru_cache(maxsize=2)
+def _build_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> Any:
     keras = import_keras()
     network = backbone.build(image_shape)
     maps = keras.ops.cast(network.output, "float32")

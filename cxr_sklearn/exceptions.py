@@ -57,5 +57,13 @@ class StoreError(CXRError, OSError):
     """The feature store cannot be opened, read or written."""
 
 
+class StoreDamagedError(StoreError):
+    """A file of the feature store was damaged and has been set aside."""
+
+
+class InputError(CXRError, ValueError):
+    """A parameter or argument is wrong."""
+
+
 class RecipeError(CXRError, ValueError):
     """A recipe file cannot be found or does not define a pipeline."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
@@ -19,7 +21,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from .digests import hash_files
-from .exceptions import ImageReadError
+from .exceptions import ImageReadError, InputError
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 #: Larger images are refused before a pixel is decoded; the largest radiography detectors have 30 megapixels.
@@ -39,11 +41,11 @@ class Decoding:
     width: int
     resize: str
 
-    def __call__(self, source: str | np.ndarray) -> np.ndarray:
-        """Return ``uint8 (height, width)``; whatever a file can make Pillow raise comes out unchanged."""
+    def __call__(self, source: bytes | np.ndarray) -> np.ndarray:
+        """Return ``uint8 (height, width)``; whatever a file's bytes can make Pillow raise comes out unchanged."""
         if isinstance(source, np.ndarray):
             return self._fit(Image.fromarray(_grey_array(source)))
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than the {MAX_PIXELS:,} allowed")
             # JPEG can be decoded at a half, quarter or eighth; twice the wanted size leaves the resize filter its work.
@@ -110,6 +112,7 @@ class ImageBatch(Sequence[np.ndarray]):
         self._sources.flags.writeable = False
         self._decoding = decoding
         self._augmentations: tuple[tuple[Operation, np.ndarray], ...] = ()
+        self._digests: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -133,12 +136,19 @@ class ImageBatch(Sequence[np.ndarray]):
             raise ImageReadError(failures, len(self))
         return [key for key in keys if key is not None]
 
-    def content_keys(self, digests: Digests = hash_files) -> tuple[list[bytes | None], dict[str, str]]:
+    def pinned(self, digests: Digests) -> Self:
+        """Hold every image to its present bytes: a file that changes before it is decoded is then unreadable."""
+        batch = self[:]
+        batch._digests = np.empty(len(self), dtype=object)
+        batch._digests[:] = self._source_digests(digests)
+        return batch
+
+    def content_keys(self) -> tuple[list[bytes | None], dict[str, str]]:
         """Keys, None where a file cannot be read, and the reason for each of those by path."""
         failures: dict[str, str] = {}
         keys: list[bytes | None] = []
         operations = repr(self._decoding).encode()
-        for i, digest in enumerate(self._source_digests(digests)):
+        for i, digest in enumerate(self._source_digests(hash_files) if self._digests is None else self._digests):
             if isinstance(digest, OSError):
                 failures[self.name(i)] = _reason(digest)
                 keys.append(None)
@@ -183,6 +193,8 @@ class ImageBatch(Sequence[np.ndarray]):
         """
         source = self._sources[i]
         try:
+            if isinstance(source, str):
+                source = self._bytes(i)
             grey = self._decoding(source) if self._decoding else _grey_array(source)
         except Exception as error:
             raise ImageReadError({self.name(i): _reason(error)}, 1) from error
@@ -190,6 +202,12 @@ class ImageBatch(Sequence[np.ndarray]):
             if views[i]:
                 grey = operation(grey, self._key_at(i, position + 1))
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+    def _bytes(self, i: int) -> bytes:
+        content = Path(self._sources[i]).read_bytes()
+        if self._digests is not None and hashlib.sha256(content).digest() != self._digests[i]:
+            raise ValueError("the file changed while it was being read; run again")
+        return content
 
     def _key_at(self, i: int, n_operations: int) -> bytes:
         one = self[i : i + 1]
@@ -233,14 +251,16 @@ class ImageBatch(Sequence[np.ndarray]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, tuple) and len(index) == 2 and index[1] is Ellipsis:
             index = index[0]  # scikit-learn indexes rows as X[rows, ...]
-        if isinstance(index, Integral):
+        if isinstance(index, Integral) and not isinstance(index, bool):
             return self.decode(range(len(self))[int(index)])
-        rows = index if isinstance(index, slice) else np.asarray(index)
-        if not isinstance(rows, slice) and rows.size == 0:
-            rows = rows.astype(np.intp)
+        rows = index if isinstance(index, slice) else _row_numbers(index)
         batch = type(self)(self._sources[rows], self._decoding)
         batch._augmentations = tuple((operation, views[rows]) for operation, views in self._augmentations)
+        batch._digests = None if self._digests is None else self._digests[rows]
         return batch
+
+    def __contains__(self, image: object) -> bool:
+        raise TypeError("images are compared by their keys: `key in batch.keys`")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
@@ -260,6 +280,13 @@ class ImageBatch(Sequence[np.ndarray]):
     def __repr__(self) -> str:
         n, height, width, _ = self.shape
         return f"ImageBatch(n={n}, height={height}, width={width})"
+
+
+def _row_numbers(index: Any) -> np.ndarray:
+    rows = np.asarray(index)
+    if isinstance(index, tuple) or rows.ndim != 1:
+        raise IndexError(f"an ImageBatch has one axis to index: an integer, a slice, a mask or a list, not {index!r}")
+    return rows if rows.size else rows.astype(np.intp)
 
 
 def _view_key(key: bytes, operation: Operation, view: int) -> bytes:
@@ -291,16 +318,38 @@ def as_batch(X: Any) -> ImageBatch:
         return X
     pixels = np.asarray(X)
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
-        raise ValueError(
+        raise InputError(
             f"expected images, an ImageBatch or an array of shape (n, H, W) or (n, H, W, 1 or 3), but got shape "
             f"{pixels.shape} and dtype {pixels.dtype}; put an ImageLoader before this step to start from paths"
         )
     if pixels.dtype != np.uint8:
-        raise ValueError(f"expected 8-bit grey levels, dtype uint8 from 0 to 255, but got dtype {pixels.dtype}")
+        raise InputError(f"expected 8-bit grey levels, dtype uint8 from 0 to 255, but got dtype {pixels.dtype}")
     return ImageBatch(pixels)
 
 
-class ImageLoader(TransformerMixin, BaseEstimator):
+class PassesImages:
+    """For transformers whose output is an ImageBatch: it is no table, so there is nothing to configure or to name."""
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Do nothing: images stay an ImageBatch whatever container the next steps return.
+
+        Parameters
+        ----------
+        transform : ignored
+        """
+        return self
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
+        """Return `input_features`, or "image".
+
+        Parameters
+        ----------
+        input_features : array-like of str or None
+        """
+        return np.asarray(["image"] if input_features is None else input_features, dtype=object)
+
+
+class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Turn paths into a lazy batch of 8-bit grey images of one size.
 
     JPEG, PNG, TIFF, BMP and WebP are read, whatever their colours: 16-bit levels are scaled by the image's own range,
@@ -362,24 +411,26 @@ class ImageLoader(TransformerMixin, BaseEstimator):
             If `X` holds anything else, or a parameter is wrong.
         """
         decoding = self._decoding()
+        if isinstance(X, ImageBatch):
+            raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
         values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
         if values.ndim > 2:
             return ImageBatch(as_batch(values)._sources, decoding)
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
         if values.ndim != 1 or not all(isinstance(path, str | os.PathLike) for path in values):
-            raise ValueError(
+            raise InputError(
                 f"expected one path per image (a list, array, Series or one-column DataFrame of str), but got shape "
                 f"{values.shape} and dtype {values.dtype}"
             )
         return ImageBatch(np.array([os.fspath(path) for path in values], dtype=object), decoding)
 
     def _decoding(self) -> Decoding:
-        size = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        if len(size) != 2 or not all(isinstance(side, Integral) and side > 0 for side in size):
-            raise ValueError(f"size={self.size!r} must be a positive integer or a pair of them")
+        size = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
+        if len(size) != 2 or not all(isinstance(s, Integral) and not isinstance(s, bool) and s > 0 for s in size):
+            raise InputError(f"size={self.size!r} must be a positive integer or a pair of them")
         if self.resize not in ("stretch", "pad", "crop"):
-            raise ValueError(f"resize={self.resize!r} must be 'stretch', 'pad' or 'crop'")
+            raise InputError(f"resize={self.resize!r} must be 'stretch', 'pad' or 'crop'")
         return Decoding(int(size[0]), int(size[1]), self.resize)
 
     def __sklearn_tags__(self) -> Tags:

@@ -14,7 +14,7 @@ def progress_bar(description: str, total: int, *, show: bool) -> Iterator[Callab
     """Show a bar while the block runs; the yielded function moves it on by a number of steps."""
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sklearn.base import clone
+from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
 from .exceptions import RecipeError
@@ -48,14 +50,26 @@ class Recipe:
         Raises
         ------
         RecipeError
-            If it does not return a Pipeline.
+            If it fails, does not return a Pipeline that can predict probabilities, or PARAM_GRID does not fit that.
         """
         parameters = inspect.signature(self._module.build).parameters
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         known = {name: value for name, value in options.items() if takes_all or name in parameters}
-        pipeline = self._module.build(**known)
+        try:
+            pipeline = self._module.build(**known)
+        except (Exception, SystemExit) as error:  # a recipe is the user's own code
+            raise RecipeError(f"build() of recipe {self.name} failed: {type(error).__name__}: {error}") from error
         if not isinstance(pipeline, Pipeline):
             raise RecipeError(f"build() of recipe {self.name} must return a Pipeline, not {type(pipeline).__name__}")
+        if not hasattr(pipeline, "predict_proba"):
+            raise RecipeError(
+                f"the pipeline of recipe {self.name} has no predict_proba; end it in a probabilistic classifier"
+            )
+        for candidate in ParameterGrid(self.param_grid or {}):
+            try:
+                clone(pipeline).set_params(**candidate)
+            except ValueError as error:
+                raise RecipeError(f"PARAM_GRID of recipe {self.name} does not fit its pipeline: {error}") from error
         return pipeline
 
 
@@ -92,7 +106,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a recipe is the user's own code
+    except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "build", None)):
         raise RecipeError(f"{path} defines no function build(store, weights, random_state)")

@@ -49,7 +49,8 @@ def stored_rows(
     StoreError
         If the store cannot be read or written.
     """
-    keys, failures = batch.content_keys(store.digests)
+    batch = batch.pinned(store.digests)
+    keys, failures = batch.content_keys()
     rows, found = store.read([key or b"" for key in keys])
     pending: dict[bytes, list[int]] = {}
     for i in np.flatnonzero(~found).tolist():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import platformdirs
 
 from .database import open_database, transaction
 from .digests import DigestIndex, hash_files
+from .exceptions import StoreDamagedError
 
 CACHE_VARIABLE = "CXR_SKLEARN_CACHE"
 _SCHEMA = [
@@ -75,7 +77,7 @@ class FeatureStore:
         Returns
         -------
         rows : ndarray of shape (n, d) and dtype float32
-            Zeros where there is no row; d is 0 while the store is empty.
+            Zeros where there is no row; d is 0 where there is none at all.
         found : ndarray of shape (n,) and dtype bool
 
         Raises
@@ -83,13 +85,21 @@ class FeatureStore:
         StoreError
             If the file cannot be read.
         """
+        try:
+            return self._read(keys)
+        except StoreDamagedError:
+            warnings.warn(f"{self.path} was damaged and set aside; its features are computed again", stacklevel=2)
+            return self._read(keys)
+
+    def _read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         positions: dict[bytes, list[int]] = {}
         for i, key in enumerate(keys):
             positions.setdefault(key, []).append(i)
-        found = np.zeros(len(keys), dtype=bool)
+        rows, found = np.zeros((len(keys), 0), dtype=np.float32), np.zeros(len(keys), dtype=bool)
         with open_database(self.path, self._schema) as connection:
-            rows = np.zeros((len(keys), _width(connection)), dtype=np.float32)
             for key, row in _select(connection, positions):
+                if not rows.shape[1]:
+                    rows = np.zeros((len(keys), len(row)), dtype=np.float32)
                 rows[positions[key]] = row
                 found[positions[key]] = True
         return rows, found
@@ -124,9 +134,10 @@ class FeatureStore:
             )
 
     def width(self) -> int:
-        """Return the number of features per row; 0 while the store is empty."""
+        """Return the number of features per row; 0 while the store does not tell."""
         with open_database(self.path, self._schema) as connection:
-            return _width(connection)
+            first = connection.execute("SELECT key FROM features LIMIT 1").fetchone()
+            return len(next(_select(connection, first), (b"", b""))[1]) if first else 0
 
     def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
         """Return the SHA-256 of each file, or the error reading it gave, remembered beside the store."""
@@ -156,18 +167,14 @@ class NoStore:
         return 0
 
 
-def _width(connection: sqlite3.Connection) -> int:
-    first = connection.execute("SELECT length(row) FROM features LIMIT 1").fetchone()
-    return first[0] // 4 if first else 0
-
-
 def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[tuple[bytes, np.ndarray]]:
     unique = list(dict.fromkeys(keys))
     for start in range(0, len(unique), _KEYS_PER_QUERY):
         chunk = unique[start : start + _KEYS_PER_QUERY]
         query = f"SELECT key, crc32, row FROM features WHERE key IN ({','.join('?' * len(chunk))})"
         for key, checksum, blob in connection.execute(query, chunk):
-            if _checksum(key, blob) == checksum:
+            # SQLite does not guard the types: a flipped bit can turn a blob into text or a number.
+            if type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum:
                 yield key, np.frombuffer(blob, dtype=np.float32)
 
 

@@ -22,6 +22,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
+from .exceptions import InputError
+
 FloatMap = NDArray[np.floating[Any]]
 RandomState = int | np.random.RandomState | None
 
@@ -72,9 +74,9 @@ def make_radiographs(
     (True, 10)
     """
     if n_patients < _MIN_PATIENTS:
-        raise ValueError(f"n_patients={n_patients} cannot fill train, val and test; ask for at least {_MIN_PATIENTS}.")
+        raise InputError(f"n_patients={n_patients} cannot fill train, val and test; ask for at least {_MIN_PATIENTS}.")
     if size < _MIN_SIZE:
-        raise ValueError(f"size={size} pixels is too small to draw a thorax; ask for at least {_MIN_SIZE}.")
+        raise InputError(f"size={size} pixels is too small to draw a thorax; ask for at least {_MIN_SIZE}.")
     root = np.random.SeedSequence(int(check_random_state(random_state).randint(2**31 - 1)))
     kinds = [_SUBTYPES[i % len(_SUBTYPES)] for i in range(n_patients)]
     seeds = root.spawn(n_patients)

@@ -1,4 +1,8 @@
-"""Frozen VGG16 features and a multi-layer perceptron."""
+"""Frozen VGG16 features and a multi-layer perceptron.
+
+Its early stopping holds out a tenth of the training images by image, not by patient: scikit-learn's perceptron knows
+no groups. That can make it stop late; held-out folds and the test images are not touched by it.
+"""
 
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline

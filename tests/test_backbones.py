@@ -143,7 +143,7 @@ class TestNetworks:
         prepared = keras.applications.mobilenet.preprocess_input(images.astype(np.float32))
         np.testing.assert_allclose(self.features(images), np.asarray(path_free(prepared)), rtol=1e-4, atol=1e-5)
 
-    def test_the_dtype_policy_is_put_back(self, images):
+    def test_thedtype_policy_is_put_back(self, images):
         keras = import_keras()
         before = keras.config.dtype_policy().name
         low = self.features(images, precision="bfloat16").astype(np.float32)
@@ -184,9 +184,9 @@ print(step.weights_id_, step.transform(images).sum())
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         identity, total = done.stdout.split()[-2:]
-        assert identity == weights_identity("MobileNet", path)
+        assert identity == f"imagenet:{weights_identity('MobileNet', path)}"
         grey = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 1), dtype=np.uint8).repeat(3, axis=3)
-        maps = self.features(grey, weights=str(path), identity=identity)
+        maps = self.features(grey, weights=str(path), identity=weights_identity("MobileNet", path))
         assert float(total) == pytest.approx(maps.mean(axis=(1, 2)).sum(), rel=1e-4)
 
     def test_weights_of_another_network(self, images, tmp_path):

@@ -74,6 +74,19 @@ def test_wrong_usage(arguments):
     assert call(*arguments).exit_code == 2
 
 
+def test_brackets_in_a_path_are_no_markup(tmp_path):
+    done = call("synth", tmp_path / "s[/b]", "--patients", 10, "--size", 32)
+    assert done.exit_code == 0
+    assert "s[/b]" in done.output
+
+
+def test_what_lies_in_the_output_folder_stays(tmp_path):
+    (tmp_path / "synthetic").mkdir()
+    (tmp_path / "synthetic" / "precious").write_text("mine")
+    assert call("compare", "--pipeline", "shortcuts", "--out", tmp_path, "--weights", "random").exit_code == 0
+    assert (tmp_path / "synthetic" / "precious").exists()
+
+
 class TestBadInput:
     """Each gives one clear line and exit status 1."""
 
@@ -116,6 +129,8 @@ class TestBadInput:
 
     def test_a_run_that_is_none(self, tmp_path):
         assert "metrics.json does not exist" in fails("report", tmp_path)
+        (tmp_path / "metrics.json").write_text('{"pipelines"')
+        assert "metrics.json is not JSON" in fails("report", tmp_path)
 
     @pytest.mark.keras
     def test_weights_that_are_not_there(self, tmp_path, monkeypatch):

@@ -100,6 +100,19 @@ def test_sizes_can_be_left_out(tmp_path):
     assert frame.dtypes.equals(load_folder(tmp_path).dtypes)
 
 
+@pytest.mark.parametrize("name", ["line\nbreak.png", "return\r.png", "\udcff.png"])
+def test_names_that_cannot_be_printed_are_refused(tmp_path, name):
+    write_image(tmp_path / "train" / "NORMAL" / name)
+    with pytest.raises(DataError, match="cannot be printed"):
+        load_folder(tmp_path)
+
+
+def test_a_link_back_up_counts_nothing_twice(tmp_path):
+    write_image(tmp_path / "train" / "NORMAL" / "a.png")
+    (tmp_path / "train" / "NORMAL" / "up").symlink_to(tmp_path)
+    assert len(load_folder(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_nothing_to_load(tmp_path, name):
     with pytest.raises(DataError, match=r"is not a folder|holds no images") as caught:

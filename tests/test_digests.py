@@ -1,6 +1,7 @@
 import os
 from hashlib import sha256
 
+import numpy as np
 import pytest
 
 from cxr_sklearn import digests
@@ -30,7 +31,7 @@ def hashed(monkeypatch):
     """Paths whose bytes were read."""
     read = []
     hash_file = digests._hash_file
-    monkeypatch.setattr(digests, "_hash_file", lambda path: read.append(path) or hash_file(path))
+    monkeypatch.setattr(digests, "_hash_file", lambda path: read.append(os.fsdecode(path)) or hash_file(path))
     return read
 
 
@@ -59,6 +60,20 @@ def test_a_file_changed_a_moment_ago_is_not_trusted(files, tmp_path, hashed):
     index(files)
     index(files)
     assert hashed == files * 2
+
+
+def test_a_damaged_index_is_made_anew(files, tmp_path, settled):
+    index = DigestIndex(tmp_path / "store")
+    expected = index(files)
+    sound = index.path.read_bytes()
+    draw = np.random.default_rng(0)
+    for at in [*range(0, 100, 9), *draw.integers(0, len(sound), 100)]:
+        damaged = bytearray(sound)
+        damaged[at] ^= 1 << draw.integers(8)
+        for path in index.path.parent.iterdir():
+            path.unlink()
+        index.path.write_bytes(damaged)
+        assert index(files) == expected
 
 
 def test_relative_paths_mean_the_present_folder(files, tmp_path, settled, monkeypatch):

@@ -67,6 +67,13 @@ def test_features_are_those_of_the_network(images):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_images_of_two_sizes_in_one_store(images, store):
+    for size in (32, 64):
+        step = make_pipeline(ImageLoader(size=size), embedder(store, pooling="flatten"))
+        assert step.fit_transform(images).shape == (12, 1024 * (size // 32) ** 2)
+        assert len(step[1].get_feature_names_out()) == 1024 * (size // 32) ** 2
+
+
 def test_a_layer_cuts_the_network(images):
     step = embedder(None, layer="conv_pw_3_relu").fit(images)
     assert step.transform(images).shape == (12, 128)
@@ -153,7 +160,7 @@ def forget_networks(step):
     """Forget the networks of this process, as a new one would not have them."""
     from cxr_sklearn import embedder as module
 
-    module._load_network.cache_clear()
+    module._build_network.cache_clear()
     return step
 
 

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import _safe_indexing
 
-from cxr_sklearn import ImageBatch, ImageLoader
+from cxr_sklearn import ImageAugmenter, ImageBatch, ImageLoader
+from cxr_sklearn.digests import hash_files
 from cxr_sklearn.exceptions import CXRError, ImageReadError
 from cxr_sklearn.images import as_batch
 
@@ -78,6 +80,38 @@ def test_indexing_is_that_of_a_sequence_and_of_an_array(paths):
     np.testing.assert_array_equal(np.asarray(_safe_indexing(batch, [2, 3])), pixels[2:4])
     with pytest.raises(IndexError):
         batch[5]
+
+
+@pytest.mark.parametrize("index", [(1, 2), True, np.array(3), [[0, 1], [2, 3]]])
+def test_an_index_of_another_shape_is_refused(paths, index):
+    with pytest.raises(IndexError, match="one axis"):
+        ImageLoader().transform(paths)[index]
+
+
+def test_a_pinned_file_that_changes_is_unreadable(paths, tmp_path):
+    batch = ImageLoader(size=8).transform(paths).pinned(hash_files)
+    keys = batch.keys
+    write_image(tmp_path / "2.png", seed=77)
+    assert batch.keys == keys
+    batch[1]
+    with pytest.raises(ImageReadError, match="changed while it was being read"):
+        batch[1:][1]
+
+
+def test_a_null_byte_in_a_path():
+    with pytest.raises(ImageReadError, match="null"):
+        ImageLoader().transform(["a\0b.png"]).keys  # noqa: B018
+
+
+def test_images_that_are_loaded_already_are_refused(paths):
+    with pytest.raises(ValueError, match="loaded already"):
+        ImageLoader().transform(ImageLoader().transform(paths))
+
+
+def test_whole_pipelines_can_be_told_to_give_tables(paths):
+    pipeline = make_pipeline(ImageLoader(), ImageAugmenter()).set_output(transform="pandas")
+    assert isinstance(pipeline.fit_transform(paths), ImageBatch)
+    assert pipeline.get_feature_names_out(["path"]).tolist() == ["path"]
 
 
 def test_a_batch_cannot_be_changed(paths):

@@ -49,6 +49,10 @@ def test_a_recipe_of_ones_own(tmp_path):
         ("empty.py", "", "defines no function build"),
         ("broken.py", "import nothing_of_the_kind", "cannot be run: ModuleNotFoundError"),
         ("other.py", "def build():\n    return 3", "must return a Pipeline, not int"),
+        ("fails.py", "def build():\n    1 / 0", "failed: ZeroDivisionError"),
+        ("leaves.py", "import sys\nsys.exit(0)", "cannot be run: SystemExit"),
+        ("grid.py", OWN + "\nPARAM_GRID = {'classify__C': [1]}", "PARAM_GRID of recipe grid does not fit"),
+        ("svm.py", OWN.replace("dummy", "svm").replace("DummyClassifier", "LinearSVC"), "has no predict_proba"),
     ],
 )
 def test_recipes_that_cannot_be_used(tmp_path, name, text, message):

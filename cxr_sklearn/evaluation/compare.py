@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +20,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, ParameterGrid, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
+from ..backbones import resolve_precision, weights_identity
 from ..embedder import FrozenEmbedder
 from ..exceptions import DataError, RecipeError
+from ..files import replacing
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
 from .scores import merge_facts, read_scores, summarise, write_scores
@@ -83,41 +85,44 @@ def compare(
     WeightsUnavailableError
         If the weights of a backbone are neither here nor to be had.
     """
-    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
-
     recipes = [load_recipe(name) for name in pipelines or recipe_names()]
     options = {"store": store, "weights": weights, "random_state": random_state}
     built = {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
     if len(built) < len(recipes):
         raise RecipeError("two recipes have the same name; rename one of the files")
     check_splits(frame, cv)
+    folds = _folds(frame, cv, random_state)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
     facts: dict[str, Any] = {"pipelines": {}, "data": _describe_data(frame), "run": _describe_run(random_state, cv)}
     for name, (recipe, pipeline) in built.items():
         facts["pipelines"][name] = {"description": recipe.description, **_embed_all(pipeline, frame, verbose)}
-    train = frame[frame["split"] == "train"]
-    folds = StratifiedGroupKFold(cv, shuffle=True, random_state=random_state)
-    splits = list(folds.split(train["path"], train["target"], train["patient"]))
-    scores = []
+    scores: list[pd.DataFrame] = []
     for name, (recipe, pipeline) in built.items():
-        result, model, found = _evaluate(recipe, pipeline, frame, splits, n_jobs, verbose)
+        result, model, found = _evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
         facts["pipelines"][name]["best_params"] = found["best_params"]
         facts["pipelines"][name]["seconds"] |= found["seconds"]
-        skops.io.dump(model, folder / "models" / f"{name}.skops")
+        with replacing(folder / "models" / f"{name}.skops") as draft:
+            skops.io.dump(model, draft)
         scores.append(result)
-        write_scores(pd.concat(scores), folder / "scores.csv")  # after each pipeline: a later failure costs no more
-    return write_results(folder, facts, write_report)
+        # After each pipeline: a later failure costs no more than itself.
+        if len(scores) == 1:
+            (folder / "metrics.json").unlink(missing_ok=True)  # the facts of an earlier run do not fit these scores
+        write_scores(pd.concat(scores), folder / "scores.csv")
+        metrics = write_results(folder, facts)
+    return metrics
 
 
-def write_results(folder: Path, facts: dict[str, Any], write_report: Callable[..., None]) -> dict[str, Any]:
+def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Compute metrics.json from scores.csv and render the report."""
+    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
+
     scores = read_scores(folder / "scores.csv")
-    metrics = merge_facts(summarise(scores), facts)
-    text = json.dumps(metrics, indent=2, default=_plain)
-    (folder / "metrics.json").write_text(text + "\n")
-    metrics = json.loads(text)  # what is returned and shown is what is kept
+    text = json.dumps(merge_facts(summarise(scores), facts), indent=2, default=_plain)
+    with replacing(folder / "metrics.json") as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    metrics: dict[str, Any] = json.loads(text)  # what is returned and shown is what is kept
     write_report(metrics, scores, folder / "report.html")
     return metrics
 
@@ -144,31 +149,53 @@ def check_splits(frame: pd.DataFrame, cv: int) -> None:
             )
 
 
+def _folds(frame: pd.DataFrame, cv: int, random_state: int) -> Splits:
+    """Stratified folds of whole patients, as positions among the training images."""
+    train = frame[frame["split"] == "train"]
+    folds = StratifiedGroupKFold(cv, shuffle=True, random_state=random_state)
+    splits = list(folds.split(train["path"], train["target"], train["patient"]))
+    for rows in (rows for split in splits for rows in split):
+        if train["target"].iloc[rows].nunique() < 2:
+            raise DataError(
+                f"{cv} folds of whole patients leave one without both classes; add patients or ask for fewer folds"
+            )
+    return splits
+
+
 def _embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
     """Fill the store with the features of every image, and say with what and in how many seconds."""
-    cached = [i for i, (_, step) in enumerate(pipeline.steps) if "store" in step.get_params(deep=False)]
-    if not cached:
-        return {"embedder": None, "seconds": {"embedding": 0.0}}
+    stored = [i for i, (_, step) in enumerate(pipeline.steps[:-1]) if _stores(step)]
+    facts: dict[str, Any] = {"embedders": [], "n_embedded": None, "n_cached": None, "seconds": {"embedding": 0.0}}
+    if not stored:
+        return facts
+    prefix = clone(pipeline[: stored[-1] + 1])
+    names = prefix.get_params()
+    prefix.set_params(
+        **{name: verbose for name in names if name.endswith("__verbose") and f"{name[:-7]}store" in names}
+    )
     start = time.perf_counter()
-    prefix = clone(pipeline[: cached[-1] + 1])
-    for i in cached:
-        prefix[i].set_params(verbose=verbose)
     prefix.fit(frame["path"].iloc[:1]).transform(frame["path"])
-    seconds = {"embedding": time.perf_counter() - start}
-    last = prefix[-1]
-    if not isinstance(last, FrozenEmbedder):
-        return {"embedder": None, "seconds": seconds}
-    facts = {
-        "backbone": last.backbone,
-        "layer": last.layer,
-        "pooling": last.pooling,
-        "weights": last.weights if last.weights in ("imagenet", "random") else Path(last.weights).name,
-        "weights_id": last.weights_id_,
-        "precision": last.precision_,
-        "n_embedded": last.n_embedded_,
-        "n_cached": last.n_cached_,
+    facts["seconds"]["embedding"] = time.perf_counter() - start
+    facts["embedders"] = [_describe_embedder(step) for step in names.values() if isinstance(step, FrozenEmbedder)]
+    if isinstance(prefix[-1], FrozenEmbedder):
+        facts |= {"n_embedded": prefix[-1].n_embedded_, "n_cached": prefix[-1].n_cached_}
+    return facts
+
+
+def _stores(step: Any) -> bool:
+    return hasattr(step, "get_params") and any(name.split("__")[-1] == "store" for name in step.get_params())
+
+
+def _describe_embedder(embedder: FrozenEmbedder) -> dict[str, Any]:
+    named = embedder.weights in ("imagenet", "random")
+    return {
+        "backbone": embedder.backbone,
+        "layer": embedder.layer,
+        "pooling": embedder.pooling,
+        "weights": embedder.weights if named else Path(embedder.weights).name,
+        "weights_id": weights_identity(embedder.backbone, embedder.weights),
+        "precision": resolve_precision(embedder.precision),
     }
-    return {"embedder": facts, "seconds": seconds}
 
 
 def _evaluate(
@@ -211,8 +238,6 @@ def _search(
 
 
 def _score(model: Pipeline, rows: pd.DataFrame, name: str, fold: int | None = None) -> pd.DataFrame:
-    if not hasattr(model, "predict_proba"):
-        raise RecipeError(f"the pipeline of recipe {name} has no predict_proba; end it in a probabilistic classifier")
     positive = list(model.classes_).index(1)
     return pd.DataFrame(
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..exceptions import DataError
+from ..files import replacing
 from .metrics import METRICS, compute_metrics, confusion_cells
 from .thresholds import choose_threshold
 
@@ -18,7 +20,8 @@ COLUMNS = ["path", "patient", "split", "fold", "pipeline", "target", "score"]
 
 def write_scores(scores: pd.DataFrame, path: Path) -> None:
     """Write the table; scores keep nine significant digits, which every CSV reader reads back alike."""
-    scores[COLUMNS].to_csv(path, index=False, float_format="%.9g")
+    with replacing(path) as draft:
+        scores[COLUMNS].to_csv(draft, index=False, float_format="%.9g")
 
 
 def read_scores(path: Path) -> pd.DataFrame:
@@ -42,6 +45,25 @@ def read_scores(path: Path) -> pd.DataFrame:
     if missing := [name for name in COLUMNS if name not in scores]:
         raise DataError(f"{path} lacks the columns {missing}")
     return scores
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Read metrics.json back.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or it is not what `compare` wrote.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {path.parent}` writes it")
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); `cxr-sklearn compare` writes it anew") from error
+    if missing := {"pipelines", "data", "run"} - set(metrics):
+        raise DataError(f"{path} lacks {sorted(missing)}; `cxr-sklearn compare` writes it anew")
+    return metrics
 
 
 def summarise(scores: pd.DataFrame) -> dict[str, dict[str, Any]]:

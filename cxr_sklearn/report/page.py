@@ -9,6 +9,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from ..evaluation.metrics import METRICS
+from ..files import replacing
 from .figures import roc_figure
 
 #: Column heads by metric.
@@ -28,8 +29,8 @@ HEADS = {
 
 def pipeline_label(name: str, facts: dict[str, Any]) -> str:
     """Name of a pipeline wherever its numbers are shown; random weights are always called that."""
-    embedder = facts.get("embedder")
-    return f"{name} (random weights)" if embedder and embedder["weights"] == "random" else name
+    random = any(embedder["weights"] == "random" for embedder in facts["embedders"])
+    return f"{name} (random weights)" if random else name
 
 
 def write_report(metrics: dict[str, Any], scores: pd.DataFrame, path: Path) -> None:
@@ -49,4 +50,5 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, path: Path) -> N
     page = environment.get_template("report.html.j2").render(
         **metrics, labels=labels, metric_names=METRICS, heads=HEADS, roc=roc_figure(scores, labels)
     )
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as draft:
+        draft.write_text(page, encoding="utf-8")

@@ -21,9 +21,10 @@ def run(embedded_frame, tmp_path_factory):
 
 def test_keras_is_not_needed_when_every_feature_is_kept(run):
     metrics, _, frame = run
-    embedder = metrics["pipelines"]["vgg16_logistic"]["embedder"]
-    assert (embedder["n_embedded"], embedder["n_cached"]) == (0, len(frame))
-    assert embedder["weights_id"] == "random:0"
+    facts = metrics["pipelines"]["vgg16_logistic"]
+    assert (facts["n_embedded"], facts["n_cached"]) == (0, len(frame))
+    assert facts["embedders"][0]["weights_id"] == "random:0"
+    assert metrics["pipelines"]["shortcuts"]["embedders"] == []
 
 
 def test_what_is_written(run):
@@ -105,14 +106,39 @@ def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
 def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):
     frame, store = embedded_frame
     (tmp_path / "breaks.py").write_text(
-        "from sklearn.pipeline import Pipeline\nfrom sklearn.svm import LinearSVC\nfrom cxr_sklearn import *\n"
+        "from sklearn.pipeline import Pipeline\nfrom sklearn.linear_model import LogisticRegression\n"
+        "from cxr_sklearn import ShortcutFeatures\n"
         "def build(store):\n"
-        "    return Pipeline([('measure', ShortcutFeatures(store=store)), ('classify', LinearSVC())])\n"
+        "    return Pipeline([('measure', ShortcutFeatures(store=store)), ('classify', LogisticRegression(C=-1))])\n"
     )
-    with pytest.raises(RecipeError, match="breaks has no predict_proba"):
+    with pytest.raises(ValueError, match="'C' parameter"):
         compare(frame, ["shortcuts", tmp_path / "breaks.py"], out=tmp_path / "run", store=store, cv=3)
     assert set(pd.read_csv(tmp_path / "run" / "scores.csv")["pipeline"]) == {"shortcuts"}
     assert (tmp_path / "run" / "models" / "shortcuts.skops").exists()
+    assert list(json.loads((tmp_path / "run" / "metrics.json").read_text())["pipelines"]) == ["shortcuts"]
+
+
+def test_a_patient_with_both_labels_who_leaves_a_fold_with_one(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    train = frame[(frame["split"] == "train")].copy()
+    big = train["patient"].where(train.groupby("target").cumcount() < 2, "everybody else")
+    with pytest.raises(DataError, match=r"too few for 3 folds|without both classes"):
+        compare(pd.concat([train.assign(patient=big), frame[frame["split"] == "test"]]), ["shortcuts"],
+                out=tmp_path, store=store, cv=3)  # fmt: skip
+
+
+def test_embedders_inside_other_steps_are_found(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    (tmp_path / "union.py").write_text(
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import FeatureUnion, Pipeline\n"
+        "from cxr_sklearn import FrozenEmbedder, ImageLoader\n"
+        "def build(store, weights):\n"
+        "    union = FeatureUnion([('net', FrozenEmbedder(weights=weights, store=store))])\n"
+        "    return Pipeline([('load', ImageLoader()), ('both', union), ('no', 'passthrough'),\n"
+        "                     ('classify', LogisticRegression(max_iter=9000))])\n"
+    )
+    compare(frame, [tmp_path / "union.py"], out=tmp_path / "run", weights="random", store=store, cv=3)
+    assert "union (random weights)" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -56,11 +56,10 @@ def test_names_are_only_names(page, embedded_frame, tmp_path):
 
 def test_scores_alone_give_the_report_again(page, tmp_path):
     from cxr_sklearn.evaluation.compare import write_results
-    from cxr_sklearn.report.page import write_report
 
     html, metrics, out = page
     pd.read_csv(out / "scores.csv").to_csv(tmp_path / "scores.csv", index=False)
-    kept = ("description", "embedder", "best_params", "seconds")
+    kept = ("description", "embedders", "n_embedded", "n_cached", "best_params", "seconds")
     facts = {name: {key: facts[key] for key in kept} for name, facts in metrics["pipelines"].items()}
-    assert write_results(tmp_path, {**metrics, "pipelines": facts}, write_report) == metrics
+    assert write_results(tmp_path, {**metrics, "pipelines": facts}) == metrics
     assert (tmp_path / "report.html").read_text() == html
