@@ -91,6 +91,7 @@ def test_offline_and_not_cached(keras_home, monkeypatch):
 
 @pytest.mark.keras
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`input_shape` is undefined:UserWarning")
 def test_the_table_of_networks_is_that_of_the_installed_keras():
     """Ask every constructor which file it would fetch, and fetch nothing."""
     keras = import_keras()
