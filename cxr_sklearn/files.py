@@ -21,5 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say where
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         draft.unlink(missing_ok=True)
