@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .augment import ImageAugmenter as ImageAugmenter
+    from .classifiers.scratch_cnn import ScratchCNNClassifier as ScratchCNNClassifier
     from .datasets import load_folder as load_folder
     from .embedder import FrozenEmbedder as FrozenEmbedder
     from .evaluation.compare import compare as compare
@@ -25,6 +26,7 @@ _HOMES = {
     "ImageAugmenter": "augment",
     "ImageBatch": "images",
     "ImageLoader": "images",
+    "ScratchCNNClassifier": "classifiers.scratch_cnn",
     "ShortcutFeatures": "evaluation.shortcuts",
     "compare": "evaluation.compare",
     "load_folder": "datasets",

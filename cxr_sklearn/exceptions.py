@@ -67,3 +67,7 @@ class InputError(CXRError, ValueError):
 
 class RecipeError(CXRError, ValueError):
     """A recipe file cannot be found or does not define a pipeline."""
+
+
+class TrainingError(CXRError, ValueError):
+    """A network cannot be trained as it was asked to."""

@@ -1,0 +1,254 @@
+"""KerasImageClassifier: what the classifiers that train a network have in common."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils import Tags, column_or_1d
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+
+from ..augment import ImageAugmenter
+from ..backbones import resolve_precision
+from ..exceptions import InputError
+from ..images import ImageBatch, as_batch
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with their classes as integers and their weights."""
+
+    images: ImageBatch
+    target: np.ndarray
+    weight: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Examples:
+        """Return the examples at the given positions."""
+        return Examples(self.images[rows], self.target[rows], self.weight[rows])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
+    """Base of the classifiers that train a Keras network on images.
+
+    What is fitted is kept as plain arrays and dicts: the network is built anew from this package's own code and
+    ``weights_`` when it is wanted, so a pickle holds neither code nor the optimizer's moments.
+
+    Subclasses add parameters to ``__init__`` and define :meth:`_train` and :meth:`_build`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    weights_ : list of ndarray
+        The weights of the network that :meth:`_build` builds.
+    history_ : dict of str to list of float
+        Per epoch: "loss", "accuracy" and, for two classes, "auc"; with the prefix "val_" on the validation images,
+        if there were any.
+    n_epochs_ : int
+        Epochs that were run; with early stopping, the weights are those of the epoch of the least validation loss.
+    image_shape_ : tuple of int
+        (H, W, 3) of the images in ``fit``.
+    precision_ : {"float32", "bfloat16"}
+    """
+
+    classes_: np.ndarray
+    weights_: list[np.ndarray]
+    history_: dict[str, list[float]]
+    n_epochs_: int
+    image_shape_: tuple[int, int, int]
+    precision_: str
+
+    def __init__(
+        self,
+        epochs: int = 30,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        dropout: float = 0.5,
+        class_weight: str | Mapping[Any, float] | None = None,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        patience: int = 8,
+        augmenter: ImageAugmenter | None = None,
+        precision: str = "auto",
+        random_state: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.dropout = dropout
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.augmenter = augmenter
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: ImageBatch | ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ImageBatch | ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+    ) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+        y : array-like of shape (n,)
+            Labels of any type; two classes or more.
+        sample_weight : array-like of shape (n,) or None
+        X_val, y_val : as `X` and `y`, or None
+            Images for early stopping. Without them, `validation_fraction` of `X` is held out, by class and group.
+        groups : array-like of shape (n,) or None
+            Patients: no group is on both sides of that hold-out. None takes every image for a patient.
+
+        Returns
+        -------
+        self : KerasImageClassifier
+
+        Raises
+        ------
+        ValueError
+            If `X` is not images, `y` has another length or a single class, a parameter is wrong, the classes or
+            groups are too few to hold any out, or the loss stops being a number.
+        """
+        self._check_parameters()
+        examples = self._examples(X, y, sample_weight)
+        self.image_shape_ = examples.images.shape[1:]
+        self.precision_ = resolve_precision(self.precision)
+        self._seed = int(np.random.SeedSequence(self.random_state).generate_state(1)[0])
+        if X_val is not None and y_val is not None:
+            val_images, known = as_batch(X_val), self._encode(y_val)
+            validation: Examples | None = Examples(val_images, known, np.ones(len(known)))
+        elif self.early_stopping:
+            examples, validation = self._hold_out(examples, groups)
+        else:
+            validation = None
+        self._train(examples, validation)
+        return self
+
+    def predict_proba(self, X: ImageBatch | ArrayLike) -> np.ndarray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes) and dtype float64
+            Columns in the order of ``classes_``.
+
+        Raises
+        ------
+        ValueError
+            If `X` is not images of the size seen in ``fit``.
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        check_is_fitted(self)
+        batch = as_batch(X)
+        if batch.shape[1:] != self.image_shape_:
+            raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
+        probabilities: np.ndarray = softmax(self._logits(batch).astype(np.float64), axis=1)
+        return probabilities
+
+    def predict(self, X: ImageBatch | ArrayLike) -> np.ndarray:
+        """Return the most probable class of each image.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+
+    @abstractmethod
+    def _train(self, examples: Examples, validation: Examples | None) -> None:
+        """Set ``weights_``, ``history_`` and ``n_epochs_``."""
+
+    @abstractmethod
+    def _logits(self, batch: ImageBatch) -> np.ndarray:
+        """Return the network's output, shape (n, n_classes)."""
+
+    def _check_parameters(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or value < 1:
+                raise InputError(f"{name}={value!r} must be a positive integer")
+        for name, limit in (("learning_rate", np.inf), ("validation_fraction", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < limit:
+                raise InputError(f"{name}={value!r} must be above 0 and below {limit}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout={self.dropout!r} must be at least 0 and below 1")
+
+    def _examples(self, X: Any, y: Any, sample_weight: Any) -> Examples:
+        images = as_batch(X)
+        if y is None:
+            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(images, labels)
+        check_classification_targets(labels)
+        self.classes_ = np.unique(labels)
+        if len(self.classes_) < 2:
+            raise InputError(f"y holds one class, {self.classes_.tolist()[0]!r}; a classifier needs two or more")
+        weight = _check_sample_weight(sample_weight, images, dtype=np.float64, copy=True)
+        # Keras ignores a dict keyed by label without a word, so class weights become sample weights.
+        weight *= compute_sample_weight(self.class_weight, labels)
+        return Examples(images, self._encode(labels), weight)
+
+    def _encode(self, labels: ArrayLike) -> np.ndarray:
+        unknown = np.setdiff1d(np.asarray(labels), self.classes_)
+        if len(unknown):
+            raise InputError(f"y_val holds labels that y does not: {unknown.tolist()}")
+        return np.searchsorted(self.classes_, np.asarray(labels))
+
+    def _hold_out(self, examples: Examples, groups: ArrayLike | None) -> tuple[Examples, Examples]:
+        """Split off whole groups, about `validation_fraction` of the images, by class."""
+        by = np.arange(len(examples)) if groups is None else np.asarray(groups)
+        check_consistent_length(examples.target, by)
+        n_splits = max(2, round(1 / self.validation_fraction))
+        if min(len(np.unique(by[examples.target == k])) for k in range(len(self.classes_))) < 2:
+            raise InputError(
+                "early stopping holds images out, which needs two or more images (or groups) of every class; "
+                "pass X_val and y_val, or early_stopping=False"
+            )
+        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=self._seed % 2**31)
+        with warnings.catch_warnings():
+            # A class with fewer groups than folds is absent from some folds; the next lines see to that.
+            warnings.filterwarnings("ignore", message="The least populated class")
+            splits = list(folds.split(by, examples.target, by))
+        complete = [s for s in splits if all(len(np.unique(examples.target[rows])) == len(self.classes_) for rows in s)]
+        train, held_out = complete[0] if complete else splits[0]
+        return examples.take(train), examples.take(held_out)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        return tags

@@ -1,0 +1,254 @@
+"""ScratchCNNClassifier: a small convolutional network trained from scratch."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from ..augment import ImageAugmenter
+from ..backbones import dtype_policy, import_keras
+from ..exceptions import InputError
+from ..images import ImageBatch
+from .base import Examples, KerasImageClassifier
+from .training import batches, compile_for_training, predict_logits, scores_of, seeds, train
+
+
+class ScratchCNNClassifier(KerasImageClassifier):
+    """A convolutional network trained from scratch: blocks of convolution, batch normalisation and pooling.
+
+    By default, batch normalisation predicts with exact statistics: before each validation and at the end of training,
+    mean and variance are estimated anew over the training images (Wu & Johnson, 2021). Keras' own moving averages need
+    hundreds of steps to catch up with the weights. On a few hundred images an epoch has a dozen, and the network that
+    classifies its training batches well calls every image pneumonia when it predicts.
+
+    Parameters
+    ----------
+    filters : sequence of int, default=(32, 64, 128)
+        Filters of each block; a block halves height and width.
+    kernel_size : int, default=3
+    batch_norm : bool, default=True
+    batch_norm_statistics : {"exact", "moving"}, default="exact"
+        "moving" keeps Keras' way, for those who want to see it fail.
+    head : {"flatten", "avg"}, default="flatten"
+        How the last feature maps become one vector.
+    dense_units : int, default=128
+    epochs : int, default=30
+        At most so many passes over the training images.
+    batch_size : int, default=32
+    learning_rate : float, default=0.001
+        Of Adam.
+    dropout : float, default=0.5
+        Before the last layer.
+    class_weight : "balanced", dict or None, default=None
+        Weights by label.
+    early_stopping : bool, default=True
+        Stop once the validation loss has not fallen for `patience` epochs, and keep the weights of the best epoch.
+    validation_fraction : float, default=0.2
+        Part of the training images held out for that, unless ``fit`` is given `X_val`.
+    patience : int, default=8
+    augmenter : ImageAugmenter or None, default=None
+        Draws a new view of every training image for each epoch.
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+    random_state : int or None, default=None
+        The same seed on the same machine gives the same weights.
+    verbose : int, default=0
+        1 shows a progress bar.
+
+    References
+    ----------
+    Wu, Johnson (2021). Rethinking "Batch" in BatchNorm. https://arxiv.org/abs/2105.07576
+
+    Examples
+    --------
+    >>> from cxr_sklearn import ImageLoader, ScratchCNNClassifier
+    >>> from sklearn.pipeline import make_pipeline
+    >>> model = make_pipeline(ImageLoader(size=128), ScratchCNNClassifier(random_state=0))
+    """
+
+    def __init__(
+        self,
+        filters: Sequence[int] = (32, 64, 128),
+        kernel_size: int = 3,
+        batch_norm: bool = True,
+        batch_norm_statistics: str = "exact",
+        head: str = "flatten",
+        dense_units: int = 128,
+        epochs: int = 30,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        dropout: float = 0.5,
+        class_weight: str | Mapping[Any, float] | None = None,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        patience: int = 8,
+        augmenter: ImageAugmenter | None = None,
+        precision: str = "auto",
+        random_state: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(
+            epochs,
+            batch_size,
+            learning_rate,
+            dropout,
+            class_weight,
+            early_stopping,
+            validation_fraction,
+            patience,
+            augmenter,
+            precision,
+            random_state,
+            verbose,
+        )
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.batch_norm = batch_norm
+        self.batch_norm_statistics = batch_norm_statistics
+        self.head = head
+        self.dense_units = dense_units
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.batch_norm_statistics not in ("exact", "moving"):
+            raise InputError(f"batch_norm_statistics={self.batch_norm_statistics!r} must be 'exact' or 'moving'")
+        if self.head not in ("flatten", "avg"):
+            raise InputError(f"head={self.head!r} must be 'flatten' or 'avg'")
+
+    def _train(self, examples: Examples, validation: Examples | None) -> None:
+        network = self._build()
+        compile_for_training(network, self.learning_rate)
+        draw = np.random.default_rng(self._seed)
+        statistics = _statistics_network(network) if self.batch_norm_statistics == "exact" else None
+        augmenter = self._fitted_augmenter(examples.images)
+        mixed = draw.permutation(len(examples))
+
+        def dataset_of(epoch: int) -> Any:
+            images = examples.images if augmenter is None else augmenter.view(examples.images, epoch + 1)
+            order = draw.permutation(len(examples))
+            return batches(_Grey(images), examples.target, examples.weight, self.batch_size, order)
+
+        def evaluate() -> dict[str, float]:
+            if statistics is not None:
+                _estimate_statistics(network, statistics, _Grey(examples.images[mixed]), self.batch_size)
+            scores = scores_of(predict_logits(network, _Grey(examples.images), self.batch_size), examples.target)
+            if validation is not None:
+                logits = predict_logits(network, _Grey(validation.images), self.batch_size)
+                held_out = scores_of(logits, validation.target)
+                scores |= {f"val_{name}": value for name, value in held_out.items()}
+            return scores
+
+        self.history_ = train(
+            network,
+            epochs=self.epochs,
+            dataset_of=dataset_of,
+            evaluate=evaluate,
+            patience=self.patience if validation is not None and self.early_stopping else None,
+            label="Training the CNN",
+            verbose=self.verbose,
+        )
+        self.n_epochs_ = len(self.history_["loss"])
+        self.weights_ = network.get_weights()
+        _networks[self] = network
+
+    def _fitted_augmenter(self, images: ImageBatch) -> ImageAugmenter | None:
+        if self.augmenter is None:
+            return None
+        augmenter = clone(self.augmenter)
+        if augmenter.random_state is None:
+            augmenter.set_params(random_state=self._seed)
+        return augmenter.fit(images)
+
+    def _logits(self, batch: ImageBatch) -> np.ndarray:
+        network = _networks.get(self)
+        if network is None:
+            network = _networks[self] = self._build()
+            network.set_weights(self.weights_)
+        return predict_logits(network, _Grey(batch), self.batch_size)
+
+    def _build(self) -> Any:
+        """Return the network from grey images, ``uint8 (n, H, W, 1)``, to logits."""
+        keras = import_keras()
+        layers = keras.layers
+        height, width, _ = self.image_shape_
+        seed = iter(seeds(self._seed, len(self.filters) + 3))
+
+        def drawn() -> Any:
+            return keras.initializers.GlorotUniform(seed=next(seed))
+
+        with dtype_policy(keras, self.precision_):
+            images = keras.Input((height, width, 1), dtype="uint8")
+            h = layers.Rescaling(1 / 255)(images)
+            for n_filters in self.filters:
+                h = layers.Conv2D(
+                    n_filters, self.kernel_size, padding="same", activation="relu", kernel_initializer=drawn()
+                )(h)
+                if self.batch_norm:
+                    h = layers.BatchNormalization()(h)
+                h = layers.MaxPooling2D(padding="same")(h)
+            h = layers.Flatten()(h) if self.head == "flatten" else layers.GlobalAveragePooling2D()(h)
+            h = layers.Dense(self.dense_units, activation="relu", kernel_initializer=drawn())(h)
+            h = layers.Dropout(self.dropout, seed=next(seed))(h)
+            logits = layers.Dense(len(self.classes_), dtype="float32", kernel_initializer=drawn())(h)
+        network = keras.Model(images, logits)
+        network.compile(jit_compile=keras.backend.backend() == "jax")
+        return network
+
+
+#: Built networks, so that a fitted classifier predicts at once; what is pickled is ``weights_``.
+_networks: weakref.WeakKeyDictionary[ScratchCNNClassifier, Any] = weakref.WeakKeyDictionary()
+
+
+class _Grey:
+    """One channel of images whose three are equal: a third of the bytes and of the first layer."""
+
+    def __init__(self, images: ImageBatch) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self._images[rows])[..., :1]
+
+
+def _statistics_network(network: Any) -> Any | None:
+    """Return a network that gives mean and mean square of what enters each batch normalisation, None without any.
+
+    It shares the layers of `network` and normalises by the batch, as training does.
+    """
+    keras = import_keras()
+    h = network.layers[0].output
+    moments = []
+    for layer in network.layers[1:]:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            values = keras.ops.cast(h, "float32")
+            moments += [keras.ops.mean(values, axis=(0, 1, 2)), keras.ops.mean(values * values, axis=(0, 1, 2))]
+            h = layer(h, training=True)
+        else:
+            h = layer(h)
+    if not moments:
+        return None
+    statistics = keras.Model(network.input, moments)
+    statistics.compile(jit_compile=keras.backend.backend() == "jax")
+    return statistics
+
+
+def _estimate_statistics(network: Any, statistics: Any, images: _Grey, batch_size: int) -> None:
+    """Set mean and variance of each batch normalisation to those over `images`, batch by batch (Wu & Johnson, 2021)."""
+    keras = import_keras()
+    n = len(images)
+    total: list[np.ndarray] | None = None
+    for start in range(0, n, batch_size):
+        rows = np.arange(start, min(start + batch_size, n))
+        moments = [np.asarray(part, dtype=np.float64) * len(rows) for part in statistics.predict_on_batch(images[rows])]
+        total = moments if total is None else [a + b for a, b in zip(total, moments, strict=True)]
+    if total is None:
+        return
+    normalisations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer, mean, square in zip(normalisations, total[::2], total[1::2], strict=True):
+        layer.moving_mean.assign(mean / n)
+        layer.moving_variance.assign(np.maximum(square / n - (mean / n) ** 2, 0))
