@@ -11,8 +11,8 @@ from typing import NamedTuple
 import pandas as pd
 from PIL import Image
 
+from .decoding import FORMATS
 from .exceptions import DataError
-from .images import FORMATS
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Self, overload
@@ -16,76 +14,18 @@ from typing import Any, Self, overload
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
+from .decoding import FORMATS, Decoding, grey_array, reason_of
 from .digests import hash_files
 from .exceptions import ImageReadError, InputError
-
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-#: Larger images are refused before a pixel is decoded; the largest radiography detectors have 30 megapixels.
-MAX_PIXELS = 80_000_000
 
 #: From paths to the SHA-256 of each file's bytes, or the error that reading it gave.
 Digests = Callable[[Sequence[str]], list[bytes | OSError]]
 #: From grey pixels ``uint8 (H, W)`` and a content key to changed pixels of the same shape.
 Operation = Callable[[np.ndarray, bytes], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How a file becomes grey pixels of one size; part of every content key."""
-
-    height: int
-    width: int
-    resize: str
-
-    def __call__(self, source: bytes | np.ndarray) -> np.ndarray:
-        """Return ``uint8 (height, width)``; whatever a file's bytes can make Pillow raise comes out unchanged."""
-        if isinstance(source, np.ndarray):
-            return self._fit(Image.fromarray(_grey_array(source)))
-        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than the {MAX_PIXELS:,} allowed")
-            # JPEG can be decoded at a half, quarter or eighth; twice the wanted size leaves the resize filter its work.
-            image.draft("L", (2 * self.width, 2 * self.height))
-            return self._fit(_to_grey(ImageOps.exif_transpose(image)))
-
-    def _fit(self, image: Image.Image) -> np.ndarray:
-        size = (self.width, self.height)
-        if self.resize == "pad":
-            image = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=0)
-        elif self.resize == "crop":
-            image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-        else:
-            image = image.resize(size, Image.Resampling.BILINEAR)
-        return np.asarray(image, dtype=np.uint8)
-
-
-def _to_grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scale_to_8_bit(np.asarray(image, dtype=np.float64)))
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
-    elif image.mode in ("CMYK", "P"):
-        image = image.convert("RGB")
-    return image.convert("L")
-
-
-def _scale_to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale by the image's own range: detectors use 10 to 14 of the 16 bits, so a fixed shift would leave it black."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite(high - low):
-        raise ValueError("pixel values are not finite")
-    return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-
-
-def _grey_array(pixels: np.ndarray) -> np.ndarray:
-    if pixels.ndim == 3 and pixels.shape[2] == 3:
-        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
-    return pixels.reshape(pixels.shape[:2])
 
 
 class ImageBatch(Sequence[np.ndarray]):
@@ -150,7 +90,7 @@ class ImageBatch(Sequence[np.ndarray]):
         operations = repr(self._decoding).encode()
         for i, digest in enumerate(self._source_digests(hash_files) if self._digests is None else self._digests):
             if isinstance(digest, OSError):
-                failures[self.name(i)] = _reason(digest)
+                failures[self.name(i)] = reason_of(digest)
                 keys.append(None)
                 continue
             key = hashlib.sha256(digest + operations).digest()
@@ -195,9 +135,9 @@ class ImageBatch(Sequence[np.ndarray]):
         try:
             if isinstance(source, str):
                 source = self._bytes(i)
-            grey = self._decoding(source) if self._decoding else _grey_array(source)
+            grey = self._decoding(source) if self._decoding else grey_array(source)
         except Exception as error:
-            raise ImageReadError({self.name(i): _reason(error)}, 1) from error
+            raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
         for position, (operation, views) in enumerate(self._augmentations):
             if views[i]:
                 grey = operation(grey, self._key_at(i, position + 1))
@@ -292,14 +232,6 @@ def _row_numbers(index: Any) -> np.ndarray:
 def _view_key(key: bytes, operation: Operation, view: int) -> bytes:
     """Content key of a view: view 0 is the image itself, whatever the operation."""
     return hashlib.sha256(key + repr((operation, int(view))).encode()).digest() if view else key
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(f"{error}".split()) or type(error).__name__
 
 
 def as_batch(X: Any) -> ImageBatch:
