@@ -19,12 +19,15 @@ def call(*arguments):
 
 
 def fails(*arguments):
-    """Run the command as a user does; return the single line it must leave on stderr."""
-    command = [sys.executable, "-m", "cxr_sklearn.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
+    """Return the single line that the command must leave on stderr."""
+    done = call(*arguments)
+    assert done.exit_code == 1, done.output
+    return only_line(done.stderr)
+
+
+def only_line(stderr):
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1, stderr
     return lines[0]
 
 
@@ -133,8 +136,16 @@ class TestBadInput:
         assert "metrics.json is not JSON" in fails("report", tmp_path)
 
     @pytest.mark.keras
-    def test_weights_that_are_not_there(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    def test_a_file_that_holds_no_weights(self, tmp_path):
+        """In a process of its own, so that what the backend prints would be seen."""
+        (tmp_path / "text.h5").write_text("no weights at all")
+        options = ["--weights", tmp_path / "text.h5", "--pipeline", "vgg16_logistic", "--folds", "3"]
+        command = [sys.executable, "-m", "cxr_sklearn.cli", "compare", folder_of(tmp_path / "images"), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "text.h5 does not hold the weights of VGG16" in only_line(done.stderr)
+
+    def test_weights_that_are_not_there(self, tmp_path):
         folder = folder_of(tmp_path / "images")
         line = fails(
             "compare", folder, "--weights", tmp_path / "absent.h5", "--pipeline", "vgg16_logistic", "--folds", 3
