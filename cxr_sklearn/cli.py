@@ -31,7 +31,6 @@ Weights = Annotated[
 Store = Annotated[
     str | None, typer.Option(help="Folder of the feature store [default: $CXR_SKLEARN_CACHE, ./cache, user cache].")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextlib.contextmanager

@@ -47,17 +47,18 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     What is fitted is kept as plain arrays and dicts: the network is built anew from this package's own code and
     ``weights_`` when it is wanted, so a pickle holds neither code nor the optimizer's moments.
 
-    Subclasses add parameters to ``__init__`` and define :meth:`_train` and :meth:`_build`.
+    Subclasses add parameters to ``__init__`` and define :meth:`_train` and :meth:`_logits`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     weights_ : list of ndarray
-        The weights of the network that :meth:`_build` builds.
+        The weights of the network, as Keras lists them.
     history_ : dict of str to list of float
-        Per epoch: "loss", "accuracy" and, for two classes, "auc"; with the prefix "val_" on the validation images,
-        if there were any.
+        Per epoch: "batch_loss", the mean over the training batches, with dropout and weights; then, as the network
+        predicts, "loss", "accuracy" and, for two classes, "auc" on the training images, and the same with the prefix
+        "val_" on the validation images, if there were any.
     n_epochs_ : int
         Epochs that were run; with early stopping, the weights are those of the epoch of the least validation loss.
     image_shape_ : tuple of int
