@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .augment import ImageAugmenter as ImageAugmenter
+    from .classifiers.finetuned import FineTunedClassifier as FineTunedClassifier
     from .classifiers.scratch_cnn import ScratchCNNClassifier as ScratchCNNClassifier
+    from .datasets import balanced_subset as balanced_subset
     from .datasets import load_folder as load_folder
     from .embedder import FrozenEmbedder as FrozenEmbedder
     from .evaluation.compare import compare as compare
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
     from .images import ImageBatch as ImageBatch
     from .images import ImageLoader as ImageLoader
+    from .resampling import AugmentedClassifier as AugmentedClassifier
+    from .resampling import BalancedClassifier as BalancedClassifier
     from .store import FeatureStore as FeatureStore
     from .synthetic import make_radiographs as make_radiographs
     from .synthetic import write_radiographs as write_radiographs
@@ -21,13 +25,17 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AugmentedClassifier": "resampling",
+    "BalancedClassifier": "resampling",
     "FeatureStore": "store",
+    "FineTunedClassifier": "classifiers.finetuned",
     "FrozenEmbedder": "embedder",
     "ImageAugmenter": "augment",
     "ImageBatch": "images",
     "ImageLoader": "images",
     "ScratchCNNClassifier": "classifiers.scratch_cnn",
     "ShortcutFeatures": "evaluation.shortcuts",
+    "balanced_subset": "datasets",
     "compare": "evaluation.compare",
     "load_folder": "datasets",
     "make_radiographs": "synthetic",

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -76,6 +77,8 @@ def _import_quietly() -> None:
         os.dup2(chatter.fileno(), 2)
         try:
             importlib.import_module("keras")
+            # Every fold and candidate is a new network, and TensorFlow takes that for a mistake.
+            logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.msg)
         except ImportError:
             chatter.seek(0)
             os.write(stderr, chatter.read())
@@ -215,6 +218,16 @@ class Backbone:
 
         Raises
         ------
+        WeightsUnavailableError, ValueError
+            As :meth:`network`.
+        """
+        return self.preprocessed(self.network(image_shape), image_shape)
+
+    def network(self, image_shape: tuple[int, int, int]) -> Any:
+        """Return the Keras model from preprocessed images to `layer`'s output.
+
+        Raises
+        ------
         WeightsUnavailableError
             If the weights are gone, are no longer those of `identity`, or do not fit the network.
         ValueError
@@ -225,7 +238,6 @@ class Backbone:
                 f"the weights of {self.name} ({self.weights}) are not those it was fitted with ({self.identity})"
             )
         keras = import_keras()
-        module = getattr(keras.applications, application(self.name).module)
         with _building, dtype_policy(keras, self.precision):
             network = self._network(keras, image_shape)
         network.trainable = False
@@ -234,6 +246,12 @@ class Backbone:
             if self.layer not in names:
                 raise InputError(f"layer={self.layer!r} is not a layer of {self.name}; choose one of {names}")
             network = keras.Model(network.input, network.get_layer(self.layer).output)
+        return network
+
+    def preprocessed(self, network: Any, image_shape: tuple[int, int, int]) -> Any:
+        """Put this backbone's preprocessing before a network or a part of it."""
+        keras = import_keras()
+        module = getattr(keras.applications, application(self.name).module)
         images = keras.Input(image_shape, dtype="uint8")
         return keras.Model(images, network(module.preprocess_input(keras.ops.cast(images, "float32"))))
 

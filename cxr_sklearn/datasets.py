@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 
@@ -120,6 +121,68 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
         }
     )
     return frame.join(_sizes(frame["path"].tolist()) if sizes else _no_sizes(len(frame)))
+
+
+def balanced_subset(
+    frame: pd.DataFrame,
+    train: int = 240,
+    val: int = 240,
+    test: int | None = 234,
+    random_state: int | None = None,
+) -> pd.DataFrame:
+    """Draw a subset with equally many images of both classes in each split, whole patients at a time.
+
+    Training and validation images are both drawn from the official train split, since the official validation split
+    of 16 images decides nothing; no patient is in two splits.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As :func:`load_folder` returns it.
+    train, val : int
+        Images of each class.
+    test : int or None
+        Images of each class, from the test split; None takes all there are, balanced or not.
+    random_state : int or None, default=None
+
+    Returns
+    -------
+    DataFrame
+        Rows of `frame`, sorted by path, with `split` as drawn.
+
+    Raises
+    ------
+    DataError
+        If a class has too few images.
+    """
+    draw = np.random.default_rng(random_state)
+    parts = []
+    for target in (0, 1):
+        rows = frame[frame["target"] == target]
+        official = {split: rows[rows["split"] == split] for split in ("train", "test")}
+        drawn = _draw_patients(official["train"], {"train": train, "val": val}, draw)
+        drawn += [official["test"]] if test is None else _draw_patients(official["test"], {"test": test}, draw)
+        parts += drawn
+    return pd.concat(parts).sort_values("path")
+
+
+def _draw_patients(rows: pd.DataFrame, wanted: dict[str, int], draw: np.random.Generator) -> list[pd.DataFrame]:
+    """Fill the wanted splits one after the other; what a split leaves of its last patient is in none."""
+    order = draw.permutation(rows["patient"].unique())
+    # A stable sort by the patient's turn keeps a patient's images together.
+    rows = rows.iloc[np.argsort(pd.Index(order).get_indexer(rows["patient"]), kind="stable")]
+    n_all, label = len(rows), rows["label"].iloc[0] if len(rows) else "such"
+    parts = []
+    for split, n in wanted.items():
+        part = rows.iloc[:n]
+        if len(part) < n:
+            raise DataError(
+                f"{n} {label} images of patients in no other split were asked for as {split}, but {len(part)} of "
+                f"{n_all} are left"
+            )
+        parts.append(part.assign(split=split))
+        rows = rows[~rows["patient"].isin(part["patient"])]
+    return parts
 
 
 def _entries(folder: Path) -> list[_Entry]:

@@ -175,6 +175,14 @@ class ImageBatch(Sequence[np.ndarray]):
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def failures(self) -> dict[str, str]:
+        """Decode every image and return why some cannot be read, by path."""
+        failures: dict[str, str] = {}
+        for chunk in self.decode_ahead(32):
+            for image in chunk:
+                failures |= image.failures if isinstance(image, ImageReadError) else {}
+        return failures
+
     def _try_decode(self, i: int) -> np.ndarray | ImageReadError:
         try:
             return self.decode(i)

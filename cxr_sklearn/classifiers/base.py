@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Self
@@ -12,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils import Tags, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
@@ -21,8 +23,12 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from ..augment import ImageAugmenter
 from ..backbones import resolve_precision
-from ..exceptions import InputError
+from ..exceptions import ImageReadError, InputError
 from ..images import ImageBatch, as_batch
+from .training import Indexable, predict_outputs
+
+#: Fewer images than these say little about how an epoch went.
+_MIN_MONITORED = 200
 
 
 @dataclass(frozen=True)
@@ -41,13 +47,25 @@ class Examples:
         return len(self.target)
 
 
+@contextmanager
+def _every_unreadable(*batches: ImageBatch) -> Iterator[None]:
+    """Where one image cannot be read, look at all of them, so that one error lists every one."""
+    try:
+        yield
+    except ImageReadError as error:
+        failures = dict(error.failures)
+        for batch in batches:
+            failures |= batch.failures()
+        raise ImageReadError(failures, sum(map(len, batches))) from error
+
+
 class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     """Base of the classifiers that train a Keras network on images.
 
     What is fitted is kept as plain arrays and dicts: the network is built anew from this package's own code and
     ``weights_`` when it is wanted, so a pickle holds neither code nor the optimizer's moments.
 
-    Subclasses add parameters to ``__init__`` and define :meth:`_train` and :meth:`_logits`.
+    Subclasses add parameters to ``__init__`` and define :meth:`_train`, :meth:`_build` and :meth:`_inputs`.
 
     Attributes
     ----------
@@ -57,8 +75,8 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         The weights of the network, as Keras lists them.
     history_ : dict of str to list of float
         Per epoch: "batch_loss", the mean over the training batches, with dropout and weights; then, as the network
-        predicts, "loss", "accuracy" and, for two classes, "auc" on the training images, and the same with the prefix
-        "val_" on the validation images, if there were any.
+        predicts, "loss", "accuracy" and, for two classes, "auc" on a sample of the training images, and the same with
+        the prefix "val_" on the validation images, if there were any.
     n_epochs_ : int
         Epochs that were run; with early stopping, the weights are those of the epoch of the least validation loss.
     image_shape_ : tuple of int
@@ -139,14 +157,18 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         self.image_shape_ = examples.images.shape[1:]
         self.precision_ = resolve_precision(self.precision)
         self._seed = int(np.random.SeedSequence(self.random_state).generate_state(1)[0])
+        if (X_val is None) != (y_val is None):
+            raise InputError("X_val and y_val go together; one of them is missing")
         if X_val is not None and y_val is not None:
-            val_images, known = as_batch(X_val), self._encode(y_val)
-            validation: Examples | None = Examples(val_images, known, np.ones(len(known)))
+            validation: Examples | None = self._validation(as_batch(X_val), y_val)
         elif self.early_stopping:
             examples, validation = self._hold_out(examples, groups)
         else:
             validation = None
-        self._train(examples, validation)
+        with _every_unreadable(examples.images, *([validation.images] if validation else [])):
+            _networks[self] = network = self._train(examples, validation)
+        self.weights_ = network.get_weights()
+        self.n_epochs_ = len(self.history_["loss"])
         return self
 
     def predict_proba(self, X: ImageBatch | ArrayLike) -> np.ndarray:
@@ -172,7 +194,9 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         batch = as_batch(X)
         if batch.shape[1:] != self.image_shape_:
             raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
-        probabilities: np.ndarray = softmax(self._logits(batch).astype(np.float64), axis=1)
+        with _every_unreadable(batch):
+            logits = predict_outputs(self._network(), self._inputs(batch), self.batch_size)
+        probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)
         return probabilities
 
     def predict(self, X: ImageBatch | ArrayLike) -> np.ndarray:
@@ -189,12 +213,44 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
 
     @abstractmethod
-    def _train(self, examples: Examples, validation: Examples | None) -> None:
-        """Set ``weights_``, ``history_`` and ``n_epochs_``."""
+    def _train(self, examples: Examples, validation: Examples | None) -> Any:
+        """Set ``history_`` and return the trained network."""
 
     @abstractmethod
-    def _logits(self, batch: ImageBatch) -> np.ndarray:
-        """Return the network's output, shape (n, n_classes)."""
+    def _build(self) -> Any:
+        """Return the network from what :meth:`_inputs` gives to logits, with any weights."""
+
+    @abstractmethod
+    def _inputs(self, batch: ImageBatch) -> Indexable:
+        """Return what the network takes of a batch, to be indexed with an integer array."""
+
+    def _network(self) -> Any:
+        network = _networks.get(self)
+        if network is None:
+            network = _networks[self] = self._build()
+            network.set_weights(self.weights_)
+        return network
+
+    def _fitted_augmenter(self, images: ImageBatch) -> ImageAugmenter | None:
+        if self.augmenter is None:
+            return None
+        augmenter = clone(self.augmenter)
+        if augmenter.random_state is None:
+            augmenter.set_params(random_state=self._seed)
+        return augmenter.fit(images)
+
+    def _monitored(self, examples: Examples, validation: Examples | None) -> dict[str, tuple[Indexable, np.ndarray]]:
+        """Return what is scored after every epoch, by the prefix of its names in the history.
+
+        Of the training images that is a sample as large as the validation images: to score all would add a third to
+        the time of an epoch.
+        """
+        n = len(examples) if validation is None else min(len(examples), max(len(validation), _MIN_MONITORED))
+        sample = examples.take(np.sort(np.random.default_rng(self._seed).permutation(len(examples))[:n]))
+        parts = {"": (self._inputs(sample.images), sample.target)}
+        if validation is not None:
+            parts["val_"] = (self._inputs(validation.images), validation.target)
+        return parts
 
     def _check_parameters(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
@@ -222,6 +278,12 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         # Keras ignores a dict keyed by label without a word, so class weights become sample weights.
         weight *= compute_sample_weight(self.class_weight, labels)
         return Examples(images, self._encode(labels), weight)
+
+    def _validation(self, images: ImageBatch, y: ArrayLike) -> Examples:
+        check_consistent_length(images, y)
+        if images.shape[1:] != self.image_shape_:
+            raise InputError(f"X_val holds images of shape {images.shape[1:]}, X of {self.image_shape_}")
+        return Examples(images, self._encode(y), np.ones(len(images)))
 
     def _encode(self, labels: ArrayLike) -> np.ndarray:
         unknown = np.setdiff1d(np.asarray(labels), self.classes_)
@@ -253,3 +315,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
+
+
+#: Built networks, so that a fitted classifier predicts at once; what is pickled is ``weights_``.
+_networks: weakref.WeakKeyDictionary[KerasImageClassifier, Any] = weakref.WeakKeyDictionary()

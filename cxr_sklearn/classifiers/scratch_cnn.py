@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 
 from ..augment import ImageAugmenter
 from ..backbones import dtype_policy, import_keras
 from ..exceptions import InputError
 from ..images import ImageBatch
 from .base import Examples, KerasImageClassifier
-from .training import batches, compile_for_training, predict_logits, scores_of, seeds, train
+from .training import batches, compile_for_training, monitored_scores, seeds, train
 
 
 class ScratchCNNClassifier(KerasImageClassifier):
@@ -118,13 +116,14 @@ class ScratchCNNClassifier(KerasImageClassifier):
         if self.head not in ("flatten", "avg"):
             raise InputError(f"head={self.head!r} must be 'flatten' or 'avg'")
 
-    def _train(self, examples: Examples, validation: Examples | None) -> None:
+    def _train(self, examples: Examples, validation: Examples | None) -> Any:
         network = self._build()
         compile_for_training(network, self.learning_rate)
         draw = np.random.default_rng(self._seed)
         statistics = _statistics_network(network) if self.batch_norm_statistics == "exact" else None
         augmenter = self._fitted_augmenter(examples.images)
-        mixed = draw.permutation(len(examples))
+        mixed = _Grey(examples.images[draw.permutation(len(examples))])
+        parts = self._monitored(examples, validation)
 
         def dataset_of(epoch: int) -> Any:
             images = examples.images if augmenter is None else augmenter.view(examples.images, epoch + 1)
@@ -133,13 +132,8 @@ class ScratchCNNClassifier(KerasImageClassifier):
 
         def evaluate() -> dict[str, float]:
             if statistics is not None:
-                _estimate_statistics(network, statistics, _Grey(examples.images[mixed]), self.batch_size)
-            scores = scores_of(predict_logits(network, _Grey(examples.images), self.batch_size), examples.target)
-            if validation is not None:
-                logits = predict_logits(network, _Grey(validation.images), self.batch_size)
-                held_out = scores_of(logits, validation.target)
-                scores |= {f"val_{name}": value for name, value in held_out.items()}
-            return scores
+                _estimate_statistics(network, statistics, mixed, self.batch_size)
+            return monitored_scores(network, parts, self.batch_size)
 
         self.history_ = train(
             network,
@@ -150,24 +144,10 @@ class ScratchCNNClassifier(KerasImageClassifier):
             label="Training the CNN",
             verbose=self.verbose,
         )
-        self.n_epochs_ = len(self.history_["loss"])
-        self.weights_ = network.get_weights()
-        _networks[self] = network
+        return network
 
-    def _fitted_augmenter(self, images: ImageBatch) -> ImageAugmenter | None:
-        if self.augmenter is None:
-            return None
-        augmenter = clone(self.augmenter)
-        if augmenter.random_state is None:
-            augmenter.set_params(random_state=self._seed)
-        return augmenter.fit(images)
-
-    def _logits(self, batch: ImageBatch) -> np.ndarray:
-        network = _networks.get(self)
-        if network is None:
-            network = _networks[self] = self._build()
-            network.set_weights(self.weights_)
-        return predict_logits(network, _Grey(batch), self.batch_size)
+    def _inputs(self, batch: ImageBatch) -> _Grey:
+        return _Grey(batch)
 
     def _build(self) -> Any:
         """Return the network from grey images, ``uint8 (n, H, W, 1)``, to logits."""
@@ -196,10 +176,6 @@ class ScratchCNNClassifier(KerasImageClassifier):
         network = keras.Model(images, logits)
         network.compile(jit_compile=keras.backend.backend() == "jax")
         return network
-
-
-#: Built networks, so that a fitted classifier predicts at once; what is pickled is ``weights_``.
-_networks: weakref.WeakKeyDictionary[ScratchCNNClassifier, Any] = weakref.WeakKeyDictionary()
 
 
 class _Grey:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,12 +36,18 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
     keras = import_keras()
 
     class Batches(keras.utils.PyDataset):  # type: ignore[name-defined]
+        failure: Exception | None = None
+
         def __len__(self) -> int:
             return math.ceil(len(order) / batch_size)
 
         def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             rows = order[i * batch_size : (i + 1) * batch_size]
-            return np.asarray(inputs[rows]), target[rows], weight[rows]
+            try:
+                return np.asarray(inputs[rows]), target[rows], weight[rows]
+            except Exception as error:
+                self.failure = error  # the backend would turn it into an error of its own
+                raise
 
     return Batches(workers=2, max_queue_size=4)
 
@@ -56,8 +62,8 @@ def compile_for_training(network: Any, learning_rate: float) -> None:
     )
 
 
-def predict_logits(network: Any, inputs: Indexable, batch_size: int) -> np.ndarray:
-    """Return the network's output for all rows, in order, shape (n, n_classes)."""
+def predict_outputs(network: Any, inputs: Indexable, batch_size: int) -> np.ndarray:
+    """Return the network's output for all rows, in order, float32."""
     n = len(inputs)
     parts = []
     for start in range(0, n, batch_size):
@@ -146,8 +152,7 @@ def train(
     stopping = EarlyStopping(patience)
     with progress_bar(label, epochs, show=verbose > 0) as advance:
         for epoch in range(epochs):
-            logs = network.fit(dataset_of(epoch), epochs=1, shuffle=False, verbose=0).history
-            scores = {"batch_loss": float(logs["loss"][0]), **evaluate()}
+            scores = {"batch_loss": _one_epoch(network, dataset_of(epoch)), **evaluate()}
             if not all(np.isfinite(value) for value in scores.values()):
                 raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
             for name, value in scores.items():
@@ -158,6 +163,27 @@ def train(
     if stopping.weights is not None:
         network.set_weights(stopping.weights)
     return history
+
+
+def _one_epoch(network: Any, dataset: Any) -> float:
+    try:
+        logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0).history
+    except Exception:
+        if dataset.failure is not None:
+            raise dataset.failure from None
+        raise
+    return float(logs["loss"][0])
+
+
+def monitored_scores(
+    network: Any, parts: Mapping[str, tuple[Indexable, np.ndarray]], batch_size: int
+) -> dict[str, float]:
+    """Score the network on several parts, inputs and target by the prefix of the scores' names."""
+    return {
+        f"{prefix}{name}": value
+        for prefix, (inputs, target) in parts.items()
+        for name, value in scores_of(predict_outputs(network, inputs, batch_size), target).items()
+    }
 
 
 def seeds(seed: int, n: int) -> Sequence[int]:

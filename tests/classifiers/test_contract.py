@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -13,12 +14,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from cxr_sklearn import ImageAugmenter, ImageLoader, ScratchCNNClassifier, make_radiographs
-from cxr_sklearn.exceptions import TrainingError
+from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, ScratchCNNClassifier, make_radiographs
+from cxr_sklearn.exceptions import ImageReadError, TrainingError
+
+from ..conftest import write_image
 
 pytestmark = pytest.mark.keras
 SMALL = {"epochs": 2, "batch_size": 16, "random_state": 0, "precision": "float32"}
-CLASSIFIERS = [ScratchCNNClassifier(filters=(4, 8), dense_units=8, **SMALL)]
+CLASSIFIERS = [
+    ScratchCNNClassifier(filters=(4, 8), dense_units=8, **SMALL),
+    FineTunedClassifier("MobileNet", "random", "conv_dw_13", dense_units=8, head_epochs=2, learning_rate=1e-3, **SMALL),
+]
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +157,11 @@ def test_the_hold_out_splits_no_patient(classifier, data, monkeypatch):
 
     def note(self, examples, validation):
         seen["train"], seen["val"] = examples.images.keys, validation.images.keys
-        self.weights_ = []
+        raise TrainingError("seen enough")
 
     monkeypatch.setattr(type(classifier), "_train", note)
-    classifier.fit(images, y, groups=frame["patient"])
+    with pytest.raises(TrainingError, match="seen enough"):
+        classifier.fit(images, y, groups=frame["patient"])
     keys = dict(zip(ImageLoader(size=32).transform(images).keys, frame["patient"], strict=True))
     plain = dict(zip(clone(ImageAugmenter()).transform(images).keys, frame["patient"], strict=True))
     patients = {part: {plain[key] for key in rows} for part, rows in seen.items()}
@@ -201,6 +208,25 @@ class TestBadInput:
         images, y, _ = data
         with pytest.raises(ValueError, match=r"labels that y does not: \[2\]"):
             classifier.fit(images, y, X_val=images[:2], y_val=[0, 2])
+
+    def test_half_a_validation_set(self, classifier, data):
+        images, y, _ = data
+        with pytest.raises(ValueError, match="X_val and y_val go together"):
+            classifier.fit(images, y, X_val=images[:2])
+        with pytest.raises(ValueError, match="X_val holds images of shape"):
+            classifier.fit(images, y, X_val=np.zeros((2, 40, 40), dtype=np.uint8), y_val=[0, 1])
+
+    @pytest.mark.parametrize("when", ["fit", "predict"])
+    def test_every_unreadable_file_is_listed(self, classifier, data, when, tmp_path):
+        paths = [write_image(tmp_path / f"{i}.png", seed=i, size=(32, 32)) for i in range(40)]
+        loader, y = ImageLoader(size=32), np.arange(40) % 2
+        if when == "predict":
+            classifier.fit(loader.transform(paths), y)
+        (tmp_path / "3.png").write_text("no image")
+        (tmp_path / "37.png").write_bytes(b"")
+        with pytest.raises(ImageReadError) as caught:
+            getattr(classifier, when)(loader.transform(paths), *([y] if when == "fit" else []))
+        assert {Path(path).name for path in caught.value.failures} == {"3.png", "37.png"}
 
     def test_images_of_another_size(self, classifier, data):
         classifier.fit(data[0], data[1])

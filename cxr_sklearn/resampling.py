@@ -1,0 +1,251 @@
+"""Classifiers that are fitted on other rows than they are given: augmented views, or classes of equal weight."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from numbers import Integral
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.utils import Tags, _safe_indexing, column_or_1d, get_tags
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+
+from .augment import ImageAugmenter
+from .exceptions import InputError
+from .images import as_batch
+from .routing import fit_params
+
+METHODS = ("none", "undersample", "weights", "augment")
+
+
+class Plan(NamedTuple):
+    """What to fit on: positions of rows, which view of each (0 is the image itself), and their weights."""
+
+    rows: np.ndarray
+    views: np.ndarray
+    weight: np.ndarray | None
+
+
+class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, ABC):
+    """Base of the classifiers that fit another one on other rows; subclasses define :meth:`_plan`.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted classifier.
+    augmenter_ : ImageAugmenter
+        Draws the views; only where there are any.
+    classes_ : ndarray of shape (n_classes,)
+    """
+
+    estimator: Any
+    augmenter: ImageAugmenter | None
+    random_state: int | None = None
+    estimator_: Any
+    augmenter_: ImageAugmenter
+
+    def fit(
+        self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None
+    ) -> Self:
+        """Fit the classifier.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or whatever else of n rows the classifier takes; views can be drawn of images alone
+        y : array-like of shape (n,)
+        sample_weight : array-like of shape (n,) or None
+        groups : array-like of shape (n,) or None
+            Patients, for a classifier that holds some out. None takes every image, with its views, for a patient.
+
+        Returns
+        -------
+        self : ResamplingClassifier
+
+        Raises
+        ------
+        ValueError
+            If a parameter is wrong, views are asked of what is not images, or weights are needed and the classifier
+            takes none.
+        """
+        if y is None:
+            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(X, labels)
+        check_classification_targets(labels)
+        weight = None if sample_weight is None else _check_sample_weight(sample_weight, labels, copy=True)
+        rows, views, weight = self._plan(labels, weight)
+        patients = np.arange(len(labels)) if groups is None else np.asarray(groups)
+        check_consistent_length(labels, patients)
+        if views.any():
+            default = ImageAugmenter(random_state=self.random_state)
+            self.augmenter_ = (default if self.augmenter is None else clone(self.augmenter)).fit(X)
+            drawn = self.augmenter_.view(as_batch(X)[rows], views)
+        else:
+            drawn = _safe_indexing(X, rows)
+        params = fit_params(self.estimator, sample_weight=weight, groups=patients[rows])
+        if weight is not None and not any(name.endswith("sample_weight") for name in params):
+            raise InputError(f"{self.estimator!r} takes no sample_weight; choose another method or classifier")
+        self.estimator_ = clone(self.estimator).fit(drawn, labels[rows], **params)
+        self.classes_ = self.estimator_.classes_
+        return self
+
+    @abstractmethod
+    def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
+        """Decide on which rows, views and weights to fit."""
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        check_is_fitted(self)
+        probabilities: np.ndarray = self.estimator_.predict_proba(X)
+        return probabilities
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : as in ``fit``
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
+        probabilities = self.predict_proba(X)
+        labels: np.ndarray = self.classes_[np.argmax(probabilities, axis=1)]
+        return labels
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
+
+
+class AugmentedClassifier(ResamplingClassifier):
+    """Fit a classifier on images and on random views of them.
+
+    Inside a cross-validation the views are drawn within the fold, so no view of a held-out image is ever trained on.
+
+    Parameters
+    ----------
+    estimator : classifier of images
+        E.g. a pipeline of a :class:`FrozenEmbedder` and a head.
+    augmenter : ImageAugmenter or None, default=None
+        None takes ``ImageAugmenter()``, which draws a fresh seed in every fit: give one with a seed, and the embedded
+        views are found in the feature store again.
+    n_views : int, default=4
+        Views of each image, besides itself.
+    tta : bool, default=False
+        Test-time augmentation: predict the mean probability over an image and its views.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import AugmentedClassifier, FrozenEmbedder, ImageAugmenter, ImageLoader
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> head = make_pipeline(FrozenEmbedder("VGG16"), LogisticRegression())
+    >>> model = make_pipeline(ImageLoader(), AugmentedClassifier(head, ImageAugmenter(random_state=0)))
+    """
+
+    def __init__(
+        self, estimator: Any, augmenter: ImageAugmenter | None = None, n_views: int = 4, tta: bool = False
+    ) -> None:
+        self.estimator = estimator
+        self.augmenter = augmenter
+        self.n_views = n_views
+        self.tta = tta
+
+    def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
+        if not isinstance(self.n_views, Integral) or self.n_views < 1:
+            raise InputError(f"n_views={self.n_views!r} must be a positive integer")
+        rows = np.tile(np.arange(len(labels)), 1 + self.n_views)
+        views = np.repeat(np.arange(1 + self.n_views), len(labels))
+        return Plan(rows, views, None if weight is None else weight[rows])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class; with `tta`, the mean over the image and its views.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        if not self.tta:
+            return super().predict_proba(X)
+        check_is_fitted(self)
+        return np.mean(
+            [super(AugmentedClassifier, self).predict_proba(self.augmenter_.view(X, view))
+             for view in range(1 + self.n_views)],
+            axis=0,
+        )  # fmt: skip
+
+
+class BalancedClassifier(ResamplingClassifier):
+    """Fit a classifier as if all classes were equally frequent.
+
+    Parameters
+    ----------
+    estimator : classifier
+    method : {"weights", "undersample", "augment", "none"}, default="weights"
+        Weight each class by its rarity; drop images of the larger classes at random; add random views of images of
+        the rarer classes until all are as large as the largest; or leave everything as it is.
+    augmenter : ImageAugmenter or None, default=None
+        For "augment"; None takes ``ImageAugmenter(random_state=random_state)``.
+    random_state : int or None, default=None
+        Seed of what is dropped.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import BalancedClassifier
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> model = BalancedClassifier(MLPClassifier(), "weights")
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        method: str = "weights",
+        augmenter: ImageAugmenter | None = None,
+        random_state: int | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.method = method
+        self.augmenter = augmenter
+        self.random_state = random_state
+
+    def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
+        if self.method not in METHODS:
+            raise InputError(f"method={self.method!r} must be one of {METHODS}")
+        everything = np.arange(len(labels))
+        if self.method == "weights":
+            balanced = compute_sample_weight("balanced", labels)
+            return Plan(everything, 0 * everything, balanced if weight is None else weight * balanced)
+        classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        sizes = [len(members) for members in classes]
+        rows, views = everything, 0 * everything
+        if self.method == "undersample":
+            draw = np.random.default_rng(self.random_state)
+            rows = np.sort(np.concatenate([draw.choice(members, min(sizes), replace=False) for members in classes]))
+            views = 0 * rows
+        elif self.method == "augment":
+            # np.resize goes through the members again and again: every image gets its k-th view before any its k+1st.
+            rows = np.concatenate([np.resize(members, max(sizes)) for members in classes])
+            views = np.concatenate([np.arange(max(sizes)) // n for n in sizes])
+        return Plan(rows, views, None if weight is None else weight[rows])
