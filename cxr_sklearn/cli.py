@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -28,6 +28,7 @@ stderr = Console(stderr=True)
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
 ]
+Balance = Literal["none", "undersample", "weights", "augment"]
 Store = Annotated[
     str | None, typer.Option(help="Folder of the feature store [default: $CXR_SKLEARN_CACHE, ./cache, user cache].")
 ]
@@ -76,6 +77,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the report, scores and models.")] = Path("runs/compare"),
     weights: Weights = "imagenet",
     store: Store = None,
+    balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds and estimators.")] = 0,
@@ -96,6 +98,7 @@ def compare(
             out=out,
             weights=weights,
             store=store or "auto",
+            balance=balance,
             cv=folds,
             n_jobs=jobs,
             random_state=seed,

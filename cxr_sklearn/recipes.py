@@ -39,22 +39,25 @@ class Recipe:
         grid: dict[str, list[Any]] = getattr(self._module, "PARAM_GRID", {})
         return grid
 
+    def takes(self, option: str) -> bool:
+        """Whether the file's ``build`` has a parameter of that name."""
+        parameters = inspect.signature(self._module.build).parameters
+        return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
     def build(self, **options: Any) -> Pipeline:
         """Call the file's ``build`` with those of `options` that it has parameters for.
 
         Parameters
         ----------
         **options
-            ``store``, ``weights`` and ``random_state``.
+            ``store``, ``weights``, ``random_state`` and ``balance``.
 
         Raises
         ------
         RecipeError
             If it fails, does not return a Pipeline that can predict probabilities, or PARAM_GRID does not fit that.
         """
-        parameters = inspect.signature(self._module.build).parameters
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        known = {name: value for name, value in options.items() if takes_all or name in parameters}
+        known = {name: value for name, value in options.items() if self.takes(name)}
         try:
             pipeline = self._module.build(**known)
         except (Exception, SystemExit) as error:  # a recipe is the user's own code

@@ -8,17 +8,21 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_sklearn import FrozenEmbedder, ImageLoader
+from cxr_sklearn import BalancedClassifier, FrozenEmbedder, ImageLoader
 
-PARAM_GRID = {"classify__hidden_layer_sizes": [(32,), (128,)], "classify__alpha": [0.001, 1.0]}
+PARAM_GRID = {
+    "classify__estimator__perceptron__hidden_layer_sizes": [(32,), (128,)],
+    "classify__estimator__perceptron__alpha": [0.001, 1.0],
+}
 
 
-def build(store="auto", weights="imagenet", random_state=None):
-    return Pipeline(
+def build(store="auto", weights="imagenet", random_state=None, balance="none"):
+    classifier = Pipeline(
         [
-            ("load", ImageLoader()),
             ("embed", FrozenEmbedder("VGG16", weights=weights, store=store)),
             ("scale", StandardScaler()),
-            ("classify", MLPClassifier(early_stopping=True, max_iter=100, random_state=random_state)),
+            ("perceptron", MLPClassifier(early_stopping=True, max_iter=100, random_state=random_state)),
         ]
     )
+    balanced = BalancedClassifier(classifier, balance, random_state=random_state)
+    return Pipeline([("load", ImageLoader()), ("classify", balanced)])

@@ -18,7 +18,7 @@ def build(random_state=None):
 
 
 def test_shipped_recipes():
-    assert {"shortcuts", "vgg16_logistic", "vgg16_mlp"} <= set(recipe_names())
+    assert recipe_names() == ["scratch_cnn", "shortcuts", "vgg16_finetuned", "vgg16_logistic", "vgg16_mlp"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -29,9 +29,25 @@ def test_every_shipped_recipe_builds_and_its_grid_fits(name):
     assert recipe.description.endswith(".")
     for params in ParameterGrid(recipe.param_grid or {}):
         pipeline.set_params(**params)
-    if "embed" in pipeline.named_steps:
-        assert pipeline["embed"].store is None
-        assert pipeline["embed"].weights == "random"
+    options = {name.split("__")[-1]: value for name, value in pipeline.get_params().items()}
+    assert options["random_state"] == 0
+    if name.startswith("vgg16"):
+        assert options["weights"] == "random"
+    if "store" in options:
+        assert options["store"] is None
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).takes("balance")])
+def test_balance_reaches_the_classifier(name):
+    pipeline = load_recipe(name).build(balance="undersample", random_state=3)
+    assert pipeline["classify"].method == "undersample"
+    assert pipeline["classify"].random_state == 3
+    assert load_recipe(name).build()["classify"].method == "none"
+
+
+def test_what_a_recipe_takes():
+    assert load_recipe("vgg16_logistic").takes("balance")
+    assert not load_recipe("shortcuts").takes("balance")
 
 
 def test_a_recipe_of_ones_own(tmp_path):
@@ -44,7 +60,7 @@ def test_a_recipe_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("absent", None, "shipped are shortcuts"),
+        ("absent", None, "shipped are scratch_cnn, shortcuts"),
         ("absent.py", None, "no recipe"),
         ("empty.py", "", "defines no function build"),
         ("broken.py", "import nothing_of_the_kind", "cannot be run: ModuleNotFoundError"),

@@ -12,7 +12,7 @@ from ..backbones import dtype_policy, import_keras
 from ..exceptions import InputError
 from ..images import ImageBatch
 from .base import Examples, KerasImageClassifier
-from .training import batches, compile_for_training, monitored_scores, seeds, train
+from .training import batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds, train
 
 
 class ScratchCNNClassifier(KerasImageClassifier):
@@ -56,6 +56,13 @@ class ScratchCNNClassifier(KerasImageClassifier):
     verbose : int, default=0
         1 shows a progress bar.
 
+    Attributes
+    ----------
+    batch_norm_scores_ : dict or None
+        "used" is "exact" or "moving". In the latter case there are also "moving" and "exact", each with the loss,
+        accuracy and AUC of the final weights with those statistics on the `n_images` validation images (or training
+        images, where none were held out).
+
     References
     ----------
     Wu, Johnson (2021). Rethinking "Batch" in BatchNorm. https://arxiv.org/abs/2105.07576
@@ -66,6 +73,8 @@ class ScratchCNNClassifier(KerasImageClassifier):
     >>> from sklearn.pipeline import make_pipeline
     >>> model = make_pipeline(ImageLoader(size=128), ScratchCNNClassifier(random_state=0))
     """
+
+    batch_norm_scores_: dict[str, Any] | None
 
     def __init__(
         self,
@@ -144,7 +153,20 @@ class ScratchCNNClassifier(KerasImageClassifier):
             label="Training the CNN",
             verbose=self.verbose,
         )
+        self.batch_norm_scores_ = self._compare_statistics(network, mixed, validation or examples)
         return network
+
+    def _compare_statistics(self, network: Any, mixed: _Grey, part: Examples) -> dict[str, Any] | None:
+        """Score a network that predicts with moving averages with exact statistics too, and leave it as it was."""
+        if not self.batch_norm or self.batch_norm_statistics == "exact":
+            return {"used": "exact"} if self.batch_norm else None
+        kept = network.get_weights()
+        inputs = _Grey(part.images)
+        moving = scores_of(predict_outputs(network, inputs, self.batch_size), part.target)
+        _estimate_statistics(network, _statistics_network(network), mixed, self.batch_size)
+        exact = scores_of(predict_outputs(network, inputs, self.batch_size), part.target)
+        network.set_weights(kept)
+        return {"used": "moving", "n_images": len(part), "moving": moving, "exact": exact}
 
     def _inputs(self, batch: ImageBatch) -> _Grey:
         return _Grey(batch)

@@ -49,7 +49,8 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
                 self.failure = error  # the backend would turn it into an error of its own
                 raise
 
-    return Batches(workers=2, max_queue_size=4)
+    # One worker, for Keras reads ahead in a thread then; with more it also sleeps a tenth of a second in every epoch.
+    return Batches(workers=1)
 
 
 def compile_for_training(network: Any, learning_rate: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,19 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import skops.io
-from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, ParameterGrid, StratifiedGroupKFold
+from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
-from ..backbones import resolve_precision, weights_identity
-from ..embedder import FrozenEmbedder
 from ..exceptions import DataError, RecipeError
 from ..files import replacing
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
+from .anatomy import embed_all, last_classifier, training_of
 from .scores import merge_facts, read_scores, summarise, write_scores
-
-Splits = list[tuple[np.ndarray, np.ndarray]]
+from .search import Splits, fit, scores_of, search
+from .training import diagnose, read_training, write_training
 
 
 def compare(
@@ -38,6 +35,7 @@ def compare(
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
     store: str | os.PathLike[str] | None = "auto",
+    balance: str = "none",
     cv: int = 5,
     n_jobs: int | None = None,
     random_state: int = 0,
@@ -48,7 +46,8 @@ def compare(
     Every image is embedded once, before any search starts. Then, for each pipeline: a grid search on the training
     images by stratified folds that keep a patient together, scored by ROC AUC; out-of-fold scores of the best
     candidate; a refit on all training images; a threshold from the validation images, or from the out-of-fold scores
-    where those are too few; and one look at the test images.
+    where those are too few; and one look at the test images. A classifier that trains a network holds some of its
+    training patients out for early stopping.
 
     Parameters
     ----------
@@ -57,9 +56,13 @@ def compare(
     pipelines : sequence of str or path, or None
         Names of shipped recipes or paths of recipe files; None takes all that are shipped.
     out : path
-        Folder for ``scores.csv``, ``metrics.json``, ``report.html`` and ``models/``; created if need be.
+        Folder for ``scores.csv``, ``metrics.json``, ``training.csv``, ``report.html`` and ``models/``; created if need
+        be.
     weights, store
-        Passed to the recipes, and by them to :class:`FrozenEmbedder`.
+        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`.
+    balance : {"none", "undersample", "weights", "augment"}, default="none"
+        Passed to the recipes, and by them to :class:`BalancedClassifier`. What a recipe that knows no `balance` was
+        fitted on stays as it is, and the report says so.
     cv : int, default=5
         Number of folds.
     n_jobs : int or None, default=None
@@ -86,7 +89,9 @@ def compare(
         If the weights of a backbone are neither here nor to be had.
     """
     recipes = [load_recipe(name) for name in pipelines or recipe_names()]
-    options = {"store": store, "weights": weights, "random_state": random_state}
+    if balance != "none" and not any(recipe.takes("balance") for recipe in recipes):
+        raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
+    options = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
     built = {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
     if len(built) < len(recipes):
         raise RecipeError("two recipes have the same name; rename one of the files")
@@ -97,33 +102,47 @@ def compare(
 
     facts: dict[str, Any] = {"pipelines": {}, "data": _describe_data(frame), "run": _describe_run(random_state, cv)}
     for name, (recipe, pipeline) in built.items():
-        facts["pipelines"][name] = {"description": recipe.description, **_embed_all(pipeline, frame, verbose)}
+        facts["pipelines"][name] = {
+            "description": recipe.description,
+            "balance": balance if recipe.takes("balance") else "none",
+            **embed_all(pipeline, frame, verbose),
+        }
     scores: list[pd.DataFrame] = []
+    training: list[pd.DataFrame] = []
     for name, (recipe, pipeline) in built.items():
         result, model, found = _evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
-        facts["pipelines"][name]["best_params"] = found["best_params"]
-        facts["pipelines"][name]["seconds"] |= found["seconds"]
+        facts["pipelines"][name]["seconds"] |= found.pop("seconds")
+        facts["pipelines"][name] |= found
         with replacing(folder / "models" / f"{name}.skops") as draft:
             skops.io.dump(model, draft)
         scores.append(result)
+        training += training_of(name, model)
         # After each pipeline: a later failure costs no more than itself.
         if len(scores) == 1:
-            (folder / "metrics.json").unlink(missing_ok=True)  # the facts of an earlier run do not fit these scores
+            for earlier in ("metrics.json", "training.csv"):  # those of an earlier run do not fit these scores
+                (folder / earlier).unlink(missing_ok=True)
         write_scores(pd.concat(scores), folder / "scores.csv")
+        if training:
+            write_training(pd.concat(training), folder / "training.csv")
         metrics = write_results(folder, facts)
     return metrics
 
 
 def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from scores.csv and render the report."""
+    """Compute metrics.json from scores.csv and training.csv, and render the report."""
     from ..report.page import write_report  # matplotlib is wanted only once there is something to show
 
-    scores = read_scores(folder / "scores.csv")
-    text = json.dumps(merge_facts(summarise(scores), facts), indent=2, default=_plain)
+    scores, training = read_scores(folder / "scores.csv"), read_training(folder / "training.csv")
+    metrics = merge_facts(summarise(scores), facts)
+    for name, known in metrics["pipelines"].items():
+        test = scores[(scores["pipeline"] == name) & (scores["split"] == "test")]
+        epochs = training[training["pipeline"] == name]
+        known["diagnosis"] = diagnose(test, known["test"]["roc_auc"]["value"], epochs, known.get("batch_norm"))
+    text = json.dumps(metrics, indent=2, default=_plain)
     with replacing(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-    metrics: dict[str, Any] = json.loads(text)  # what is returned and shown is what is kept
-    write_report(metrics, scores, folder / "report.html")
+    metrics = json.loads(text)  # what is returned and shown is what is kept
+    write_report(metrics, scores, training, folder / "report.html")
     return metrics
 
 
@@ -162,83 +181,31 @@ def _folds(frame: pd.DataFrame, cv: int, random_state: int) -> Splits:
     return splits
 
 
-def _embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
-    """Fill the store with the features of every image, and say with what and in how many seconds."""
-    stored = [i for i, (_, step) in enumerate(pipeline.steps[:-1]) if _stores(step)]
-    facts: dict[str, Any] = {"embedders": [], "n_embedded": None, "n_cached": None, "seconds": {"embedding": 0.0}}
-    if not stored:
-        return facts
-    prefix = clone(pipeline[: stored[-1] + 1])
-    names = prefix.get_params()
-    prefix.set_params(
-        **{name: verbose for name in names if name.endswith("__verbose") and f"{name[:-7]}store" in names}
-    )
-    start = time.perf_counter()
-    prefix.fit(frame["path"].iloc[:1]).transform(frame["path"])
-    facts["seconds"]["embedding"] = time.perf_counter() - start
-    facts["embedders"] = [_describe_embedder(step) for step in names.values() if isinstance(step, FrozenEmbedder)]
-    if isinstance(prefix[-1], FrozenEmbedder):
-        facts |= {"n_embedded": prefix[-1].n_embedded_, "n_cached": prefix[-1].n_cached_}
-    return facts
-
-
-def _stores(step: Any) -> bool:
-    return hasattr(step, "get_params") and any(name.split("__")[-1] == "store" for name in step.get_params())
-
-
-def _describe_embedder(embedder: FrozenEmbedder) -> dict[str, Any]:
-    named = embedder.weights in ("imagenet", "random")
-    return {
-        "backbone": embedder.backbone,
-        "layer": embedder.layer,
-        "pooling": embedder.pooling,
-        "weights": embedder.weights if named else Path(embedder.weights).name,
-        "weights_id": weights_identity(embedder.backbone, embedder.weights),
-        "precision": resolve_precision(embedder.precision),
-    }
-
-
 def _evaluate(
     recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
 ) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
     """Search, cross-validate and refit on train, then score val and test."""
     start = time.perf_counter()
     train = frame[frame["split"] == "train"]
-    best_params = _search(recipe, pipeline, train, splits, n_jobs, verbose)
-    best = clone(pipeline).set_params(**best_params)
-    parts = []
-    with progress_bar(f"Cross-validating {recipe.name}", len(splits) + 1, show=verbose > 0) as advance:
-        for fold, (rows, held_out) in enumerate(splits):
-            model = clone(best).fit(train["path"].iloc[rows], train["target"].iloc[rows])
-            parts.append(_score(model, train.iloc[held_out], recipe.name, fold))
-            advance(1)
-        model = best.fit(train["path"], train["target"])
+    candidates = list(ParameterGrid(recipe.param_grid or {}))
+    n_fits = len(candidates) * len(splits) + 1
+    with progress_bar(f"Fitting {recipe.name}", n_fits, show=verbose > 0) as advance:
+        best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
+        model = fit(pipeline.set_params(**best_params), train)
         advance(1)
     fitted = time.perf_counter()
-    parts += [_score(model, part, recipe.name) for split in ("val", "test")
+    parts = [
+        _score_rows(train.iloc[rows], recipe.name, scores, fold)
+        for fold, ((_, rows), scores) in enumerate(zip(splits, held_out_scores, strict=True))
+    ]
+    parts += [_score_rows(part, recipe.name, scores_of(model, part)) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
-    return pd.concat(parts), model, {"best_params": best_params, "seconds": seconds}
+    batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
+    return pd.concat(parts), model, {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm}
 
 
-def _search(
-    recipe: Recipe, pipeline: Pipeline, train: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
-) -> dict[str, Any]:
-    candidates = list(ParameterGrid(recipe.param_grid or {}))
-    if len(candidates) == 1:
-        return dict(candidates[0])
-    search = GridSearchCV(pipeline, recipe.param_grid, scoring="roc_auc", cv=splits, n_jobs=n_jobs, refit=False)
-    if verbose > 0 and sys.stdout.isatty() and hasattr(search, "set_callbacks"):  # scikit-learn 1.9
-        from sklearn.callback import ProgressBar
-
-        search.set_callbacks(ProgressBar(max_propagation_depth=0))
-    search.fit(train["path"], train["target"])
-    best: dict[str, Any] = search.best_params_
-    return best
-
-
-def _score(model: Pipeline, rows: pd.DataFrame, name: str, fold: int | None = None) -> pd.DataFrame:
-    positive = list(model.classes_).index(1)
+def _score_rows(rows: pd.DataFrame, name: str, scores: np.ndarray, fold: int | None = None) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "path": rows["path"],
@@ -247,7 +214,7 @@ def _score(model: Pipeline, rows: pd.DataFrame, name: str, fold: int | None = No
             "fold": pd.array([fold] * len(rows), dtype="Int64"),
             "pipeline": name,
             "target": rows["target"],
-            "score": model.predict_proba(rows["path"])[:, positive].astype(np.float64),
+            "score": scores,
         }
     )
 

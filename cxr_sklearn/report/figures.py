@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
 #: Okabe and Ito's colours for the colour-blind, without the yellow that vanishes on white.
@@ -56,6 +57,44 @@ def roc_figure(scores: pd.DataFrame, labels: dict[str, str]) -> str:
         axes.set(xlabel="1 - specificity", ylabel="sensitivity (recall)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower right", frameon=False)
         axes.grid(color=_INK, alpha=0.2)
+        return _svg(figure)
+
+
+def training_figure(epochs: pd.DataFrame) -> str:
+    """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
+
+    Parameters
+    ----------
+    epochs : DataFrame
+        Rows of ``training.csv`` of one pipeline.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    panels = {"loss": "loss", "auc": "ROC AUC"}
+    shown = [name for name in panels if name in epochs and epochs[name].notna().any()]
+    phases = epochs["phase"].to_numpy()
+    position = range(1, len(epochs) + 1)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.5, 2.9), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            for prefix, label, colour, style in (
+                ("", "training", COLOURS[0], "-"),
+                ("val_", "validation", COLOURS[1], "--"),
+            ):
+                if prefix + name in epochs and epochs[prefix + name].notna().any():
+                    axes.plot(position, epochs[prefix + name], color=colour, linestyle=style, linewidth=2, label=label)
+            for change in [i for i in range(1, len(phases)) if phases[i] != phases[i - 1]]:
+                axes.axvline(change + 0.5, color=_INK, linewidth=1, linestyle=":")
+                axes.text(
+                    change + 0.5, 1, " last layers too", transform=axes.get_xaxis_transform(), va="bottom", fontsize=8
+                )
+            axes.set(xlabel="epoch", ylabel=panels[name])
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(color=_INK, alpha=0.2)
+            axes.legend(frameon=False)
         return _svg(figure)
 
 

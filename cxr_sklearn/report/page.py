@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader
 
 from ..evaluation.metrics import METRICS
 from ..files import replacing
-from .figures import roc_figure
+from .figures import roc_figure, training_figure
 
 #: Column heads by metric.
 HEADS = {
@@ -29,11 +29,11 @@ HEADS = {
 
 def pipeline_label(name: str, facts: dict[str, Any]) -> str:
     """Name of a pipeline wherever its numbers are shown; random weights are always called that."""
-    random = any(embedder["weights"] == "random" for embedder in facts["embedders"])
+    random = any(backbone["weights"] == "random" for backbone in facts["backbones"])
     return f"{name} (random weights)" if random else name
 
 
-def write_report(metrics: dict[str, Any], scores: pd.DataFrame, path: Path) -> None:
+def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, path: Path) -> None:
     """Render the page.
 
     Parameters
@@ -42,13 +42,24 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, path: Path) -> N
         The content of ``metrics.json``.
     scores : DataFrame
         Rows of ``scores.csv``, for the curves.
+    training : DataFrame
+        Rows of ``training.csv``, for those of the training; maybe none.
     path : Path
         The file to write.
     """
     environment = Environment(loader=PackageLoader("cxr_sklearn.report"), autoescape=True, trim_blocks=True)
     labels = {name: pipeline_label(name, facts) for name, facts in metrics["pipelines"].items()}
     page = environment.get_template("report.html.j2").render(
-        **metrics, labels=labels, metric_names=METRICS, heads=HEADS, roc=roc_figure(scores, labels)
+        **metrics,
+        labels=labels,
+        metric_names=METRICS,
+        heads=HEADS,
+        roc=roc_figure(scores, labels),
+        training={
+            name: training_figure(training[training["pipeline"] == name])
+            for name in labels
+            if (training["pipeline"] == name).any()
+        },
     )
     with replacing(path) as draft:
         draft.write_text(page, encoding="utf-8")

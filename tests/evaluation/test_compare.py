@@ -23,8 +23,8 @@ def test_keras_is_not_needed_when_every_feature_is_kept(run):
     metrics, _, frame = run
     facts = metrics["pipelines"]["vgg16_logistic"]
     assert (facts["n_embedded"], facts["n_cached"]) == (0, len(frame))
-    assert facts["embedders"][0]["weights_id"] == "random:0"
-    assert metrics["pipelines"]["shortcuts"]["embedders"] == []
+    assert facts["backbones"][0]["weights_id"] == "random:0"
+    assert metrics["pipelines"]["shortcuts"]["backbones"] == []
 
 
 def test_what_is_written(run):
@@ -77,7 +77,11 @@ def test_counts_and_circumstances(run):
     assert metrics["data"]["images"] == len(frame)
     assert metrics["data"]["patients"] == frame["patient"].nunique()
     assert metrics["data"]["splits"]["test"]["pneumonia"] == (frame["target"] * (frame["split"] == "test")).sum()
-    assert metrics["pipelines"]["vgg16_logistic"]["best_params"]["classify__C"] in (0.001, 0.01, 0.1)
+    assert metrics["pipelines"]["vgg16_logistic"]["best_params"]["classify__estimator__logistic__C"] in (
+        0.001,
+        0.01,
+        0.1,
+    )
     assert metrics["pipelines"]["shortcuts"]["best_params"] == {}
     assert all(set(facts["seconds"]) == {"embedding", "fitting", "scoring"} for facts in metrics["pipelines"].values())
 

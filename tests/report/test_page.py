@@ -42,13 +42,15 @@ def test_random_weights_are_called_that_in_every_table(page):
 
 def test_names_are_only_names(page, embedded_frame, tmp_path):
     from cxr_sklearn.evaluation.scores import read_scores
+    from cxr_sklearn.evaluation.training import training_table
     from cxr_sklearn.report.page import write_report
 
     _, metrics, out = page
     evil = '<img src=x onerror="alert(1)">'
     renamed = {evil: metrics["pipelines"]["shortcuts"]}
-    scores = read_scores(out / "scores.csv").assign(pipeline=evil)
-    write_report({**metrics, "pipelines": renamed}, scores.drop_duplicates("path"), tmp_path / "report.html")
+    scores = read_scores(out / "scores.csv").assign(pipeline=evil).drop_duplicates("path")
+    training = training_table(evil, {"all": {"loss": [1.0], "auc": [0.5]}})
+    write_report({**metrics, "pipelines": renamed}, scores, training, tmp_path / "report.html")
     html = (tmp_path / "report.html").read_text()
     assert "onerror" in html
     assert "<img" not in html
@@ -59,7 +61,7 @@ def test_scores_alone_give_the_report_again(page, tmp_path):
 
     html, metrics, out = page
     pd.read_csv(out / "scores.csv").to_csv(tmp_path / "scores.csv", index=False)
-    kept = ("description", "embedders", "n_embedded", "n_cached", "best_params", "seconds")
+    kept = ("description", "backbones", "n_embedded", "n_cached", "best_params", "seconds", "balance", "batch_norm")
     facts = {name: {key: facts[key] for key in kept} for name, facts in metrics["pipelines"].items()}
     assert write_results(tmp_path, {**metrics, "pipelines": facts}) == metrics
     assert (tmp_path / "report.html").read_text() == html

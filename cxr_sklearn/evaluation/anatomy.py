@@ -1,0 +1,86 @@
+"""What a pipeline is made of: the features it can have in advance, its networks, and the classifier at its end."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from ..backbones import resolve_precision, weights_identity
+from ..classifiers.base import KerasImageClassifier
+from ..classifiers.finetuned import FineTunedClassifier
+from ..embedder import FrozenEmbedder
+from ..resampling import ResamplingClassifier
+from .training import training_table
+
+
+def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
+    """Fill the store with the features of every image, and say with what and in how many seconds."""
+    networks = [
+        step for step in pipeline.get_params().values() if isinstance(step, FrozenEmbedder | FineTunedClassifier)
+    ]
+    facts: dict[str, Any] = {
+        "backbones": [_describe_backbone(network) for network in networks],
+        "n_embedded": None,
+        "n_cached": None,
+        "seconds": {"embedding": 0.0},
+    }
+    steps = _steps(pipeline)
+    stored = [i for i, step in enumerate(steps) if _stores(step)]
+    if not stored:
+        return facts
+    prefix = Pipeline([(str(i), clone(step)) for i, step in enumerate(steps[: stored[-1] + 1])])
+    names = prefix.get_params()
+    prefix.set_params(
+        **{name: verbose for name in names if name.endswith("__verbose") and f"{name[:-7]}store" in names}
+    )
+    start = time.perf_counter()
+    prefix.fit(frame["path"].iloc[:1]).transform(frame["path"])
+    facts["seconds"]["embedding"] = time.perf_counter() - start
+    if isinstance(prefix[-1], FrozenEmbedder):
+        facts |= {"n_embedded": prefix[-1].n_embedded_, "n_cached": prefix[-1].n_cached_}
+    return facts
+
+
+def _steps(estimator: Any) -> list[Any]:
+    """Return the steps in the order in which images meet them, those inside the last one too."""
+    if isinstance(estimator, Pipeline):
+        *before, last = (step for _, step in estimator.steps)
+        return [*before, *_steps(last)]
+    return _steps(estimator.estimator) if isinstance(estimator, ResamplingClassifier) else [estimator]
+
+
+def _stores(step: Any) -> bool:
+    return hasattr(step, "get_params") and any(name.split("__")[-1] == "store" for name in step.get_params())
+
+
+def _describe_backbone(network: FrozenEmbedder | FineTunedClassifier) -> dict[str, Any]:
+    named = network.weights in ("imagenet", "random")
+    return {
+        "backbone": network.backbone,
+        "layer": network.layer,
+        "pooling": network.pooling,
+        "trainable_from": getattr(network, "trainable_from", None),
+        "weights": network.weights if named else Path(network.weights).name,
+        "weights_id": weights_identity(network.backbone, network.weights),
+        "precision": resolve_precision(network.precision),
+    }
+
+
+def last_classifier(model: Any) -> Any:
+    """Return the classifier at the end of a fitted pipeline, whatever wraps it."""
+    while isinstance(model, Pipeline | ResamplingClassifier):
+        model = model[-1] if isinstance(model, Pipeline) else model.estimator_
+    return model
+
+
+def training_of(name: str, model: Pipeline) -> list[pd.DataFrame]:
+    """Return the table of the epochs of a fitted pipeline, nothing where it trained no network."""
+    classifier = last_classifier(model)
+    if not isinstance(classifier, KerasImageClassifier):
+        return []
+    return [training_table(name, {"head": getattr(classifier, "head_history_", {}), "all": classifier.history_})]

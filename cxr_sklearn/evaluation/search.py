@@ -1,0 +1,83 @@
+"""The grid search of `compare`: whole patients in each fold, and every fit passes its patients on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import Pipeline
+
+from ..routing import fit_params
+
+Splits = list[tuple[np.ndarray, np.ndarray]]
+
+
+def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
+    """Fit a clone on rows of a frame; a classifier that holds images out gets the patients."""
+    return clone(pipeline).fit(rows["path"], rows["target"], **fit_params(pipeline, groups=rows["patient"].to_numpy()))
+
+
+def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
+    """Return the probability of pneumonia, shape (n,) and dtype float64."""
+    positive = list(model.classes_).index(1)
+    scores: np.ndarray = model.predict_proba(rows["path"])[:, positive].astype(np.float64)
+    return scores
+
+
+def search(
+    pipeline: Pipeline,
+    candidates: Sequence[dict[str, Any]],
+    train: pd.DataFrame,
+    splits: Splits,
+    *,
+    n_jobs: int | None,
+    advance: Callable[[int], None],
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return the candidate of the highest mean ROC AUC over the folds, and its out-of-fold scores.
+
+    GridSearchCV would throw those scores away, and fitting every fold of the best candidate again for them can take
+    as long as the search.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    candidates : sequence of dict
+        Parameters to set.
+    train : DataFrame
+        With `path`, `target` and `patient`.
+    splits : list of (ndarray, ndarray)
+        Positions in `train` to fit on and to hold out.
+    n_jobs : int or None
+        Processes.
+    advance : callable
+        Told of every finished fit.
+
+    Returns
+    -------
+    best : dict
+    held_out : list of ndarray
+        Scores of the held-out rows of each split.
+    """
+    tasks = [
+        delayed(_fold_scores)(clone(pipeline).set_params(**candidate), train.iloc[rows], train.iloc[held_out])
+        for candidate in candidates
+        for rows, held_out in splits
+    ]
+    scores = []
+    for fold_scores in Parallel(n_jobs=n_jobs, return_as="generator")(tasks):
+        scores.append(fold_scores)
+        advance(1)
+    by_candidate = [scores[i : i + len(splits)] for i in range(0, len(scores), len(splits))]
+    targets = [train["target"].iloc[held_out] for _, held_out in splits]
+    means = [np.mean([roc_auc_score(*fold) for fold in zip(targets, folds, strict=True)]) for folds in by_candidate]
+    best = int(np.argmax(means))
+    return dict(candidates[best]), by_candidate[best]
+
+
+def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
+    return scores_of(fit(pipeline, rows), held_out)
