@@ -71,7 +71,14 @@ def test_help_names_every_command():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["compare", "--nonsense"], ["synth"], ["nonsense"], ["synth", "x", "--patients", 1]]
+    "arguments",
+    [
+        ["compare", "--nonsense"],
+        ["compare", "--balance", "much"],
+        ["synth"],
+        ["nonsense"],
+        ["synth", "x", "--patients", 1],
+    ],
 )
 def test_wrong_usage(arguments):
     assert call(*arguments).exit_code == 2

@@ -74,9 +74,10 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     weights_ : list of ndarray
         The weights of the network, as Keras lists them.
     history_ : dict of str to list of float
-        Per epoch: "batch_loss", the mean over the training batches, with dropout and weights; then, as the network
-        predicts, "loss", "accuracy" and, for two classes, "auc" on a sample of the training images, and the same with
-        the prefix "val_" on the validation images, if there were any.
+        Per epoch: "batch_loss" and "batch_accuracy", the means over the training batches as they were trained on (with
+        dropout, batch statistics and, for the loss, weights); then, as the network predicts, "loss", "accuracy" and,
+        for two classes, "auc" on a sample of the training images, and the same with the prefix "val_" on the
+        validation images, if there were any.
     n_epochs_ : int
         Epochs that were run; with early stopping, the weights are those of the epoch of the least validation loss.
     image_shape_ : tuple of int

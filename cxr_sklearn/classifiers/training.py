@@ -59,6 +59,7 @@ def compile_for_training(network: Any, learning_rate: float) -> None:
     network.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=keras.backend.backend() == "jax",
     )
 
@@ -153,7 +154,7 @@ def train(
     stopping = EarlyStopping(patience)
     with progress_bar(label, epochs, show=verbose > 0) as advance:
         for epoch in range(epochs):
-            scores = {"batch_loss": _one_epoch(network, dataset_of(epoch)), **evaluate()}
+            scores = {**_one_epoch(network, dataset_of(epoch)), **evaluate()}
             if not all(np.isfinite(value) for value in scores.values()):
                 raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
             for name, value in scores.items():
@@ -166,14 +167,14 @@ def train(
     return history
 
 
-def _one_epoch(network: Any, dataset: Any) -> float:
+def _one_epoch(network: Any, dataset: Any) -> dict[str, float]:
     try:
         logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0).history
     except Exception:
         if dataset.failure is not None:
             raise dataset.failure from None
         raise
-    return float(logs["loss"][0])
+    return {"batch_loss": float(logs["loss"][0]), "batch_accuracy": float(logs["accuracy"][0])}
 
 
 def monitored_scores(

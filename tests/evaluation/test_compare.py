@@ -1,11 +1,13 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from cxr_sklearn import compare
+from cxr_sklearn import compare, load_folder, write_radiographs
 from cxr_sklearn.evaluation.metrics import METRICS
+from cxr_sklearn.evaluation.training import diagnose
 from cxr_sklearn.exceptions import DataError, RecipeError
 
 FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
@@ -105,6 +107,65 @@ def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
     assert after["threshold"] == before["threshold"]
     assert after["best_params"] == before["best_params"]
     assert after["test"]["roc_auc"]["value"] == pytest.approx(1 - before["test"]["roc_auc"]["value"])
+
+
+def test_balance_reaches_the_recipes_that_know_it(run, embedded_frame, tmp_path):
+    _, out, _ = run
+    frame, store = embedded_frame
+    metrics = compare(frame, ["vgg16_logistic", "shortcuts"], out=tmp_path, weights="random", store=store, cv=3,
+                      balance="undersample")  # fmt: skip
+    assert {name: facts["balance"] for name, facts in metrics["pipelines"].items()} == {
+        "vgg16_logistic": "undersample", "shortcuts": "none"
+    }  # fmt: skip
+    before, after = (
+        pd.read_csv(folder / "scores.csv").set_index(["pipeline", "path"])["score"] for folder in (out, tmp_path)
+    )
+    assert not np.allclose(after["vgg16_logistic"], before["vgg16_logistic"][after["vgg16_logistic"].index])
+    assert after["shortcuts"].equals(before["shortcuts"])
+    assert "<td>undersample</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_balance_that_no_recipe_knows(embedded_frame, tmp_path):
+    with pytest.raises(RecipeError, match="none of these recipes can be balanced: shortcuts"):
+        compare(embedded_frame[0], ["shortcuts"], out=tmp_path, balance="weights")
+
+
+def test_a_classifier_that_takes_groups_gets_the_patients_of_its_images(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    (tmp_path / "grouped.py").write_text(
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import Pipeline\n"
+        "from cxr_sklearn import BalancedClassifier, ShortcutFeatures\n"
+        "class Grouped(LogisticRegression):\n"
+        "    def fit(self, X, y, groups=None):\n"
+        "        assert len(groups) == len(X) and len(set(groups)) < len(X)\n"
+        "        assert all(len(set(y[groups == g])) == 1 for g in set(groups))\n"
+        "        return super().fit(X, y)\n"
+        "def build(store):\n"
+        "    classifier = BalancedClassifier(Grouped(max_iter=10000), 'undersample')\n"
+        "    return Pipeline([('measure', ShortcutFeatures(store=store)), ('classify', classifier)])\n"
+    )
+    compare(frame, [tmp_path / "grouped.py"], out=tmp_path / "run", store=store, cv=3)
+
+
+@pytest.mark.keras
+def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
+    write_radiographs(tmp_path / "images", 40, size=32, random_state=0)
+    (tmp_path / "cnn.py").write_text(
+        "from sklearn.pipeline import Pipeline\nfrom cxr_sklearn import ImageLoader, ScratchCNNClassifier\n"
+        "def build(random_state):\n"
+        "    cnn = ScratchCNNClassifier((4, 8), batch_norm_statistics='moving', epochs=2, random_state=random_state)\n"
+        "    return Pipeline([('load', ImageLoader(size=32)), ('classify', cnn)])\n"
+    )
+    metrics = compare(load_folder(tmp_path / "images"), [tmp_path / "cnn.py"], out=tmp_path / "run", cv=2)
+    facts = metrics["pipelines"]["cnn"]
+    training = pd.read_csv(tmp_path / "run" / "training.csv")
+    assert training["epoch"].tolist() == [1, 2]
+    assert set(training["phase"]) == {"all"}
+    assert np.isfinite(training[["loss", "auc", "val_loss", "val_auc"]]).all(axis=None)
+    assert facts["batch_norm"]["used"] == "moving"
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv").query("split == 'test'")
+    assert facts["diagnosis"] == diagnose(scores, facts["test"]["roc_auc"]["value"], training, facts["batch_norm"])
+    assert "How the training went" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):

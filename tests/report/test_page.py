@@ -56,6 +56,29 @@ def test_names_are_only_names(page, embedded_frame, tmp_path):
     assert "<img" not in html
 
 
+def test_what_stands_out_and_how_the_training_went(page, tmp_path):
+    from cxr_sklearn.evaluation.scores import read_scores
+    from cxr_sklearn.evaluation.training import training_table
+    from cxr_sklearn.report.page import write_report
+
+    html, metrics, out = page
+    assert "What stands out" not in html
+    assert "How the training went" not in html
+    pipelines = json.loads(json.dumps(metrics["pipelines"]))
+    pipelines["shortcuts"]["diagnosis"] = ["It calls <everything> pneumonia."]
+    phases = {
+        "head": {"loss": [1.0, 0.5], "auc": [0.5, 0.75]},
+        "all": {"loss": [0.25], "auc": [1.0], "val_loss": [0.5]},
+    }
+    training = training_table("shortcuts", phases)
+    write_report({**metrics, "pipelines": pipelines}, read_scores(out / "scores.csv"), training, tmp_path / "r.html")
+    html = (tmp_path / "r.html").read_text()
+    assert "<dd>It calls &lt;everything&gt; pneumonia.</dd>" in html
+    section = html[html.index("How the training went") : html.index("Thresholds and parameters")]
+    assert section.count("<svg") == 1
+    assert all(word in section for word in ("shortcuts", "validation", "ROC AUC", "last layers too"))
+
+
 def test_scores_alone_give_the_report_again(page, tmp_path):
     from cxr_sklearn.evaluation.compare import write_results
 

@@ -1,0 +1,17 @@
+"""Frozen MobileNet features and a logistic regression."""
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from cxr_sklearn import FrozenEmbedder, ImageLoader
+
+PARAM_GRID = {"classify__C": [0.001, 0.01, 0.1]}
+
+
+def build(store="auto", weights="imagenet", random_state=None):
+    embedder = FrozenEmbedder("MobileNet", weights=weights, layer="conv_pw_12_relu", store=store)
+    classifier = LogisticRegression(solver="newton-cholesky", random_state=random_state)
+    return Pipeline(
+        [("load", ImageLoader()), ("embed", embedder), ("scale", StandardScaler()), ("classify", classifier)]
+    )
