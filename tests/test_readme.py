@@ -21,8 +21,16 @@ def test_ten_lines_of_python(tmp_path, monkeypatch, capsys):
     assert all(0 <= score <= 1 for score in scores)
 
 
+@pytest.mark.keras
+@pytest.mark.slow
+def test_a_network_that_learns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[1], "README.md", "exec"), {})
+    assert 0 <= float(capsys.readouterr().out) <= 1
+
+
 def test_a_recipe_of_ones_own(tmp_path):
-    (tmp_path / "mine.py").write_text(BLOCKS[1])
+    (tmp_path / "mine.py").write_text(BLOCKS[2])
     recipe = load_recipe(tmp_path / "mine.py")
     recipe.build(store=None, weights="random", random_state=0).set_params(
         **{name: values[0] for name, values in recipe.param_grid.items()}
@@ -30,4 +38,4 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 def test_every_block_is_looked_at():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3

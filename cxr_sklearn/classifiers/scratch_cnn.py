@@ -216,16 +216,30 @@ class _Grey:
 def _statistics_network(network: Any) -> Any | None:
     """Return a network that gives mean and mean square of what enters each batch normalisation, None without any.
 
-    It shares the layers of `network` and normalises by the batch, as training does.
+    It shares the weights of `network` and normalises by the batch, as training does.
     """
     keras = import_keras()
+
+    class ByBatch(keras.layers.Layer):  # type: ignore[name-defined]
+        # Not layer(h, training=True): `predict` would turn that into False again.
+        def __init__(self, normalisation: Any) -> None:
+            super().__init__(dtype=normalisation.dtype_policy)
+            self.normalisation = normalisation
+
+        def call(self, inputs: Any) -> tuple[Any, Any, Any]:
+            layer, values = self.normalisation, keras.ops.cast(inputs, "float32")
+            mean, variance = keras.ops.moments(values, axes=(0, 1, 2))
+            normalised = keras.ops.batch_normalization(
+                values, mean, variance, axis=-1, offset=layer.beta, scale=layer.gamma, epsilon=layer.epsilon
+            )
+            return keras.ops.cast(normalised, self.compute_dtype), mean, variance + mean * mean
+
     h = network.layers[0].output
-    moments = []
+    moments: list[Any] = []
     for layer in network.layers[1:]:
         if isinstance(layer, keras.layers.BatchNormalization):
-            values = keras.ops.cast(h, "float32")
-            moments += [keras.ops.mean(values, axis=(0, 1, 2)), keras.ops.mean(values * values, axis=(0, 1, 2))]
-            h = layer(h, training=True)
+            h, *of_batch = ByBatch(layer)(h)
+            moments += of_batch
         else:
             h = layer(h)
     if not moments:

@@ -1,0 +1,52 @@
+"""The examples and benchmarks run as they are shown."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cxr_sklearn.recipes import load_recipe
+
+from .conftest import ROOT
+
+RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.py"))
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_batchnorm_collapse(tmp_path):
+    done = run("examples/batchnorm_collapse.py", "--images", 20, "--epochs", 2, "--figure", tmp_path / "figure.png")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:4]] == ["1", "2"]
+    assert re.match(r"moving: calls \d+% of the test images pneumonia; recall [01]\.\d{3}", lines[4])
+    assert lines[5].startswith("exact: calls")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_the_finetuning_benchmark():
+    """That it runs and says what it measured; how fast it is decides nothing here."""
+    done = run("benchmarks/finetune.py", "--images", 8)
+    result = json.loads(done.stdout)
+    assert result["images"] == 8
+    assert min(result["whole_epoch_s"], result["frozen_part_once_s"]) > 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_build_and_their_grids_fit(path):
+    recipe = load_recipe(path)
+    pipeline = recipe.build(weights="random", random_state=0)
+    assert set(recipe.param_grid) <= set(pipeline.get_params())
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) == 2
