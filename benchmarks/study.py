@@ -1,11 +1,7 @@
 """The original study, repeated: a balanced subset of 480 training images, all approaches, and what they reach.
 
-    python benchmarks/study.py chest_xray --weights random --out runs/study
-    python benchmarks/study.py chest_xray --weights MOBILENET.h5 --recipes examples/recipes/mobilenet_*.py --out ...
-    python benchmarks/study.py chest_xray --seeds 5 --recipes scratch_cnn --out runs/seeds
-
-The first two are one `compare` each; the last repeats it with other seeds of the training on the same images and
-prints the medians.
+python benchmarks/study.py chest_xray --weights random --out runs/study
+python benchmarks/study.py chest_xray --weights MOBILENET.h5 --recipes examples/recipes/*.py --out runs/mobilenet
 """
 
 from __future__ import annotations
@@ -26,25 +22,15 @@ def main() -> None:
     parser.add_argument("directory", help="folder of the Kaggle set")
     parser.add_argument("--recipes", nargs="*", help="default: all that are shipped")
     parser.add_argument("--weights", default="imagenet")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     frame = balanced_subset(load_folder(options.directory, sizes=False), 240, 240, None, random_state=0)
-    rows = []
-    for seed in range(options.seeds):
-        start = time.perf_counter()
-        out = options.out / f"seed-{seed}"
-        metrics = compare(frame, options.recipes, out=out, weights=options.weights, cv=options.folds,
-                          random_state=seed, verbose=1)  # fmt: skip
-        print(f"seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
-        rows += [{"seed": seed, **row} for row in results(metrics, pd.read_csv(out / "scores.csv"))]
-    table = pd.DataFrame(rows)
+    start = time.perf_counter()
+    metrics = compare(frame, options.recipes, out=options.out, weights=options.weights, verbose=1)
+    print(f"{time.perf_counter() - start:.0f} s")
+    table = pd.DataFrame(results(metrics, pd.read_csv(options.out / "scores.csv")))
     table.to_csv(options.out / "results.csv", index=False)
-    with pd.option_context("display.width", 200, "display.max_columns", 20):
-        print(table.round(3).to_string(index=False))
-        if options.seeds > 1:
-            print("medians:", table.groupby("pipeline").median(numeric_only=True).round(3).to_string(), sep="\n")
+    print(table.round(3).to_string(index=False))
 
 
 def results(metrics: dict, scores: pd.DataFrame) -> list[dict]:

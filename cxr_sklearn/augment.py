@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 
 from .exceptions import InputError
@@ -185,6 +185,11 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
         """
         amounts = {name: getattr(self, name) for name in self.get_params() if name != "random_state"}
         return as_batch(X).augmented(Augmentation(**amounts, seed=self.seed_), number)
+
+    def seeded(self, seed: int | None) -> ImageAugmenter:
+        """Return a clone that draws by `seed`, unless it has a `random_state` of its own."""
+        own = clone(self)
+        return own.set_params(random_state=seed) if own.random_state is None else own
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -24,6 +24,7 @@ import numpy as np
 from .exceptions import InputError, WeightsUnavailableError
 
 RANDOM_SEED = 0
+POOLINGS = ("avg", "max", "flatten")
 _building = Lock()
 _importing = RLock()
 
@@ -277,6 +278,28 @@ class Backbone:
         if source is None:
             _draw_weights(network)
         return network
+
+
+def pooled(maps: Any, pooling: str) -> Any:
+    """Return feature maps as one float32 vector per image.
+
+    Parameters
+    ----------
+    maps : KerasTensor of shape (n, h, w, channels)
+    pooling : {"avg", "max", "flatten"}
+    """
+    ops = import_keras().ops
+    maps = ops.cast(maps, "float32")
+    if pooling == "flatten":
+        return ops.reshape(maps, (-1, int(np.prod(maps.shape[1:]))))
+    return (ops.mean if pooling == "avg" else ops.max)(maps, axis=tuple(range(1, len(maps.shape) - 1)))
+
+
+def compile_for_prediction(network: Any) -> Any:
+    """Compile without optimizer and loss, which drops those of an earlier compilation, and return the network."""
+    # XLA compiles VGG16 on a CPU to less than half the speed of TensorFlow's own kernels; JAX has nothing else.
+    network.compile(jit_compile=import_keras().backend.backend() == "jax")
+    return network
 
 
 class dtype_policy:  # noqa: N801 - read as a statement: with dtype_policy(...)

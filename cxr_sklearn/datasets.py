@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from numbers import Integral
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -130,10 +131,11 @@ def balanced_subset(
     test: int | None = 234,
     random_state: int | None = None,
 ) -> pd.DataFrame:
-    """Draw a subset with equally many images of both classes in each split, whole patients at a time.
+    """Draw a subset with equally many images of both classes in each split, patient by patient.
 
     Training and validation images are both drawn from the official train split, since the official validation split
-    of 16 images decides nothing; no patient is in two splits.
+    of 16 images decides nothing. No patient is in two splits; of the last patient of a split and class, images may be
+    left over, which are in none.
 
     Parameters
     ----------
@@ -153,25 +155,37 @@ def balanced_subset(
     Raises
     ------
     DataError
-        If a class has too few images.
+        If a class has too few images, or a patient would be in two splits: in train and test already, or because of
+        images of both classes.
     """
+    for name, n in (("train", train), ("val", val), ("test", test)):
+        if n is not None and (not isinstance(n, Integral) or n < 0):
+            raise DataError(f"{name}={n!r} must be a number of images")
     draw = np.random.default_rng(random_state)
     parts = []
-    for target in (0, 1):
+    for target, label in enumerate(("normal", "pneumonia")):
         rows = frame[frame["target"] == target]
         official = {split: rows[rows["split"] == split] for split in ("train", "test")}
-        drawn = _draw_patients(official["train"], {"train": train, "val": val}, draw)
-        drawn += [official["test"]] if test is None else _draw_patients(official["test"], {"test": test}, draw)
+        drawn = _draw_patients(official["train"], label, {"train": train, "val": val}, draw)
+        drawn += [official["test"]] if test is None else _draw_patients(official["test"], label, {"test": test}, draw)
         parts += drawn
-    return pd.concat(parts).sort_values("path")
+    subset = pd.concat(parts).sort_values("path")
+    n_splits = subset.groupby("patient")["split"].nunique()
+    if shared := n_splits.index[n_splits > 1].tolist():
+        raise DataError(
+            f"{len(shared)} patients would be in two splits, {shared[0]} among them; repair their rows first"
+        )
+    return subset
 
 
-def _draw_patients(rows: pd.DataFrame, wanted: dict[str, int], draw: np.random.Generator) -> list[pd.DataFrame]:
+def _draw_patients(
+    rows: pd.DataFrame, label: str, wanted: dict[str, int], draw: np.random.Generator
+) -> list[pd.DataFrame]:
     """Fill the wanted splits one after the other; what a split leaves of its last patient is in none."""
     order = draw.permutation(rows["patient"].unique())
     # A stable sort by the patient's turn keeps a patient's images together.
     rows = rows.iloc[np.argsort(pd.Index(order).get_indexer(rows["patient"]), kind="stable")]
-    n_all, label = len(rows), rows["label"].iloc[0] if len(rows) else "such"
+    n_all = len(rows)
     parts = []
     for split, n in wanted.items():
         part = rows.iloc[:n]

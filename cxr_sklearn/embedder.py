@@ -14,14 +14,22 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from .backbones import Backbone, application, import_keras, resolve_precision, weights_identity
+from .backbones import (
+    POOLINGS,
+    Backbone,
+    application,
+    compile_for_prediction,
+    import_keras,
+    pooled,
+    resolve_precision,
+    weights_identity,
+)
 from .exceptions import InputError
 from .images import ImageBatch, as_batch
 from .progress import progress_bar
 from .rows import stored_rows
 from .store import FeatureStore, NoStore, store_directory
 
-_POOLINGS = ("avg", "max", "flatten")
 _loading = Lock()
 
 
@@ -114,8 +122,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
             If the weights are neither here nor to be had.
         """
         application(self.backbone)
-        if self.pooling not in _POOLINGS:
-            raise InputError(f"pooling={self.pooling!r} must be one of {_POOLINGS}")
+        if self.pooling not in POOLINGS:
+            raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")
         if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
             raise InputError(f"batch_size={self.batch_size!r} must be a positive integer")
         self.image_shape_ = as_batch(X).shape[1:]
@@ -220,15 +228,5 @@ def _load_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int,
 
 @functools.lru_cache(maxsize=2)
 def _build_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> Any:
-    keras = import_keras()
     network = backbone.build(image_shape)
-    maps = keras.ops.cast(network.output, "float32")
-    if pooling == "flatten":
-        features = keras.ops.reshape(maps, (-1, int(np.prod(maps.shape[1:]))))
-    else:
-        reduce = keras.ops.mean if pooling == "avg" else keras.ops.max
-        features = reduce(maps, axis=tuple(range(1, len(maps.shape) - 1)))
-    model = keras.Model(network.input, features)
-    # XLA compiles VGG16 on a CPU to less than half the speed of TensorFlow's own kernels; JAX has nothing else.
-    model.compile(jit_compile=keras.backend.backend() == "jax")
-    return model
+    return compile_for_prediction(import_keras().Model(network.input, pooled(network.output, pooling)))

@@ -256,7 +256,10 @@ def as_batch(X: Any) -> ImageBatch:
     """
     if isinstance(X, ImageBatch):
         return X
-    pixels = np.asarray(X)
+    try:
+        pixels = np.asarray(X)
+    except ValueError as error:
+        raise InputError("the images differ in size; load them with ImageLoader(size=...)") from error
     if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
         raise InputError(
             f"expected images, an ImageBatch or an array of shape (n, H, W) or (n, H, W, 1 or 3), but got shape "

@@ -41,8 +41,7 @@ class Recipe:
 
     def takes(self, option: str) -> bool:
         """Whether the file's ``build`` has a parameter of that name."""
-        parameters = inspect.signature(self._module.build).parameters
-        return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return option in inspect.signature(self._module.build).parameters
 
     def build(self, **options: Any) -> Pipeline:
         """Call the file's ``build`` with those of `options` that it has parameters for.
@@ -57,7 +56,9 @@ class Recipe:
         RecipeError
             If it fails, does not return a Pipeline that can predict probabilities, or PARAM_GRID does not fit that.
         """
-        known = {name: value for name, value in options.items() if self.takes(name)}
+        parameters = inspect.signature(self._module.build).parameters.values()
+        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        known = {name: value for name, value in options.items() if takes_all or self.takes(name)}
         try:
             pipeline = self._module.build(**known)
         except (Exception, SystemExit) as error:  # a recipe is the user's own code

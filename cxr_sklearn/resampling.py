@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.utils import Tags, _safe_indexing, column_or_1d, get_tags
+from sklearn.utils import Tags, _safe_indexing, get_tags, indexable
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .augment import ImageAugmenter
 from .exceptions import InputError
 from .images import as_batch
-from .routing import fit_params
+from .routing import check_groups, check_labels, fit_params
 
 METHODS = ("none", "undersample", "weights", "augment")
 
@@ -30,6 +31,10 @@ class Plan(NamedTuple):
     weight: np.ndarray | None
 
 
+def _estimator_has(name: str) -> Callable[[Any], bool]:
+    return lambda self: hasattr(getattr(self, "estimator_", self.estimator), name)
+
+
 class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, ABC):
     """Base of the classifiers that fit another one on other rows; subclasses define :meth:`_plan`.
 
@@ -37,16 +42,16 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
     ----------
     estimator_ : estimator
         The fitted classifier.
-    augmenter_ : ImageAugmenter
-        Draws the views; only where there are any.
+    augmenter_ : ImageAugmenter or None
+        Draws the views; None where there are none.
     classes_ : ndarray of shape (n_classes,)
     """
 
     estimator: Any
     augmenter: ImageAugmenter | None
-    random_state: int | None = None
+    random_state: int | None
     estimator_: Any
-    augmenter_: ImageAugmenter
+    augmenter_: ImageAugmenter | None
 
     def fit(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None
@@ -71,32 +76,40 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
             If a parameter is wrong, views are asked of what is not images, or weights are needed and the classifier
             takes none.
         """
-        if y is None:
-            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        labels = column_or_1d(y, warn=True)
-        check_consistent_length(X, labels)
-        check_classification_targets(labels)
-        weight = None if sample_weight is None else _check_sample_weight(sample_weight, labels, copy=True)
+        X, labels = indexable(X, check_labels(y, type(self).__name__))
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, labels, copy=True, ensure_non_negative=True)
         rows, views, weight = self._plan(labels, weight)
-        patients = np.arange(len(labels)) if groups is None else np.asarray(groups)
-        check_consistent_length(labels, patients)
-        if views.any():
-            default = ImageAugmenter(random_state=self.random_state)
-            self.augmenter_ = (default if self.augmenter is None else clone(self.augmenter)).fit(X)
-            drawn = self.augmenter_.view(as_batch(X)[rows], views)
-        else:
-            drawn = _safe_indexing(X, rows)
+        patients = check_groups(groups, len(labels))
+        self.augmenter_ = self._fitted_augmenter(X) if views.any() else None
+        drawn = _safe_indexing(X, rows) if self.augmenter_ is None else self.augmenter_.view(as_batch(X)[rows], views)
         params = fit_params(self.estimator, sample_weight=weight, groups=patients[rows])
         if weight is not None and not any(name.endswith("sample_weight") for name in params):
             raise InputError(f"{self.estimator!r} takes no sample_weight; choose another method or classifier")
         self.estimator_ = clone(self.estimator).fit(drawn, labels[rows], **params)
         self.classes_ = self.estimator_.classes_
+        if hasattr(self.estimator_, "n_features_in_"):
+            self.n_features_in_ = self.estimator_.n_features_in_
         return self
+
+    def _fitted_augmenter(self, X: Any) -> ImageAugmenter:
+        augmenter = ImageAugmenter() if self.augmenter is None else self.augmenter
+        try:
+            return augmenter.seeded(self.random_state).fit(X)
+        except InputError as error:
+            raise InputError(f"{type(self).__name__} draws views of images, but {error}") from error
+
+    def _inputs(self, X: Any) -> Any:
+        """Return `X` as the classifier saw it in ``fit``."""
+        check_is_fitted(self)
+        return X if self.augmenter_ is None else as_batch(X)
 
     @abstractmethod
     def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
         """Decide on which rows, views and weights to fit."""
 
+    @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class.
 
@@ -109,12 +122,12 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         ndarray of shape (n, n_classes)
             Columns in the order of ``classes_``.
         """
-        check_is_fitted(self)
-        probabilities: np.ndarray = self.estimator_.predict_proba(X)
+        inputs = self._inputs(X)
+        probabilities: np.ndarray = self.estimator_.predict_proba(inputs)
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the most probable class.
+        """Return the class of each image.
 
         Parameters
         ----------
@@ -124,8 +137,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         -------
         ndarray of shape (n,)
         """
-        probabilities = self.predict_proba(X)
-        labels: np.ndarray = self.classes_[np.argmax(probabilities, axis=1)]
+        inputs = self._inputs(X)
+        labels: np.ndarray = self.estimator_.predict(inputs)
         return labels
 
     def __sklearn_tags__(self) -> Tags:
@@ -144,29 +157,37 @@ class AugmentedClassifier(ResamplingClassifier):
     estimator : classifier of images
         E.g. a pipeline of a :class:`FrozenEmbedder` and a head.
     augmenter : ImageAugmenter or None, default=None
-        None takes ``ImageAugmenter()``, which draws a fresh seed in every fit: give one with a seed, and the embedded
-        views are found in the feature store again.
+        None takes ``ImageAugmenter()``.
     n_views : int, default=4
         Views of each image, besides itself.
     tta : bool, default=False
         Test-time augmentation: predict the mean probability over an image and its views.
+    random_state : int or None, default=None
+        Seed of the augmenter where it has none of its own. Without either, every fit draws other views, and none of
+        those embedded before are found in the feature store.
 
     Examples
     --------
-    >>> from cxr_sklearn import AugmentedClassifier, FrozenEmbedder, ImageAugmenter, ImageLoader
+    >>> from cxr_sklearn import AugmentedClassifier, FrozenEmbedder, ImageLoader
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
     >>> head = make_pipeline(FrozenEmbedder("VGG16"), LogisticRegression())
-    >>> model = make_pipeline(ImageLoader(), AugmentedClassifier(head, ImageAugmenter(random_state=0)))
+    >>> model = make_pipeline(ImageLoader(), AugmentedClassifier(head, random_state=0))
     """
 
     def __init__(
-        self, estimator: Any, augmenter: ImageAugmenter | None = None, n_views: int = 4, tta: bool = False
+        self,
+        estimator: Any,
+        augmenter: ImageAugmenter | None = None,
+        n_views: int = 4,
+        tta: bool = False,
+        random_state: int | None = None,
     ) -> None:
         self.estimator = estimator
         self.augmenter = augmenter
         self.n_views = n_views
         self.tta = tta
+        self.random_state = random_state
 
     def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
         if not isinstance(self.n_views, Integral) or self.n_views < 1:
@@ -175,6 +196,7 @@ class AugmentedClassifier(ResamplingClassifier):
         views = np.repeat(np.arange(1 + self.n_views), len(labels))
         return Plan(rows, views, None if weight is None else weight[rows])
 
+    @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class; with `tta`, the mean over the image and its views.
 
@@ -187,14 +209,28 @@ class AugmentedClassifier(ResamplingClassifier):
         ndarray of shape (n, n_classes)
             Columns in the order of ``classes_``.
         """
+        images = self._inputs(X)
+        views = range(1 + self.n_views if self.tta and self.augmenter_ is not None else 1)
+        batches = [self.augmenter_.view(images, view) if self.augmenter_ and view else images for view in views]
+        probabilities: np.ndarray = np.mean([self.estimator_.predict_proba(batch) for batch in batches], axis=0)
+        return probabilities
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the class of each image; with `tta`, the one of the highest mean probability.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
         if not self.tta:
-            return super().predict_proba(X)
-        check_is_fitted(self)
-        return np.mean(
-            [super(AugmentedClassifier, self).predict_proba(self.augmenter_.view(X, view))
-             for view in range(1 + self.n_views)],
-            axis=0,
-        )  # fmt: skip
+            return super().predict(X)
+        best = np.argmax(self.predict_proba(X), axis=1)
+        labels: np.ndarray = self.classes_[best]
+        return labels
 
 
 class BalancedClassifier(ResamplingClassifier):
@@ -207,9 +243,9 @@ class BalancedClassifier(ResamplingClassifier):
         Weight each class by its rarity; drop images of the larger classes at random; add random views of images of
         the rarer classes until all are as large as the largest; or leave everything as it is.
     augmenter : ImageAugmenter or None, default=None
-        For "augment"; None takes ``ImageAugmenter(random_state=random_state)``.
+        For "augment"; None takes ``ImageAugmenter()``.
     random_state : int or None, default=None
-        Seed of what is dropped.
+        Seed of what is dropped, and of the augmenter where it has none of its own.
 
     Examples
     --------

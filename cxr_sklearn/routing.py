@@ -1,11 +1,18 @@
-"""Sample weights and patients, handed to the step of a pipeline that takes them."""
+"""Labels, sample weights and patients: checked, and handed to the step of a pipeline that takes them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import has_fit_parameter
+
+from .exceptions import InputError
 
 
 def fit_params(estimator: Any, **metadata: Any) -> dict[str, Any]:
@@ -24,3 +31,45 @@ def fit_params(estimator: Any, **metadata: Any) -> dict[str, Any]:
         name, last = estimator.steps[-1]
         return {f"{name}__{key}": value for key, value in fit_params(last, **metadata).items()}
     return {key: value for key, value in metadata.items() if value is not None and has_fit_parameter(estimator, key)}
+
+
+def check_labels(y: ArrayLike | None, name: str) -> np.ndarray:
+    """Return the labels as one dimension.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    name : str
+        Of the classifier, for the error.
+
+    Raises
+    ------
+    ValueError
+        If there are none, some are missing, or they are no classes.
+    """
+    if y is None:
+        raise InputError(f"{name} requires y to be passed, but the target y is None")
+    labels = column_or_1d(y, warn=True)
+    if n_missing := int(pd.isna(labels).sum()):
+        raise InputError(f"y lacks the label of {n_missing} images: Input y contains NaN")
+    assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    return labels
+
+
+def check_groups(groups: ArrayLike | None, n: int) -> np.ndarray:
+    """Return an integer for the group of each of `n` rows; None takes every row for a group of its own.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer groups than rows, or some are missing.
+    """
+    if groups is None:
+        return np.arange(n)
+    codes, _ = pd.factorize(column_or_1d(groups))
+    if len(codes) != n:
+        raise InputError(f"groups holds {len(codes)} patients for {n} images")
+    if (codes < 0).any():
+        raise InputError(f"groups lacks the patient of {(codes < 0).sum()} images")
+    return codes

@@ -2,9 +2,9 @@
 
     python examples/batchnorm_collapse.py [chest_xray] [--epochs 20] [--figure collapse.png]
 
-One training, looked at twice: after each epoch the same weights predict with Keras' moving averages and with exact
-statistics. The test images are only looked at; nothing is chosen by them. Without a folder, synthetic radiographs are
-drawn.
+The statistics a network predicts with do not touch its training, so the same seed gives the same weights after each
+epoch, once predicting with Keras' moving averages and once with exact statistics. The test images are only looked at;
+nothing is chosen by them. Without a folder, synthetic radiographs are drawn.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from matplotlib.figure import Figure
 from cxr_sklearn import ImageLoader, ScratchCNNClassifier, balanced_subset, load_folder, write_radiographs
 
 
-def study_images(directory: str | None, n_per_class: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Balanced training images and all test images of a folder, or of one drawn for the occasion."""
-    if directory is None:
-        directory = tempfile.mkdtemp()
-        write_radiographs(directory, 4 * n_per_class, size=128, random_state=0)
+def study_images(directory: str, n_per_class: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Balanced training images and all test images of a folder."""
     frame = load_folder(directory, sizes=False)
     subset = balanced_subset(frame, train=n_per_class, val=0, test=None, random_state=0)
     return subset[subset["split"] == "train"], subset[subset["split"] == "test"]
@@ -46,16 +43,25 @@ def main() -> None:
     parser.add_argument("--figure", help="file to draw the curves into")
     options = parser.parse_args()
 
-    train_rows, test_rows = study_images(options.directory, options.images)
+    with tempfile.TemporaryDirectory() as drawn:
+        if options.directory is None:
+            write_radiographs(drawn, 4 * options.images, size=128, random_state=0)
+        table = collapse(options.directory or drawn, options.images, options.epochs)
+    if options.figure:
+        draw(table, options.figure)
+
+
+def collapse(directory: str, n_per_class: int, epochs: int) -> pd.DataFrame:
+    """Train, print and return what each epoch looks like with either kind of statistics."""
+    train_rows, test_rows = study_images(directory, n_per_class)
     loader = ImageLoader(size=128)
     X, X_test = loader.transform(train_rows["path"]), loader.transform(test_rows["path"])
     y, y_test = train_rows["target"].to_numpy(), test_rows["target"].to_numpy()
-    cnns = {kind: train(kind, X, y, X_test, y_test, options.epochs) for kind in ("moving", "exact")}
+    cnns = {kind: train(kind, X, y, X_test, y_test, epochs) for kind in ("moving", "exact")}
 
     moving, exact = (cnns[kind].history_ for kind in ("moving", "exact"))
-    # One training, not two: what the training batches saw is the same to the last digit.
-    np.testing.assert_array_equal(moving["batch_loss"], exact["batch_loss"])
-    table = pd.DataFrame({"train accuracy": moving["batch_accuracy"]}, index=range(1, options.epochs + 1))
+    np.testing.assert_allclose(moving["batch_loss"], exact["batch_loss"], rtol=1e-3, err_msg="two different trainings")
+    table = pd.DataFrame({"train accuracy": moving["batch_accuracy"]}, index=range(1, epochs + 1))
     for name in ("accuracy", "auc", "loss"):
         for kind, history in (("moving", moving), ("exact", exact)):
             table[f"test {name}, {kind}"] = history[f"val_{name}"]
@@ -65,8 +71,7 @@ def main() -> None:
         recall, specificity = called[y_test == 1].mean(), 1 - called[y_test == 0].mean()
         print(f"{kind}: calls {called.mean():.0%} of the test images pneumonia; "
               f"recall {recall:.3f}, specificity {specificity:.3f}")  # fmt: skip
-    if options.figure:
-        draw(table, options.figure)
+    return table
 
 
 def draw(table: pd.DataFrame, path: str) -> None:

@@ -9,8 +9,8 @@ PARAM_GRID = {}
 
 def build(random_state=None, balance="none"):
     classifier = ScratchCNNClassifier(
-        filters=(16, 32, 64, 128),
-        epochs=40,
+        filters=(16, 32, 64),
+        epochs=30,
         learning_rate=5e-4,
         augmenter=ImageAugmenter(),
         random_state=random_state,

@@ -172,7 +172,18 @@ class TestBalancedSubset:
     def test_all_of_test(self, frame):
         assert (balanced_subset(frame, 10, 10, None)["split"] == "test").sum() == 40
 
+    def test_a_patient_that_would_be_in_two_splits(self, frame):
+        with pytest.raises(DataError, match="would be in two splits, everybody among them"):
+            balanced_subset(frame.assign(patient="everybody"), 10, 0, 10)
+
+    @pytest.mark.parametrize("n", [-5, 2.5])
+    def test_what_is_no_number_of_images(self, frame, n):
+        with pytest.raises(DataError, match=f"val={n}"):
+            balanced_subset(frame, 10, n)
+
     def test_too_few(self, frame):
+        with pytest.raises(DataError, match=r"5 pneumonia images .* but 0 of 0 are left"):
+            balanced_subset(frame[frame["target"] == 0], 5, 0, None)
         with pytest.raises(DataError, match=r"120 normal images of patients in no other split.*as val"):
             balanced_subset(frame, 120, 120, None)
         with pytest.raises(DataError, match=r"21 normal images .* as test, but 20 of 20 are left"):

@@ -45,7 +45,10 @@ def test_balance_reaches_the_classifier(name):
     assert load_recipe(name).build()["classify"].method == "none"
 
 
-def test_what_a_recipe_takes():
+def test_what_a_recipe_takes(tmp_path):
+    (tmp_path / "any.py").write_text(OWN.replace("random_state=None", "**options").replace("=random_state", "=None"))
+    assert not load_recipe(tmp_path / "any.py").takes("balance")  # nobody knows what it makes of it
+    load_recipe(tmp_path / "any.py").build(balance="weights")
     assert load_recipe("vgg16_logistic").takes("balance")
     assert not load_recipe("shortcuts").takes("balance")
 

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from sklearn.svm import LinearSVC
 
 from cxr_sklearn import AugmentedClassifier, BalancedClassifier, ImageAugmenter, ImageLoader, make_radiographs
 from cxr_sklearn.images import as_batch
@@ -76,6 +78,20 @@ class TestAugmented:
         with pytest.raises(ValueError, match="expected images"):
             AugmentedClassifier(LogisticRegression()).fit(np.zeros((4, 3)), [0, 1, 0, 1])
 
+    def test_the_seed_makes_it_repeatable(self, data):
+        X, y = data
+        keys = [AugmentedClassifier(Recorder(), ImageAugmenter(), random_state=0).fit(X, y).estimator_.keys_
+                for _ in range(2)]  # fmt: skip
+        assert keys[0] == keys[1]
+        assert AugmentedClassifier(Recorder(), random_state=1).fit(X, y).estimator_.keys_ != keys[0]
+
+    @pytest.mark.parametrize("tta", [False, True])
+    def test_predict_shows_the_classifier_what_fit_did(self, data, tta):
+        grey, y = np.asarray(data[0])[..., 0], data[1]
+        flat = FunctionTransformer(lambda batch: np.asarray(batch).reshape(len(batch), -1) / 255)
+        model = AugmentedClassifier(make_pipeline(flat, LogisticRegression()), n_views=1, tta=tta).fit(grey, y)
+        assert model.predict(grey).shape == (16,)
+
 
 class TestBalanced:
     def test_weights(self, data):
@@ -132,8 +148,21 @@ class TestBalanced:
         plain = clone(inner).set_params(logisticregression__class_weight="balanced").fit(X, y)
         np.testing.assert_allclose(fitted.predict_proba(np.asarray(X)), plain.predict_proba(X))
 
+    def test_decisions_are_those_of_the_classifier(self, data):
+        """A threshold inside is not overruled by the larger probability."""
+        draw = np.random.default_rng(0)
+        X, y = draw.normal(size=(60, 2)), np.arange(60) % 3 == 0
+        fixed = FixedThresholdClassifier(LogisticRegression(), threshold=0.1)
+        fitted = BalancedClassifier(fixed, "undersample").fit(X, y)
+        assert fitted.predict(X).mean() > 0.9
+        assert (fitted.predict_proba(X)[:, 1] > 0.5).mean() < 0.9
+        assert not hasattr(BalancedClassifier(LinearSVC()), "predict_proba")
+        assert BalancedClassifier(LinearSVC()).fit(X, y).predict(X).shape == (60,)
+
     def test_wrong_use(self, data):
         X, y = data
+        with pytest.raises(ValueError, match="BalancedClassifier draws views of images, but expected images"):
+            BalancedClassifier(LogisticRegression(), "augment").fit(np.zeros((16, 2)), y)
         with pytest.raises(ValueError, match="method='oversample' must be one of"):
             BalancedClassifier(Recorder(), "oversample").fit(X, y)
         with pytest.raises(ValueError, match=r"KNeighborsClassifier\(\) takes no sample_weight"):

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.utils import Tags, column_or_1d
+from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
 from ..augment import ImageAugmenter
-from ..backbones import resolve_precision
+from ..backbones import compile_for_prediction, resolve_precision
+from ..digests import hash_files
 from ..exceptions import ImageReadError, InputError
 from ..images import ImageBatch, as_batch
+from ..routing import check_groups, check_labels
 from .training import Indexable, predict_outputs
 
 #: Fewer images than these say little about how an epoch went.
@@ -47,6 +49,31 @@ class Examples:
         return len(self.target)
 
 
+def check_number(
+    name: str,
+    value: Any,
+    kind: type,
+    low: float,
+    high: float = np.inf,
+    *,
+    open_below: bool = False,
+    open_above: bool = False,
+) -> None:
+    """Refuse a parameter that is no number of the kind, or outside its range."""
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high or (open_below and value == low) or (open_above and value == high):
+        noun = "an integer" if kind is Integral else "a number"
+        below = "" if high == np.inf else f" and {'below' if open_above else 'at most'} {high}"
+        raise InputError(f"{name}={value!r} must be {noun} {'above' if open_below else 'of at least'} {low}{below}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as it can be saved anywhere: sequences as lists, paths as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
 @contextmanager
 def _every_unreadable(*batches: ImageBatch) -> Iterator[None]:
     """Where one image cannot be read, look at all of them, so that one error lists every one."""
@@ -56,7 +83,8 @@ def _every_unreadable(*batches: ImageBatch) -> Iterator[None]:
         failures = dict(error.failures)
         for batch in batches:
             failures |= batch.failures()
-        raise ImageReadError(failures, sum(map(len, batches))) from error
+        # Several views may be of one file.
+        raise ImageReadError(failures, len({batch.name(i) for batch in batches for i in range(len(batch))})) from error
 
 
 class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -83,7 +111,12 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     image_shape_ : tuple of int
         (H, W, 3) of the images in ``fit``.
     precision_ : {"float32", "bfloat16"}
+    architecture_ : dict
+        The parameters that the network was built by.
     """
+
+    #: Names of the parameters that decide what network is built.
+    _ARCHITECTURE: tuple[str, ...]
 
     classes_: np.ndarray
     weights_: list[np.ndarray]
@@ -91,6 +124,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     n_epochs_: int
     image_shape_: tuple[int, int, int]
     precision_: str
+    architecture_: dict[str, Any]
 
     def __init__(
         self,
@@ -139,7 +173,8 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             Labels of any type; two classes or more.
         sample_weight : array-like of shape (n,) or None
         X_val, y_val : as `X` and `y`, or None
-            Images for early stopping. Without them, `validation_fraction` of `X` is held out, by class and group.
+            Images for early stopping; a Pipeline passes them on as they are, so load them first. Without them,
+            `validation_fraction` of `X` is held out, by class and group.
         groups : array-like of shape (n,) or None
             Patients: no group is on both sides of that hold-out. None takes every image for a patient.
 
@@ -152,12 +187,20 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         ValueError
             If `X` is not images, `y` has another length or a single class, a parameter is wrong, the classes or
             groups are too few to hold any out, or the loss stops being a number.
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        WeightsUnavailableError
+            If a pretrained network is asked for whose weights are neither here nor to be had.
         """
+        _networks.pop(self, None)
+        if hasattr(self, "weights_"):  # a fit that fails leaves no classifier behind
+            del self.weights_
         self._check_parameters()
         examples = self._examples(X, y, sample_weight)
         self.image_shape_ = examples.images.shape[1:]
         self.precision_ = resolve_precision(self.precision)
-        self._seed = int(np.random.SeedSequence(self.random_state).generate_state(1)[0])
+        self.architecture_ = {name: _plain(getattr(self, name)) for name in self._ARCHITECTURE}
+        self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         if (X_val is None) != (y_val is None):
             raise InputError("X_val and y_val go together; one of them is missing")
         if X_val is not None and y_val is not None:
@@ -167,8 +210,9 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         else:
             validation = None
         with _every_unreadable(examples.images, *([validation.images] if validation else [])):
-            _networks[self] = network = self._train(examples, validation)
+            network = self._train(examples, validation)
         self.weights_ = network.get_weights()
+        _networks[self] = compile_for_prediction(network)
         self.n_epochs_ = len(self.history_["loss"])
         return self
 
@@ -187,12 +231,14 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If `X` is not images of the size seen in ``fit``.
+            If `X` is not images of the size seen in ``fit``, or holds none.
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "weights_")
         batch = as_batch(X)
+        if not len(batch):
+            raise InputError("there are no images to predict, 0 samples")
         if batch.shape[1:] != self.image_shape_:
             raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
         with _every_unreadable(batch):
@@ -235,12 +281,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         return network
 
     def _fitted_augmenter(self, images: ImageBatch) -> ImageAugmenter | None:
-        if self.augmenter is None:
-            return None
-        augmenter = clone(self.augmenter)
-        if augmenter.random_state is None:
-            augmenter.set_params(random_state=self._seed)
-        return augmenter.fit(images)
+        return None if self.augmenter is None else self.augmenter.seeded(self._seed).fit(images)
 
     def _monitored(self, examples: Examples, validation: Examples | None) -> dict[str, tuple[Indexable, np.ndarray]]:
         """Return what is scored after every epoch, by the prefix of its names in the history.
@@ -257,60 +298,64 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     def _check_parameters(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise InputError(f"{name}={value!r} must be a positive integer")
-        for name, limit in (("learning_rate", np.inf), ("validation_fraction", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 < value < limit:
-                raise InputError(f"{name}={value!r} must be above 0 and below {limit}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout={self.dropout!r} must be at least 0 and below 1")
+            check_number(name, getattr(self, name), Integral, 1)
+        check_number("learning_rate", self.learning_rate, Real, 0, open_below=True)
+        check_number("validation_fraction", self.validation_fraction, Real, 0, 0.5, open_below=True)
+        check_number("dropout", self.dropout, Real, 0, 1, open_above=True)
 
     def _examples(self, X: Any, y: Any, sample_weight: Any) -> Examples:
         images = as_batch(X)
-        if y is None:
-            raise InputError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        labels = column_or_1d(y, warn=True)
+        if not len(images):
+            raise InputError("there are no images to fit on, 0 samples")
+        labels = check_labels(y, type(self).__name__)
         check_consistent_length(images, labels)
-        check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise InputError(f"y holds one class, {self.classes_.tolist()[0]!r}; a classifier needs two or more")
-        weight = _check_sample_weight(sample_weight, images, dtype=np.float64, copy=True)
+        weight = _check_sample_weight(sample_weight, images, dtype=np.float64, copy=True, ensure_non_negative=True)
         # Keras ignores a dict keyed by label without a word, so class weights become sample weights.
         weight *= compute_sample_weight(self.class_weight, labels)
-        return Examples(images, self._encode(labels), weight)
+        if (weight < 0).any():
+            raise InputError(f"class_weight={self.class_weight!r} holds a negative weight")
+        # Held to their present bytes, files are hashed once rather than in every epoch.
+        return Examples(images.pinned(hash_files), self._encode(labels), weight)
 
     def _validation(self, images: ImageBatch, y: ArrayLike) -> Examples:
-        check_consistent_length(images, y)
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(images, labels)
+        if not len(images):
+            raise InputError("X_val holds no images")
         if images.shape[1:] != self.image_shape_:
             raise InputError(f"X_val holds images of shape {images.shape[1:]}, X of {self.image_shape_}")
-        return Examples(images, self._encode(y), np.ones(len(images)))
+        return Examples(images.pinned(hash_files), self._encode(labels), np.ones(len(images)))
 
-    def _encode(self, labels: ArrayLike) -> np.ndarray:
-        unknown = np.setdiff1d(np.asarray(labels), self.classes_)
-        if len(unknown):
+    def _encode(self, labels: np.ndarray) -> np.ndarray:
+        if len(unknown := np.setdiff1d(labels, self.classes_)):
             raise InputError(f"y_val holds labels that y does not: {unknown.tolist()}")
-        return np.searchsorted(self.classes_, np.asarray(labels))
+        return np.searchsorted(self.classes_, labels)
 
     def _hold_out(self, examples: Examples, groups: ArrayLike | None) -> tuple[Examples, Examples]:
         """Split off whole groups, about `validation_fraction` of the images, by class."""
-        by = np.arange(len(examples)) if groups is None else np.asarray(groups)
-        check_consistent_length(examples.target, by)
-        n_splits = max(2, round(1 / self.validation_fraction))
-        if min(len(np.unique(by[examples.target == k])) for k in range(len(self.classes_))) < 2:
+        by = check_groups(groups, len(examples))
+        n_groups = [len(np.unique(by[examples.target == k])) for k in range(len(self.classes_))]
+        n_splits = min(round(1 / self.validation_fraction), max(n_groups))
+        if min(n_groups) < 2:
             raise InputError(
                 "early stopping holds images out, which needs two or more images (or groups) of every class; "
                 "pass X_val and y_val, or early_stopping=False"
             )
-        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=self._seed % 2**31)
+        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=self._seed)
         with warnings.catch_warnings():
             # A class with fewer groups than folds is absent from some folds; the next lines see to that.
             warnings.filterwarnings("ignore", message="The least populated class")
             splits = list(folds.split(by, examples.target, by))
         complete = [s for s in splits if all(len(np.unique(examples.target[rows])) == len(self.classes_) for rows in s)]
-        train, held_out = complete[0] if complete else splits[0]
+        if not complete:
+            raise InputError(
+                "no hold-out of whole groups leaves every class on both sides; pass X_val and y_val, or "
+                "early_stopping=False"
+            )
+        train, held_out = complete[0]
         return examples.take(train), examples.take(held_out)
 
     def __sklearn_tags__(self) -> Tags:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from ..backbones import Backbone, import_keras, weights_identity
+from ..backbones import Backbone, compile_for_prediction, import_keras, weights_identity
 from ..exceptions import ImageReadError, InputError
 from ..images import ImageBatch
 from ..progress import progress_bar
+from . import kept
+from .training import filled_up
 
 _cutting = Lock()
 
@@ -41,7 +45,10 @@ class Cut:
         return self._parts()[0]
 
     def tail(self) -> Any:
-        """Return a new copy of the rest, with its pretrained weights; batch normalisation stays as it was trained."""
+        """Return a new copy of the rest, which keeps its batch normalisation as it is.
+
+        It has its pretrained weights, or any where those of the frozen part are carried.
+        """
         keras = import_keras()
         original = self._parts()[1]
         tail = keras.models.clone_model(original)
@@ -53,11 +60,11 @@ class Cut:
 
     def _parts(self) -> tuple[Any, Any]:
         with _cutting:
-            return _cut(self)
+            return _cut(self, self.carried is None)
 
 
 @functools.lru_cache(maxsize=2)
-def _cut(cut: Cut) -> tuple[Any, Any]:
+def _cut(cut: Cut, pretrained_tail: bool) -> tuple[Any, Any]:
     keras = import_keras()
     backbone = cut.backbone
     if cut.carried is not None:  # any weights do for now
@@ -77,40 +84,11 @@ def _cut(cut: Cut) -> tuple[Any, Any]:
     frozen = backbone.preprocessed(keras.Model(network.input, entering), cut.image_shape)
     if cut.carried is not None:
         frozen.set_weights(cut.carried)
-    # XLA compiles convolutions on a CPU to less than half the speed of TensorFlow's own kernels.
-    frozen.compile(jit_compile=keras.backend.backend() == "jax")
-    return frozen, tail
+    return compile_for_prediction(frozen), tail
 
 
 #: A cut and the content key of an image.
 Key = tuple[Cut, bytes]
-
-
-class _Kept:
-    """Frozen outputs by cut and content key, shared by all fits of a process."""
-
-    def __init__(self) -> None:
-        self._maps: dict[Key, np.ndarray] = {}
-        self._nbytes = 0
-        self._lock = Lock()
-
-    def get(self, key: Key) -> np.ndarray | None:
-        return self._maps.get(key)
-
-    def put(self, key: Key, maps: np.ndarray, budget: int, wanted: set[Key]) -> None:
-        """Keep `maps` if they fit the budget, in place of what is not wanted if need be, the oldest first."""
-        with self._lock:
-            for old in list(self._maps) if self._nbytes + maps.nbytes > budget else ():
-                if old not in wanted:
-                    self._nbytes -= self._maps.pop(old).nbytes
-                    if self._nbytes + maps.nbytes <= budget:
-                        break
-            if key not in self._maps and self._nbytes + maps.nbytes <= budget:
-                self._maps[key] = maps
-                self._nbytes += maps.nbytes
-
-
-_kept = _Kept()
 
 
 class FrozenMaps:
@@ -133,13 +111,13 @@ class FrozenMaps:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         wanted = dict.fromkeys(rows.tolist())
-        maps = {i: map_ for i in wanted if (map_ := _kept.get(self._keys[i])) is not None}
+        maps = {i: map_ for i in wanted if (map_ := kept.KEPT.get(self._keys[i])) is not None}
         if missing := [i for i in wanted if i not in maps]:
             maps.update(zip(missing, self._compute(np.asarray(self._batch[missing])), strict=True))
         return np.stack([maps[i] for i in rows.tolist()])
 
-    def keep(self, budget: int, wanted: set[Key], verbose: int) -> None:
-        """Compute what is not kept yet, and keep what fits into `budget` bytes; what is `wanted` is not given up.
+    def keep(self, budget: int, wanted: set[Hashable], verbose: int) -> None:
+        """Compute what is not kept yet, as far as it fits `budget` bytes; what is `wanted` is not given up for it.
 
         Raises
         ------
@@ -147,24 +125,24 @@ class FrozenMaps:
             If an image cannot be read.
         """
         wanted.update(self._keys)
-        missing = {key: i for i, key in enumerate(self._keys) if _kept.get(key) is None}
+        missing = {key: i for i, key in enumerate(self._keys) if kept.KEPT.get(key) is None}
         if not missing:
             return
-        label, keys = f"Frozen part of {self._cut.backbone.name}", iter(missing)
-        with progress_bar(label, len(missing), show=verbose > 0) as advance:
+        nbytes = 2 * int(np.prod(self._cut.frozen().output_shape[1:]))
+        keys = iter(missing)
+        with progress_bar(f"Frozen part of {self._cut.backbone.name}", len(missing), show=verbose > 0) as advance:
             for chunk in self._batch[np.array(list(missing.values()))].decode_ahead(self._batch_size):
                 for image in chunk:
                     if isinstance(image, ImageReadError):
                         raise image
-                for map_, key in zip(self._compute(np.array(chunk)), keys, strict=False):
-                    _kept.put(key, map_, budget, wanted)
+                if not kept.KEPT.make_room(nbytes * len(chunk), budget, wanted):
+                    break
+                for key, map_ in zip(itertools.islice(keys, len(chunk)), self._compute(np.array(chunk)), strict=True):
+                    kept.KEPT.put(key, map_)
                 advance(len(chunk))
 
     def _compute(self, pixels: np.ndarray) -> np.ndarray:
-        k = len(pixels)
-        # Every batch has the same shape, the last is filled up: a new shape would be traced anew.
-        filled = np.resize(pixels, (min(self._batch_size, 1 << max(k - 1, 0).bit_length()), *pixels.shape[1:]))
-        maps = np.asarray(self._cut.frozen().predict_on_batch(filled))[:k]
+        maps = np.asarray(self._cut.frozen().predict_on_batch(filled_up(pixels, self._batch_size)))[: len(pixels)]
         with np.errstate(over="ignore"):
             half = maps.astype(np.float16)
         if not np.isfinite(half).all():

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
-from numbers import Integral
+from collections.abc import Hashable, Mapping
+from numbers import Integral, Real
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..augment import ImageAugmenter
-from ..backbones import Backbone, application, dtype_policy, import_keras, weights_identity
-from ..digests import hash_files
+from ..backbones import (
+    POOLINGS,
+    Backbone,
+    application,
+    compile_for_prediction,
+    dtype_policy,
+    import_keras,
+    pooled,
+    weights_identity,
+)
 from ..exceptions import InputError
 from ..images import ImageBatch
-from .base import Examples, KerasImageClassifier
-from .cut import Cut, FrozenMaps, Key
+from .base import Examples, KerasImageClassifier, check_number
+from .cut import Cut, FrozenMaps
 from .training import batches, compile_for_training, monitored_scores, predict_outputs, seeds, train
 
-_POOLINGS = ("avg", "max", "flatten")
 log = logging.getLogger("cxr_sklearn")
 
 
@@ -62,17 +70,18 @@ class FineTunedClassifier(KerasImageClassifier):
         Weights by label.
     early_stopping : bool, default=True
         Stop either phase once the validation loss has not fallen for `patience` epochs, and keep the weights of the
-        best epoch.
+        best epoch; where training the last layers never helped, those are the weights of the first phase.
     validation_fraction : float, default=0.2
-        Part of the training images held out for that, unless ``fit`` is given `X_val`.
+        Part of the training images held out for that, unless ``fit`` is given `X_val`; rounded to one over a whole
+        number, and at most a half.
     patience : int, default=4
     augmenter : ImageAugmenter or None, default=None
         In each epoch every training image is itself or one of `n_views` fixed views, at random.
     n_views : int, default=4
         Without an augmenter there are none.
     memory_budget : int, default=2 * 1024**3
-        Bytes of frozen output, float16, that this process keeps for all such classifiers together. What does not fit
-        is computed again in every epoch, and a warning is logged.
+        Bytes of frozen output, float16, that this process keeps, until it ends, for all such classifiers together.
+        What does not fit is computed again in every epoch, and a warning is logged.
     carry_frozen : bool, default=False
         Whether a fitted classifier carries the weights of the frozen part, rather than their SHA-256 alone: it is
         larger then, and needs no weights file where it is loaded.
@@ -106,6 +115,7 @@ class FineTunedClassifier(KerasImageClassifier):
     feature_mean_: np.ndarray
     feature_scale_: np.ndarray
     frozen_weights_: list[np.ndarray]
+    _ARCHITECTURE = ("backbone", "weights", "trainable_from", "layer", "pooling", "dense_units", "dropout")
 
     def __init__(
         self,
@@ -162,14 +172,11 @@ class FineTunedClassifier(KerasImageClassifier):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         application(self.backbone)
-        if self.pooling not in _POOLINGS:
-            raise InputError(f"pooling={self.pooling!r} must be one of {_POOLINGS}")
+        if self.pooling not in POOLINGS:
+            raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")
         for name in ("dense_units", "head_epochs", "n_views", "memory_budget"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 0:
-                raise InputError(f"{name}={value!r} must be an integer of 0 or more")
-        if not isinstance(self.head_learning_rate, int | float) or not self.head_learning_rate > 0:
-            raise InputError(f"head_learning_rate={self.head_learning_rate!r} must be above 0")
+            check_number(name, getattr(self, name), Integral, 0)
+        check_number("head_learning_rate", self.head_learning_rate, Real, 0, open_below=True)
         if self.carry_frozen and self.weights == "imagenet" and self.backbone.startswith("EfficientNetB"):
             raise InputError(
                 f"Keras gives {self.backbone} another layer with weights='imagenet', so its weights alone cannot be "
@@ -180,8 +187,7 @@ class FineTunedClassifier(KerasImageClassifier):
         self.weights_id_ = weights_identity(self.backbone, self.weights)
         if hasattr(self, "frozen_weights_"):
             del self.frozen_weights_
-        examples, validation = _pinned(examples), validation and _pinned(validation)
-        tail, draw, wanted = self._tail(), np.random.default_rng(self._seed), set[Key]()
+        tail, draw, wanted = self._tail(), np.random.default_rng(self._seed), set[Hashable]()
         augmenter = self._fitted_augmenter(examples.images)
         n_views = 0 if augmenter is None else self.n_views
         self._warn_of_memory(len(examples) * (1 + n_views) + len(validation or ()), tail.input_shape)
@@ -217,6 +223,7 @@ class FineTunedClassifier(KerasImageClassifier):
             patience=self.patience if validation is not None and self.early_stopping else None,
             label=f"Fine-tuning {self.backbone}",
             verbose=self.verbose,
+            val_loss=min(self.head_history_.get("val_loss", [np.inf])),
         )
         if self.carry_frozen:
             self.frozen_weights_ = self._cut().frozen().get_weights()
@@ -257,9 +264,10 @@ class FineTunedClassifier(KerasImageClassifier):
             )  # fmt: skip
 
     def _cut(self) -> Cut:
-        backbone = Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, self.layer, self.precision_)
+        design = SimpleNamespace(**self.architecture_)
+        backbone = Backbone(design.backbone, design.weights, self.weights_id_, design.layer, self.precision_)
         carried = getattr(self, "frozen_weights_", None)
-        return Cut(backbone, self.trainable_from, self.image_shape_, carried and tuple(carried))
+        return Cut(backbone, design.trainable_from, self.image_shape_, carried and tuple(carried))
 
     def _inputs(self, batch: ImageBatch) -> FrozenMaps:
         return FrozenMaps(self._cut(), batch, self.batch_size)
@@ -272,15 +280,8 @@ class FineTunedClassifier(KerasImageClassifier):
         keras = import_keras()
         tail = self._cut().tail()
         maps = keras.Input(tail.input_shape[1:], dtype="float16")
-        last = keras.ops.cast(tail(keras.ops.cast(maps, tail.input.dtype)), "float32")
-        if self.pooling == "flatten":
-            features = keras.ops.reshape(last, (-1, int(np.prod(last.shape[1:]))))
-        else:
-            reduce = keras.ops.mean if self.pooling == "avg" else keras.ops.max
-            features = reduce(last, axis=tuple(range(1, len(last.shape) - 1)))
-        network = keras.Model(maps, features)
-        network.compile(jit_compile=keras.backend.backend() == "jax")
-        return network
+        features = pooled(tail(keras.ops.cast(maps, tail.input.dtype)), self.architecture_["pooling"])
+        return compile_for_prediction(keras.Model(maps, features))
 
     def _head(self, shape: tuple[int, ...]) -> Any:
         """Return the network from features to logits."""
@@ -290,21 +291,13 @@ class FineTunedClassifier(KerasImageClassifier):
         features = keras.Input(shape)
         with dtype_policy(keras, "float32"):  # it costs nothing here
             h = layers.Rescaling(1 / self.feature_scale_, -self.feature_mean_ / self.feature_scale_)(features)
-            if self.dense_units:
+            if self.architecture_["dense_units"]:
                 draw = keras.initializers.GlorotUniform(seed=kernel)
-                h = layers.Dense(self.dense_units, activation="relu", kernel_initializer=draw)(h)
-            h = layers.Dropout(self.dropout, seed=dropout)(h)
+                h = layers.Dense(self.architecture_["dense_units"], activation="relu", kernel_initializer=draw)(h)
+            h = layers.Dropout(self.architecture_["dropout"], seed=dropout)(h)
             draw = keras.initializers.GlorotUniform(seed=last)
             logits = layers.Dense(len(self.classes_), kernel_initializer=draw)(h)
         return keras.Model(features, logits)
 
     def _whole(self, tail: Any, head: Any) -> Any:
-        keras = import_keras()
-        network = keras.Model(tail.input, head(tail.output))
-        network.compile(jit_compile=keras.backend.backend() == "jax")
-        return network
-
-
-def _pinned(part: Examples) -> Examples:
-    """Hold images to their present bytes, which are then hashed once rather than in every epoch."""
-    return Examples(part.images.pinned(hash_files), part.target, part.weight)
+        return compile_for_prediction(import_keras().Model(tail.input, head(tail.output)))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..augment import ImageAugmenter
-from ..backbones import dtype_policy, import_keras
+from ..backbones import compile_for_prediction, dtype_policy, import_keras
 from ..exceptions import InputError
 from ..images import ImageBatch
-from .base import Examples, KerasImageClassifier
+from .base import Examples, KerasImageClassifier, check_number
 from .training import batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds, train
 
 
@@ -46,7 +48,8 @@ class ScratchCNNClassifier(KerasImageClassifier):
     early_stopping : bool, default=True
         Stop once the validation loss has not fallen for `patience` epochs, and keep the weights of the best epoch.
     validation_fraction : float, default=0.2
-        Part of the training images held out for that, unless ``fit`` is given `X_val`.
+        Part of the training images held out for that, unless ``fit`` is given `X_val`; rounded to one over a whole
+        number, and at most a half.
     patience : int, default=8
     augmenter : ImageAugmenter or None, default=None
         Draws a new view of every training image for each epoch.
@@ -60,8 +63,8 @@ class ScratchCNNClassifier(KerasImageClassifier):
     ----------
     batch_norm_scores_ : dict or None
         "used" is "exact" or "moving". In the latter case there are also "moving" and "exact", each with the loss,
-        accuracy and AUC of the final weights with those statistics on the `n_images` validation images (or training
-        images, where none were held out).
+        accuracy and AUC of the final weights with those statistics on "n_images" images: the validation images, or the
+        training images where none were held out, as "part" says.
 
     References
     ----------
@@ -75,6 +78,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
     """
 
     batch_norm_scores_: dict[str, Any] | None
+    _ARCHITECTURE = ("filters", "kernel_size", "batch_norm", "head", "dense_units", "dropout")
 
     def __init__(
         self,
@@ -124,6 +128,12 @@ class ScratchCNNClassifier(KerasImageClassifier):
             raise InputError(f"batch_norm_statistics={self.batch_norm_statistics!r} must be 'exact' or 'moving'")
         if self.head not in ("flatten", "avg"):
             raise InputError(f"head={self.head!r} must be 'flatten' or 'avg'")
+        for name in ("kernel_size", "dense_units"):
+            check_number(name, getattr(self, name), Integral, 1)
+        if isinstance(self.filters, str | Integral) or not len(self.filters):
+            raise InputError(f"filters={self.filters!r} must be a sequence of integers, one for each block")
+        for n_filters in self.filters:
+            check_number("filters", n_filters, Integral, 1)
 
     def _train(self, examples: Examples, validation: Examples | None) -> Any:
         network = self._build()
@@ -153,20 +163,23 @@ class ScratchCNNClassifier(KerasImageClassifier):
             label="Training the CNN",
             verbose=self.verbose,
         )
-        self.batch_norm_scores_ = self._compare_statistics(network, mixed, validation or examples)
+        self.batch_norm_scores_ = self._compare_statistics(network, mixed, examples, validation)
         return network
 
-    def _compare_statistics(self, network: Any, mixed: _Grey, part: Examples) -> dict[str, Any] | None:
+    def _compare_statistics(
+        self, network: Any, mixed: _Grey, examples: Examples, validation: Examples | None
+    ) -> dict[str, Any] | None:
         """Score a network that predicts with moving averages with exact statistics too, and leave it as it was."""
         if not self.batch_norm or self.batch_norm_statistics == "exact":
             return {"used": "exact"} if self.batch_norm else None
         kept = network.get_weights()
+        name, part = ("training", examples) if validation is None else ("validation", validation)
         inputs = _Grey(part.images)
         moving = scores_of(predict_outputs(network, inputs, self.batch_size), part.target)
         _estimate_statistics(network, _statistics_network(network), mixed, self.batch_size)
         exact = scores_of(predict_outputs(network, inputs, self.batch_size), part.target)
         network.set_weights(kept)
-        return {"used": "moving", "n_images": len(part), "moving": moving, "exact": exact}
+        return {"used": "moving", "part": name, "n_images": len(part), "moving": moving, "exact": exact}
 
     def _inputs(self, batch: ImageBatch) -> _Grey:
         return _Grey(batch)
@@ -176,7 +189,8 @@ class ScratchCNNClassifier(KerasImageClassifier):
         keras = import_keras()
         layers = keras.layers
         height, width, _ = self.image_shape_
-        seed = iter(seeds(self._seed, len(self.filters) + 3))
+        design = SimpleNamespace(**self.architecture_)
+        seed = iter(seeds(self._seed, len(design.filters) + 3))
 
         def drawn() -> Any:
             return keras.initializers.GlorotUniform(seed=next(seed))
@@ -184,20 +198,18 @@ class ScratchCNNClassifier(KerasImageClassifier):
         with dtype_policy(keras, self.precision_):
             images = keras.Input((height, width, 1), dtype="uint8")
             h = layers.Rescaling(1 / 255)(images)
-            for n_filters in self.filters:
+            for n_filters in design.filters:
                 h = layers.Conv2D(
-                    n_filters, self.kernel_size, padding="same", activation="relu", kernel_initializer=drawn()
+                    n_filters, design.kernel_size, padding="same", activation="relu", kernel_initializer=drawn()
                 )(h)
-                if self.batch_norm:
+                if design.batch_norm:
                     h = layers.BatchNormalization()(h)
                 h = layers.MaxPooling2D(padding="same")(h)
-            h = layers.Flatten()(h) if self.head == "flatten" else layers.GlobalAveragePooling2D()(h)
-            h = layers.Dense(self.dense_units, activation="relu", kernel_initializer=drawn())(h)
-            h = layers.Dropout(self.dropout, seed=next(seed))(h)
+            h = layers.Flatten()(h) if design.head == "flatten" else layers.GlobalAveragePooling2D()(h)
+            h = layers.Dense(design.dense_units, activation="relu", kernel_initializer=drawn())(h)
+            h = layers.Dropout(design.dropout, seed=next(seed))(h)
             logits = layers.Dense(len(self.classes_), dtype="float32", kernel_initializer=drawn())(h)
-        network = keras.Model(images, logits)
-        network.compile(jit_compile=keras.backend.backend() == "jax")
-        return network
+        return compile_for_prediction(keras.Model(images, logits))
 
 
 class _Grey:
@@ -244,9 +256,7 @@ def _statistics_network(network: Any) -> Any | None:
             h = layer(h)
     if not moments:
         return None
-    statistics = keras.Model(network.input, moments)
-    statistics.compile(jit_compile=keras.backend.backend() == "jax")
-    return statistics
+    return compile_for_prediction(keras.Model(network.input, moments))
 
 
 def _estimate_statistics(network: Any, statistics: Any, images: _Grey, batch_size: int) -> None:

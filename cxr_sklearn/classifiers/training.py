@@ -36,28 +36,39 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
     keras = import_keras()
 
     class Batches(keras.utils.PyDataset):  # type: ignore[name-defined]
-        failure: Exception | None = None
+        def __init__(self, *data: Any) -> None:
+            # One worker, for Keras reads ahead in a thread then; with more it also sleeps a tenth of a second an epoch.
+            super().__init__(workers=1)
+            self.data = data
+            self.failure: Exception | None = None
+            self._peeked: dict[int, Any] = {}
 
         def __len__(self) -> int:
             return math.ceil(len(order) / batch_size)
 
         def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            rows = order[i * batch_size : (i + 1) * batch_size]
+            if i in self._peeked:
+                batch: tuple[np.ndarray, np.ndarray, np.ndarray] = self._peeked.pop(i)
+                return batch
             try:
-                return np.asarray(inputs[rows]), target[rows], weight[rows]
+                images, classes, weights = self.data
+                rows = order[i * batch_size : (i + 1) * batch_size]
+                batch = np.asarray(images[rows]), classes[rows], weights[rows]
             except Exception as error:
                 self.failure = error  # the backend would turn it into an error of its own
                 raise
+            if i < 2:  # Keras looks at the first two for their shapes, and then asks for them again
+                self._peeked[i] = batch
+            return batch
 
-    # One worker, for Keras reads ahead in a thread then; with more it also sleeps a tenth of a second in every epoch.
-    return Batches(workers=1)
+    return Batches(inputs, target, weight)
 
 
 def compile_for_training(network: Any, learning_rate: float) -> None:
     """Compile `network` with Adam on the cross-entropy of its logits."""
     keras = import_keras()
     network.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
+        optimizer=keras.optimizers.Adam(float(learning_rate)),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=keras.backend.backend() == "jax",
@@ -66,14 +77,18 @@ def compile_for_training(network: Any, learning_rate: float) -> None:
 
 def predict_outputs(network: Any, inputs: Indexable, batch_size: int) -> np.ndarray:
     """Return the network's output for all rows, in order, float32."""
-    n = len(inputs)
     parts = []
-    for start in range(0, n, batch_size):
-        rows = np.arange(start, min(start + batch_size, n))
-        # Every batch has the same shape, the last is filled up: a new shape would be traced anew.
-        filled = np.resize(rows, min(batch_size, 1 << max(n - 1, 0).bit_length()))
-        parts.append(np.asarray(network.predict_on_batch(np.asarray(inputs[filled])))[: len(rows)])
+    for start in range(0, len(inputs), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(inputs)))
+        batch = filled_up(np.asarray(inputs[rows]), batch_size)
+        parts.append(np.asarray(network.predict_on_batch(batch))[: len(rows)])
     return np.concatenate(parts).astype(np.float32)
+
+
+def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
+    """Repeat rows until there are `batch_size`, or a power of two that is less: each new shape would be traced anew."""
+    n = min(batch_size, 1 << max(len(batch) - 1, 0).bit_length())
+    return np.resize(batch, (n, *batch.shape[1:]))
 
 
 def scores_of(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
@@ -97,13 +112,17 @@ class EarlyStopping:
     ----------
     patience : int or None
         Epochs without a lower validation loss after which to stop; None never stops and keeps the last weights.
+    best_loss : float
+        The least validation loss before training.
+    weights : list of ndarray or None
+        The weights it belongs to.
     """
 
-    def __init__(self, patience: int | None) -> None:
+    def __init__(self, patience: int | None, best_loss: float, weights: list[np.ndarray] | None) -> None:
         self._patience = patience
-        self._best_loss = math.inf
+        self._best_loss = best_loss
         self._since = 0
-        self.weights: list[np.ndarray] | None = None
+        self.weights = weights
 
     def stop(self, loss: float, network: Any) -> bool:
         """Note the loss of an epoch; return whether it was the last."""
@@ -124,6 +143,7 @@ def train(
     patience: int | None,
     label: str,
     verbose: int,
+    val_loss: float = math.inf,
 ) -> dict[str, list[float]]:
     """Train a compiled network and leave it with the weights of its best epoch.
 
@@ -139,6 +159,8 @@ def train(
     label : str
         What to call the progress bar.
     verbose : int
+    val_loss : float
+        Validation loss before training, if the weights there are may turn out to be the best.
 
     Returns
     -------
@@ -151,7 +173,8 @@ def train(
         If the loss stops being a number.
     """
     history: dict[str, list[float]] = {}
-    stopping = EarlyStopping(patience)
+    start = network.get_weights() if patience is not None and val_loss < math.inf else None
+    stopping = EarlyStopping(patience, val_loss, start)
     with progress_bar(label, epochs, show=verbose > 0) as advance:
         for epoch in range(epochs):
             scores = {**_one_epoch(network, dataset_of(epoch)), **evaluate()}
@@ -174,6 +197,8 @@ def _one_epoch(network: Any, dataset: Any) -> dict[str, float]:
         if dataset.failure is not None:
             raise dataset.failure from None
         raise
+    finally:
+        dataset.data = ()  # TensorFlow never lets go of a dataset, nor of what it holds
     return {"batch_loss": float(logs["loss"][0]), "batch_accuracy": float(logs["accuracy"][0])}
 
 

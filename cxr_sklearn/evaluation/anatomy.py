@@ -20,17 +20,14 @@ from .training import training_table
 
 def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
     """Fill the store with the features of every image, and say with what and in how many seconds."""
-    networks = [
-        step for step in pipeline.get_params().values() if isinstance(step, FrozenEmbedder | FineTunedClassifier)
-    ]
     facts: dict[str, Any] = {
-        "backbones": [_describe_backbone(network) for network in networks],
+        "backbones": backbones_of(pipeline),
         "n_embedded": None,
         "n_cached": None,
         "seconds": {"embedding": 0.0},
     }
     steps = _steps(pipeline)
-    stored = [i for i, step in enumerate(steps) if _stores(step)]
+    stored = [i for i, step in enumerate(steps) if hasattr(step, "transform") and _stores(step)]
     if not stored:
         return facts
     prefix = Pipeline([(str(i), clone(step)) for i, step in enumerate(steps[: stored[-1] + 1])])
@@ -55,7 +52,18 @@ def _steps(estimator: Any) -> list[Any]:
 
 
 def _stores(step: Any) -> bool:
-    return hasattr(step, "get_params") and any(name.split("__")[-1] == "store" for name in step.get_params())
+    return hasattr(step, "get_params") and any(
+        name.split("__")[-1] == "store" and value is not None for name, value in step.get_params().items()
+    )
+
+
+def backbones_of(pipeline: Pipeline) -> list[dict[str, Any]]:
+    """Describe every pretrained network in a pipeline."""
+    return [
+        _describe_backbone(step)
+        for step in pipeline.get_params().values()
+        if isinstance(step, FrozenEmbedder | FineTunedClassifier)
+    ]
 
 
 def _describe_backbone(network: FrozenEmbedder | FineTunedClassifier) -> dict[str, Any]:

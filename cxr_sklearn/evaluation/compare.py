@@ -18,14 +18,16 @@ import skops.io
 from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
-from ..exceptions import DataError, RecipeError
+from ..exceptions import DataError, InputError, RecipeError
 from ..files import replacing
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
-from .anatomy import embed_all, last_classifier, training_of
+from ..resampling import METHODS
+from .anatomy import backbones_of, embed_all, last_classifier, training_of
+from .diagnosis import diagnose
 from .scores import merge_facts, read_scores, summarise, write_scores
 from .search import Splits, fit, scores_of, search
-from .training import diagnose, read_training, write_training
+from .training import read_training, write_training
 
 
 def compare(
@@ -89,6 +91,8 @@ def compare(
         If the weights of a backbone are neither here nor to be had.
     """
     recipes = [load_recipe(name) for name in pipelines or recipe_names()]
+    if balance not in METHODS:
+        raise InputError(f"balance={balance!r} must be one of {METHODS}")
     if balance != "none" and not any(recipe.takes("balance") for recipe in recipes):
         raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
     options = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
@@ -202,7 +206,8 @@ def _evaluate(
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
     batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
-    return pd.concat(parts), model, {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm}
+    found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
+    return pd.concat(parts), model, found
 
 
 def _score_rows(rows: pd.DataFrame, name: str, scores: np.ndarray, fold: int | None = None) -> pd.DataFrame:

@@ -1,18 +1,16 @@
-"""How the training of networks went: a table of their epochs, and in plain words what went wrong."""
+"""training.csv, the epochs of the networks that a run trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from ..exceptions import DataError
 from ..files import replacing
 
-#: A classifier that calls more than this share of the images one class has told nobody anything.
-ONE_CLASS = 0.95
+COLUMNS = ["pipeline", "phase", "epoch", "loss"]
 
 
 def write_training(training: pd.DataFrame, path: Path) -> None:
@@ -22,10 +20,25 @@ def write_training(training: pd.DataFrame, path: Path) -> None:
 
 
 def read_training(path: Path) -> pd.DataFrame:
-    """Read it back; empty where no pipeline of the run trained a network."""
+    """Read it back; empty where no pipeline of the run trained a network.
+
+    Raises
+    ------
+    DataError
+        If the file is not what `compare` wrote.
+    """
     if not path.is_file():
-        return pd.DataFrame(columns=["pipeline", "phase", "epoch", "loss"])
-    return pd.read_csv(path, dtype={"pipeline": "str", "phase": "str"})
+        return pd.DataFrame(columns=COLUMNS)
+    numbers = ("loss", "accuracy", "auc")
+    missing = {name: [""] for name in (f"{prefix}{name}" for prefix in ("", "val_", "batch_") for name in numbers)}
+    text = {"pipeline": "str", "phase": "str"}
+    try:
+        training = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=missing)
+    except ValueError as error:
+        raise DataError(f"{path} is not a table ({error}); `cxr-sklearn compare` writes it anew") from error
+    if absent := [name for name in COLUMNS if name not in training]:
+        raise DataError(f"{path} lacks the columns {absent}; `cxr-sklearn compare` writes it anew")
+    return training
 
 
 def training_table(name: str, histories: Mapping[str, Mapping[str, list[float]]]) -> pd.DataFrame:
@@ -44,82 +57,3 @@ def training_table(name: str, histories: Mapping[str, Mapping[str, list[float]]]
         if history
     ]
     return pd.concat(parts)
-
-
-def diagnose(
-    test: pd.DataFrame,
-    auc: float,
-    training: pd.DataFrame,
-    batch_norm: Mapping[str, Any] | None,
-) -> list[str]:
-    """Say in plain words what is wrong with a classifier; an empty list where nothing stands out.
-
-    Parameters
-    ----------
-    test : DataFrame
-        `target` and `score` of the test images.
-    auc : float
-        ROC AUC on them.
-    training : DataFrame
-        The rows of ``training.csv`` of this pipeline, maybe none.
-    batch_norm : mapping or None
-        ``batch_norm_scores_`` of a :class:`ScratchCNNClassifier`.
-    """
-    return [*_at_one_half(test, auc, batch_norm), *_memorising(training)]
-
-
-def _at_one_half(test: pd.DataFrame, auc: float, batch_norm: Mapping[str, Any] | None) -> list[str]:
-    called = test["score"] >= 0.5
-    hits = [float((called == (test["target"] == 1))[test["target"] == label].mean()) for label in (0, 1)]
-    share, accuracy = float(called.mean()), float((called == (test["target"] == 1)).mean())
-    one_class = max(share, 1 - share) >= ONE_CLASS
-    if not one_class and (np.mean(hits) >= 0.65 or auc < 0.8):
-        return []
-    what = "pneumonia" if share >= 0.5 else "normal"
-    said = [
-        f"At a threshold of 0.5 it calls {max(share, 1 - share):.0%} of the test images {what} (accuracy "
-        f"{accuracy:.2f})."
-    ]
-    cured = _batch_norm_reason(batch_norm)
-    if cured:
-        said.append(cured)
-    if auc >= 0.8:
-        said.append(
-            f"It ranks them well all the same (AUC {auc:.2f}): where the scores become a decision is the problem, and "
-            "the metrics above are taken at a threshold chosen for it, not at 0.5."
-        )
-    elif not cured:
-        said.append(f"Nor does it rank them well (AUC {auc:.2f}): it has learnt little that tells the classes apart.")
-    return [" ".join(said)]
-
-
-def _batch_norm_reason(batch_norm: Mapping[str, Any] | None) -> str:
-    if not batch_norm:
-        return ""
-    if batch_norm["used"] == "exact":
-        return "Its batch-norm statistics are exact, so they are not the reason."
-    moving, exact = batch_norm["moving"]["accuracy"], batch_norm["exact"]["accuracy"]
-    compared = f"an accuracy of {exact:.2f} instead of {moving:.2f} on {batch_norm['n_images']} held-out images"
-    if exact < moving + 0.05:
-        return f"Exact batch-norm statistics would not have cured it: the same weights reach {compared}."
-    return (
-        "Its batch normalisation predicts with moving averages that have not caught up with the weights: with exact "
-        f'statistics the same weights reach {compared}, so batch_norm_statistics="exact" would have cured it.'
-    )
-
-
-def _memorising(training: pd.DataFrame) -> list[str]:
-    if "val_loss" not in training:
-        return []
-    said = []
-    for phase, rows in training.dropna(subset=["val_loss"]).groupby("phase", sort=False):
-        best = rows.iloc[int(np.argmin(rows["val_loss"]))]
-        last = rows.iloc[-1]
-        if last["val_loss"] > 1.25 * best["val_loss"] and last["loss"] < 0.5 * last["val_loss"]:
-            said.append(
-                f"Training and validation part ways ({phase}): from epoch {best['epoch']} to {last['epoch']} the loss "
-                f"rose from {best['val_loss']:.2f} to {last['val_loss']:.2f} on the validation images and fell to "
-                f"{last['loss']:.2f} on the training images. It began to memorise; with early stopping the weights "
-                f"of epoch {best['epoch']} are kept."
-            )
-    return said

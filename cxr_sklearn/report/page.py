@@ -1,4 +1,4 @@
-"""report.html: one self-contained page for eyes, with no number that is not in metrics.json."""
+"""report.html: one self-contained page for eyes, with the numbers of metrics.json and the curves of the tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MobileNet with a new head, its last two blocks trained along."""
+"""MobileNet without its last block, with a new head; blocks 11 and 12 are trained along."""
 
 from sklearn.pipeline import Pipeline
 

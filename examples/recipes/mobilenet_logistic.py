@@ -1,4 +1,8 @@
-"""Frozen MobileNet features and a logistic regression."""
+"""Frozen MobileNet features and a logistic regression.
+
+The network is cut before its last block: earlier features carry over better from photographs to radiographs, and the
+weights file may lack that block.
+"""
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline

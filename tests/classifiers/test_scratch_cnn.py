@@ -45,8 +45,7 @@ def test_statistics_over_several_batches_do_not_depend_on_the_last_short_one(dat
     images, y = data
     keras = import_keras()
     classifier = ScratchCNNClassifier(epochs=1, early_stopping=False, **SMALL).fit(images, y)
-    network = classifier._build()
-    network.set_weights(classifier.weights_)
+    network = classifier._network()
     statistics = scratch_cnn._statistics_network(network)
     first = next(layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization))
     found = []
@@ -71,6 +70,11 @@ def test_moving_averages_fail_where_exact_statistics_do_not():
     assert moving.history_["batch_loss"] == pytest.approx(exact.history_["batch_loss"], rel=1e-3)
     assert exact.score(images, y) > 0.95
     assert moving.score(images, y) < 0.7
+    told = moving.batch_norm_scores_
+    assert (told["used"], told["part"], told["n_images"]) == ("moving", "training", len(y))
+    assert told["moving"]["accuracy"] == moving.score(images, y)
+    assert told["exact"]["accuracy"] == pytest.approx(exact.score(images, y), abs=0.03)
+    assert exact.batch_norm_scores_ == {"used": "exact"}
 
 
 def test_without_batch_normalisation_there_is_nothing_to_estimate(data):
@@ -88,7 +92,10 @@ def test_the_average_head_is_smaller(data):
     assert sizes[0] < sizes[1]
 
 
-@pytest.mark.parametrize("options", [{"batch_norm_statistics": "both"}, {"head": "max"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_norm_statistics": "both"}, {"head": "max"}, {"filters": ()}, {"filters": (8, 0)}, {"kernel_size": 2.5}],
+)
 def test_wrong_parameters(data, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         ScratchCNNClassifier(**options).fit(*data)

@@ -6,8 +6,8 @@ import pytest
 from sklearn import metrics as sk
 
 from cxr_sklearn import compare, load_folder, write_radiographs
+from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
-from cxr_sklearn.evaluation.training import diagnose
 from cxr_sklearn.exceptions import DataError, RecipeError
 
 FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
