@@ -100,9 +100,9 @@ class RowAugmented(AugmentedClassifier):
     """Reads rows as images; its classifier reads images as rows."""
 
     def __init__(self, n_views=1, random_state=0):
-        unchanged = ImageAugmenter(rotation=0, shift=0, zoom=0, brightness=0.01, contrast=0)
-        super().__init__(make_pipeline(FunctionTransformer(_first_channel), LogisticRegression(max_iter=10_000)), unchanged, n_views,
-                         random_state=random_state)  # fmt: skip
+        augmenter = ImageAugmenter(rotation=0, shift=0, zoom=0, brightness=0.01, contrast=0)
+        rows = make_pipeline(FunctionTransformer(_first_channel), LogisticRegression(max_iter=10_000))
+        super().__init__(rows, augmenter, n_views, random_state=random_state)
 
     def fit(self, X, y, sample_weight=None):
         if y is not None:

@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics as sk
 
 from cxr_sklearn import compare, load_folder, write_radiographs
+from cxr_sklearn.evaluation.compare import write_results
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.exceptions import DataError, RecipeError
@@ -165,7 +166,10 @@ def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
     assert facts["batch_norm"]["used"] == "moving"
     scores = pd.read_csv(tmp_path / "run" / "scores.csv").query("split == 'test'")
     assert facts["diagnosis"] == diagnose(scores, facts["test"]["roc_auc"]["value"], training, facts["batch_norm"])
-    assert "How the training went" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "How the training went" in page
+    assert write_results(tmp_path / "run", metrics) == metrics  # as `cxr-sklearn report` does
+    assert (tmp_path / "run" / "report.html").read_text() == page
 
 
 def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):
