@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -16,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
@@ -24,29 +20,14 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 from ..augment import ImageAugmenter
 from ..backbones import compile_for_prediction, resolve_precision
 from ..digests import hash_files
-from ..exceptions import ImageReadError, InputError
+from ..exceptions import InputError
 from ..images import ImageBatch, as_batch
-from ..routing import check_groups, check_labels
+from ..routing import check_labels
+from .examples import Examples, every_unreadable, hold_out
 from .training import Indexable, predict_outputs
 
 #: Fewer images than these say little about how an epoch went.
 _MIN_MONITORED = 200
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images with their classes as integers and their weights."""
-
-    images: ImageBatch
-    target: np.ndarray
-    weight: np.ndarray
-
-    def take(self, rows: np.ndarray) -> Examples:
-        """Return the examples at the given positions."""
-        return Examples(self.images[rows], self.target[rows], self.weight[rows])
-
-    def __len__(self) -> int:
-        return len(self.target)
 
 
 def check_number(
@@ -72,19 +53,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-@contextmanager
-def _every_unreadable(*batches: ImageBatch) -> Iterator[None]:
-    """Where one image cannot be read, look at all of them, so that one error lists every one."""
-    try:
-        yield
-    except ImageReadError as error:
-        failures = dict(error.failures)
-        for batch in batches:
-            failures |= batch.failures()
-        # Several views may be of one file.
-        raise ImageReadError(failures, len({batch.name(i) for batch in batches for i in range(len(batch))})) from error
 
 
 class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
@@ -206,10 +174,10 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         if X_val is not None and y_val is not None:
             validation: Examples | None = self._validation(as_batch(X_val), y_val)
         elif self.early_stopping:
-            examples, validation = self._hold_out(examples, groups)
+            examples, validation = hold_out(examples, groups, self.validation_fraction, self._seed)
         else:
             validation = None
-        with _every_unreadable(examples.images, *([validation.images] if validation else [])):
+        with every_unreadable(examples.images, *([validation.images] if validation else [])):
             network = self._train(examples, validation)
         self.weights_ = network.get_weights()
         _networks[self] = compile_for_prediction(network)
@@ -241,7 +209,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             raise InputError("there are no images to predict, 0 samples")
         if batch.shape[1:] != self.image_shape_:
             raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
-        with _every_unreadable(batch):
+        with every_unreadable(batch):
             logits = predict_outputs(self._network(), self._inputs(batch), self.batch_size)
         probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)
         return probabilities
@@ -333,30 +301,6 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         if len(unknown := np.setdiff1d(labels, self.classes_)):
             raise InputError(f"y_val holds labels that y does not: {unknown.tolist()}")
         return np.searchsorted(self.classes_, labels)
-
-    def _hold_out(self, examples: Examples, groups: ArrayLike | None) -> tuple[Examples, Examples]:
-        """Split off whole groups, about `validation_fraction` of the images, by class."""
-        by = check_groups(groups, len(examples))
-        n_groups = [len(np.unique(by[examples.target == k])) for k in range(len(self.classes_))]
-        n_splits = min(round(1 / self.validation_fraction), max(n_groups))
-        if min(n_groups) < 2:
-            raise InputError(
-                "early stopping holds images out, which needs two or more images (or groups) of every class; "
-                "pass X_val and y_val, or early_stopping=False"
-            )
-        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=self._seed)
-        with warnings.catch_warnings():
-            # A class with fewer groups than folds is absent from some folds; the next lines see to that.
-            warnings.filterwarnings("ignore", message="The least populated class")
-            splits = list(folds.split(by, examples.target, by))
-        complete = [s for s in splits if all(len(np.unique(examples.target[rows])) == len(self.classes_) for rows in s)]
-        if not complete:
-            raise InputError(
-                "no hold-out of whole groups leaves every class on both sides; pass X_val and y_val, or "
-                "early_stopping=False"
-            )
-        train, held_out = complete[0]
-        return examples.take(train), examples.take(held_out)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

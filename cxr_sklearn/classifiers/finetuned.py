@@ -24,8 +24,9 @@ from ..backbones import (
 )
 from ..exceptions import InputError
 from ..images import ImageBatch
-from .base import Examples, KerasImageClassifier, check_number
+from .base import KerasImageClassifier, check_number
 from .cut import Cut, FrozenMaps
+from .examples import Examples
 from .training import batches, compile_for_training, monitored_scores, predict_outputs, seeds, train
 
 log = logging.getLogger("cxr_sklearn")

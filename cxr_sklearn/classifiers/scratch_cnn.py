@@ -13,7 +13,8 @@ from ..augment import ImageAugmenter
 from ..backbones import compile_for_prediction, dtype_policy, import_keras
 from ..exceptions import InputError
 from ..images import ImageBatch
-from .base import Examples, KerasImageClassifier, check_number
+from .base import KerasImageClassifier, check_number
+from .examples import Examples
 from .training import batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds, train
 
 
