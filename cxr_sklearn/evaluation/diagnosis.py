@@ -82,12 +82,14 @@ def _memorising(training: pd.DataFrame) -> list[str]:
     said = []
     for phase, rows in training.dropna(subset=["val_loss"]).groupby("phase", sort=False):
         best = rows.iloc[int(np.argmin(rows["val_loss"]))]
-        last = rows.iloc[-1]
-        if last["val_loss"] > 1.25 * best["val_loss"] and last["loss"] < 0.5 * last["val_loss"]:
+        last = rows.iloc[-3:][["loss", "val_loss"]].median()  # single epochs go up and down
+        rose, fell = last["val_loss"] > 1.25 * best["val_loss"], last["loss"] < 0.8 * best["loss"]
+        if rose and fell:
             said.append(
-                f"Training and validation part ways ({phase}): from epoch {best['epoch']} to {last['epoch']} the loss "
-                f"rose from {best['val_loss']:.2f} to {last['val_loss']:.2f} on the validation images and fell to "
-                f"{last['loss']:.2f} on the training images. It began to memorise; with early stopping the weights "
-                f"of epoch {best['epoch']} are kept."
+                f"Training and validation part ways{' while the head learns alone' if phase == 'head' else ''}: from "
+                f"epoch {best['epoch']} to {rows['epoch'].iloc[-1]} the loss rose from {best['val_loss']:.2f} to "
+                f"{last['val_loss']:.2f} on the validation images and fell from {best['loss']:.2f} to "
+                f"{last['loss']:.2f} on the training images. It memorises; with early stopping the weights of epoch "
+                f"{best['epoch']} are kept."
             )
     return said

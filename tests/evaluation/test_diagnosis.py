@@ -65,8 +65,25 @@ def test_exact_statistics_are_not_the_reason():
 
 
 def test_memorising():
-    text = said(table(0.2, 0.8), 1.0, history([0.6, 0.4, 0.1, 0.02], [0.6, 0.45, 0.6, 0.9]))
-    assert "from epoch 2 to 4 the loss rose from 0.45 to 0.90 on the validation images" in text
-    assert "fell to 0.02" in text
-    assert said(table(0.2, 0.8), 1.0, history([0.6, 0.5, 0.5, 0.45], [0.6, 0.45, 0.5, 0.58])) == ""
+    text = said(table(0.2, 0.8), 1.0, history([0.6, 0.4, 0.1, 0.02, 0.01], [0.6, 0.45, 0.6, 0.9, 1.0]))
+    assert "from epoch 2 to 5 the loss rose from 0.45 to 0.90 on the validation images" in text
+    assert "fell from 0.40 to 0.02" in text
+    assert "head" not in text
+    alone = training_table("cnn", {"head": {"loss": [0.4, 0.1, 0.1], "val_loss": [0.4, 0.6, 0.6]}})
+    assert "part ways while the head learns alone" in said(table(0.2, 0.8), 1.0, alone)
+
+
+@pytest.mark.parametrize(
+    ("loss", "val_loss"),
+    [
+        ([0.6, 0.5, 0.5, 0.45], [0.6, 0.45, 0.5, 0.48]),  # it rose a little
+        ([0.6, 0.5, 0.55, 0.6, 0.5], [0.6, 0.45, 0.8, 0.9, 0.8]),  # both got worse
+        ([0.6, 0.5, 0.4, 0.3, 0.2], [0.6, 0.45, 0.46, 0.45, 0.9]),  # one bad epoch
+    ],
+)
+def test_what_is_not_memorising(loss, val_loss):
+    assert said(table(0.2, 0.8), 1.0, history(loss, val_loss)) == ""
+
+
+def test_without_validation_nothing_can_be_said():
     assert said(table(0.2, 0.8), 1.0, training_table("cnn", {"all": {"loss": [0.1]}})) == ""
