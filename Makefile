@@ -15,7 +15,7 @@ $(READY): pyproject.toml
 	touch $@
 
 demo: $(READY)  ## Compare all shipped recipes on synthetic radiographs
-	$(BIN)/cxr-sklearn compare --out runs/demo
+	$(BIN)/cxr-sklearn compare --folds 3 --out runs/demo
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .

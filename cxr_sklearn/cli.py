@@ -129,7 +129,7 @@ def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
     from .synthetic import write_radiographs
 
     folder = out / f"synthetic-{seed}"
-    write_radiographs(folder, 250, random_state=seed)
+    write_radiographs(folder, 150, random_state=seed)
     return load_folder(folder, sizes=False)
 
 
