@@ -89,7 +89,8 @@ class TestAugmented:
     def test_predict_shows_the_classifier_what_fit_did(self, data, tta):
         grey, y = np.asarray(data[0])[..., 0], data[1]
         flat = FunctionTransformer(lambda batch: np.asarray(batch).reshape(len(batch), -1) / 255)
-        model = AugmentedClassifier(make_pipeline(flat, LogisticRegression()), n_views=1, tta=tta).fit(grey, y)
+        head = make_pipeline(flat, LogisticRegression(max_iter=10_000))
+        model = AugmentedClassifier(head, n_views=1, tta=tta, random_state=0).fit(grey, y)
         assert model.predict(grey).shape == (16,)
 
 

@@ -43,6 +43,10 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
             self.failure: Exception | None = None
             self._peeked: dict[int, Any] = {}
 
+        def forget(self) -> None:
+            self.data = ()
+            self._peeked.clear()
+
         def __len__(self) -> int:
             return math.ceil(len(order) / batch_size)
 
@@ -198,7 +202,7 @@ def _one_epoch(network: Any, dataset: Any) -> dict[str, float]:
             raise dataset.failure from None
         raise
     finally:
-        dataset.data = ()  # TensorFlow never lets go of a dataset, nor of what it holds
+        dataset.forget()  # TensorFlow never lets go of a dataset, nor of what it holds
     return {"batch_loss": float(logs["loss"][0]), "batch_accuracy": float(logs["accuracy"][0])}
 
 
