@@ -254,8 +254,8 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _monitored(self, examples: Examples, validation: Examples | None) -> dict[str, tuple[Indexable, np.ndarray]]:
         """Return what is scored after every epoch, by the prefix of its names in the history.
 
-        Of the training images that is a sample as large as the validation images: to score all would add a third to
-        the time of an epoch.
+        Of the training images that is a sample as large as the validation images: to score all would send each of
+        them through the network once more in every epoch.
         """
         n = len(examples) if validation is None else min(len(examples), max(len(validation), _MIN_MONITORED))
         sample = examples.take(np.sort(np.random.default_rng(self._seed).permutation(len(examples))[:n]))
