@@ -22,8 +22,8 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test-fast: $(READY)  ## Tests that need no Keras
-	$(BIN)/pytest -m "not keras and not slow"
+test-fast: $(READY)  ## Tests that need neither Keras nor a browser
+	$(BIN)/pytest -m "not keras and not slow and not browser"
 
 test: lint  ## Everything: ruff, mypy, all tests
 	$(BIN)/pytest

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .datasets import load_folder as load_folder
     from .embedder import FrozenEmbedder as FrozenEmbedder
     from .evaluation.compare import compare as compare
+    from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
+    from .evaluation.learning_curve import learning_curve as learning_curve
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
     from .images import ImageBatch as ImageBatch
     from .images import ImageLoader as ImageLoader
@@ -37,6 +39,8 @@ _HOMES = {
     "ShortcutFeatures": "evaluation.shortcuts",
     "balanced_subset": "datasets",
     "compare": "evaluation.compare",
+    "diagnose_discrepancy": "evaluation.discrepancy",
+    "learning_curve": "evaluation.learning_curve",
     "load_folder": "datasets",
     "make_radiographs": "synthetic",
     "write_radiographs": "synthetic",

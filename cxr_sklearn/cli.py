@@ -28,7 +28,13 @@ stderr = Console(stderr=True)
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
 ]
+_RULES = "youden|sensitivity=.95|specificity=.90|cost=5:1|0.5"
 Balance = Literal["none", "undersample", "weights", "augment"]
+Calibration = Literal["temperature", "sigmoid", "isotonic"]
+Language = Annotated[Literal["en", "es"], typer.Option(help="Language of the report.")]
+Pipelines = Annotated[
+    list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file [default: all shipped].")
+]
 Store = Annotated[
     str | None, typer.Option(help="Folder of the feature store [default: $CXR_SKLEARN_CACHE, ./cache, user cache].")
 ]
@@ -71,16 +77,22 @@ def compare(
     directory: Annotated[
         Path | None, typer.Argument(help="Folder of radiographs [default: synthetic ones, drawn into OUT]")
     ] = None,
-    pipeline: Annotated[
-        list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file [default: all shipped].")
-    ] = None,
+    pipeline: Pipelines = None,
     out: Annotated[Path, typer.Option(help="Folder for the report, scores and models.")] = Path("runs/compare"),
     weights: Weights = "imagenet",
     store: Store = None,
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
+    threshold: Annotated[str, typer.Option(metavar=_RULES, help="Where scores become decisions.")] = "youden",
+    calibrate: Annotated[
+        Calibration | None, typer.Option(help="Calibrate the scores, on the images that the threshold is chosen on.")
+    ] = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="Also try permuted labels, and hide the border or the centre of images.")
+    ] = False,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds and estimators.")] = 0,
+    lang: Language = "en",
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
     with _one_line_errors():
@@ -99,9 +111,13 @@ def compare(
             weights=weights,
             store=store or "auto",
             balance=balance,
+            threshold=threshold,
+            calibrate=calibrate,
+            sanity=sanity,
             cv=folds,
             n_jobs=jobs,
             random_state=seed,
+            lang=lang,
             verbose=1,
         )
         _print_summary(metrics)
@@ -130,29 +146,87 @@ def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
 
     folder = out / f"synthetic-{seed}"
     write_radiographs(folder, 150, random_state=seed)
-    return load_folder(folder, sizes=False)
+    frame = load_folder(folder, sizes=False)
+    frame.attrs["synthetic"] = True
+    return frame
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Folder that `compare` wrote.")],
+    threshold: Annotated[
+        str | None, typer.Option(metavar=_RULES, help="Another rule for where scores become decisions.")
+    ] = None,
+    lang: Language = "en",
 ) -> None:
-    """Compute the metrics again from scores.csv and render the report."""
+    """Compute the metrics again from scores.csv and render the report, without Keras."""
     with _one_line_errors():
-        from .evaluation.compare import write_results
+        from .evaluation.results import write_results
+        from .evaluation.scores import read_metrics
+        from .evaluation.thresholds import parse_rule
+
+        facts = read_metrics(run / "metrics.json")
+        if threshold is not None:
+            facts["run"]["threshold"] = str(parse_rule(threshold))
+        _print_summary(write_results(run, facts, lang))
+
+
+@app.command()
+def learning_curve(
+    directory: Annotated[Path, typer.Argument(help="Folder of radiographs.")],
+    pipeline: Pipelines = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table, e.g. that of a `compare` run.")] = Path(
+        "runs/compare"
+    ),
+    weights: Weights = "imagenet",
+    store: Store = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the draws and of the estimators.")] = 0,
+    lang: Language = "en",
+) -> None:
+    """Measure how the frozen recipes get better with the number of training patients."""
+    with _one_line_errors():
+        from .datasets import load_folder
+        from .evaluation.learning_curve import learning_curve as run
+        from .evaluation.learning_curve import learning_facts
+        from .evaluation.results import write_results
         from .evaluation.scores import read_metrics
 
-        _print_summary(write_results(run, read_metrics(run / "metrics.json")))
+        frame = load_folder(directory, sizes=False)
+        table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
+                    random_state=seed, verbose=1)  # fmt: skip
+        _print_curve(learning_facts(table))
+        if (out / "metrics.json").is_file():
+            write_results(out, read_metrics(out / "metrics.json"), lang)
+            _say(f"Report: {out / 'report.html'}")
+        else:
+            _say(f"Table: {out / 'learning_curve.csv'}")
+
+
+def _print_curve(facts: dict[str, Any]) -> None:
+    from .report.sentences import pipeline_label
+    from .report.words import words
+
+    table = Table("pipeline", "patients", "AUC", "range", box=box.SIMPLE, padding=0, pad_edge=False)
+    for name, curve in facts["pipelines"].items():
+        label = pipeline_label(name, {"backbones": [curve]}, words("en"))
+        for point in curve["points"]:
+            table.add_row(Text(label), str(point["patients"]), f"{point['mean']:.3f}",
+                          f"{point['low']:.3f} to {point['high']:.3f}")  # fmt: skip
+    console.print(f"On {facts['images']} images ({facts['source']}):", table)
 
 
 def _print_summary(metrics: dict[str, Any]) -> None:
-    from .report.page import pipeline_label
+    from .report.sentences import pipeline_label
+    from .report.words import words
 
-    heads = {"accuracy": "accuracy", "precision": "precision", "recall": "recall", "roc_auc": "AUC"}
-    table = Table("pipeline", "threshold", *heads.values(), box=box.SIMPLE, padding=0, pad_edge=False)
+    say = words("en")
+    heads = {"accuracy": "accuracy", "recall": "recall", "roc_auc": "AUC"}
+    table = Table("pipeline", "threshold", *heads.values(), "95 % interval", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
-        table.add_row(Text(pipeline_label(name, facts)), *cells)
+        low, high = facts["test"]["roc_auc"]["ci95"]
+        table.add_row(Text(pipeline_label(name, facts, say)), *cells, f"{low:.3f}-{high:.3f}")
     console.print("On the test images:", table)
 
 

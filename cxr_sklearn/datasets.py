@@ -64,6 +64,18 @@ def patient_of(name: str) -> tuple[str | None, str | None]:
     return None, None
 
 
+def series_of(name: str) -> str | None:
+    """Read from a file name of the Kaggle set which of its two series a normal radiograph belongs to.
+
+    Returns
+    -------
+    {"IM", "NORMAL2", None}
+        None for a pneumonia, and where the name follows no known pattern.
+    """
+    match = _NORMAL_NAME.fullmatch(PurePath(name).stem)
+    return None if match is None else "NORMAL2" if match[1] else "IM"
+
+
 def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 

@@ -64,10 +64,45 @@ def test_compare_and_report(embedded_frame, tmp_path):
     assert json.loads((out / "metrics.json").read_text()) == metrics
 
 
+def test_report_with_another_rule_and_in_spanish(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    folder = Path(os.path.commonpath(frame["path"].tolist()))
+    assert call("compare", folder, "--store", store, "--folds", 3, "--pipeline", "shortcuts", "--out", tmp_path,
+                "--calibrate", "sigmoid", "--threshold", "cost=5:1").exit_code == 0  # fmt: skip
+    before = json.loads((tmp_path / "metrics.json").read_text())
+    assert before["pipelines"]["shortcuts"]["threshold"]["rule"] == "cost=5"
+    assert before["pipelines"]["shortcuts"]["calibrated"] == "sigmoid"
+    assert call("report", tmp_path, "--threshold", "0.5", "--lang", "es").exit_code == 0
+    after = json.loads((tmp_path / "metrics.json").read_text())
+    assert after["pipelines"]["shortcuts"]["threshold"]["value"] == 0.5
+    assert after["pipelines"]["shortcuts"]["test"] != before["pipelines"]["shortcuts"]["test"]
+    page = (tmp_path / "report.html").read_text()
+    assert "fijado a mano" in page
+    assert "una sigmoide (Platt)" in page
+    assert call("report", tmp_path).exit_code == 0
+    assert json.loads((tmp_path / "metrics.json").read_text()) == after  # the rule is kept
+    wrong = call("report", tmp_path, "--threshold", "best")
+    assert (wrong.exit_code, "must be youden" in wrong.output) == (1, True)
+
+
+def test_learning_curve_goes_into_the_report(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    folder = Path(os.path.commonpath(frame["path"].tolist()))
+    options = ["--store", store, "--pipeline", "shortcuts", "--out", tmp_path]
+    alone = call("learning-curve", folder, *options, "--repeats", 1)
+    assert alone.exit_code == 0, alone.output
+    assert "learning_curve.csv" in alone.output
+    assert call("compare", folder, *options, "--folds", 3).exit_code == 0
+    assert "How much data it takes" not in (tmp_path / "report.html").read_text()  # of an earlier run
+    done = call("learning-curve", folder, *options, "--repeats", 2, "--lang", "es")
+    assert "Report:" in done.output
+    assert "Cuántos datos hacen falta" in (tmp_path / "report.html").read_text()
+
+
 def test_help_names_every_command():
     done = call("--help")
     assert done.exit_code == 0
-    assert all(name in done.output for name in ("synth", "compare", "report"))
+    assert all(name in done.output for name in ("synth", "compare", "report", "learning-curve"))
 
 
 @pytest.mark.parametrize(

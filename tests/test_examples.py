@@ -33,6 +33,31 @@ def test_batchnorm_collapse(tmp_path):
 
 @pytest.mark.keras
 @pytest.mark.slow
+def test_evaluate_vs_predict():
+    small = ("--images", 20, "--size", 48, "--epochs", 1, "--batch-size", 8)
+    done = run("examples/evaluate_vs_predict.py", *small)
+    assert done.returncode == 0, done.stderr
+    first, _, *rows, last = done.stdout.splitlines()
+    assert first.startswith("VGG16 (random weights), 40 training images, 18 test images")
+    assert len(rows) == 8
+    right, shuffled, truncated, moved = (
+        [int(count) for count in re.findall(r" (\d+)(?= )", row)[:4]] for row in rows[:4]
+    )
+    assert rows[0].endswith("consistent: no discrepancy")
+    assert [sum(right), sum(shuffled), sum(moved)] == [18] * 3
+    assert right[0] + right[2] == shuffled[0] + shuffled[2]
+    assert sum(truncated) == 16
+    assert rows[2].endswith("consistent: truncated or different set of images")
+    assert moved[0] <= right[0]
+    assert moved[2] <= right[2]
+    accuracies = re.fullmatch(
+        r"pipeline.score: accuracy (\S+); from pipeline.predict, one image at a time: (\S+)", last
+    )
+    assert accuracies[1] == accuracies[2] == f"{(right[0] + right[3]) / 18:.4f}"
+
+
+@pytest.mark.keras
+@pytest.mark.slow
 def test_the_finetuning_benchmark():
     """That it runs and says what it measured; how fast it is decides nothing here."""
     done = run("benchmarks/finetune.py", "--images", 16)

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import skops.io
-from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold
+from sklearn.base import clone
+from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
 from ..exceptions import DataError, InputError, RecipeError
 from ..files import replacing
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
+from ..report.words import LANGUAGES
 from ..resampling import METHODS
 from .anatomy import backbones_of, embed_all, last_classifier, training_of
-from .diagnosis import diagnose
-from .scores import merge_facts, read_scores, summarise, write_scores
-from .search import Splits, fit, scores_of, search
-from .training import read_training, write_training
+from .calibration import METHODS as CALIBRATIONS
+from .calibration import calibrate as calibrate_scores
+from .calibration import calibrated
+from .circumstances import describe_data, describe_images, describe_run
+from .probes import write_probes
+from .results import write_results
+from .sanity import occluded_rows, permuted_rows
+from .scores import score_rows, write_scores
+from .search import Splits, fit, patient_folds, scores_of, search
+from .subgroups import write_images
+from .summary import SHORTCUTS
+from .thresholds import parse_rule
+from .training import write_training
 
 
 def compare(
@@ -38,9 +44,13 @@ def compare(
     weights: str | os.PathLike[str] = "imagenet",
     store: str | os.PathLike[str] | None = "auto",
     balance: str = "none",
+    threshold: str = "youden",
+    calibrate: str | None = None,
+    sanity: bool = False,
     cv: int = 5,
     n_jobs: int | None = None,
     random_state: int = 0,
+    lang: str = "en",
     verbose: int = 0,
 ) -> dict[str, Any]:
     """Compare pipelines on the same images, folds and rules, and write a report.
@@ -49,28 +59,38 @@ def compare(
     images by stratified folds that keep a patient together, scored by ROC AUC; out-of-fold scores of the best
     candidate; a refit on all training images; a threshold from the validation images, or from the out-of-fold scores
     where those are too few; and one look at the test images. A classifier that trains a network holds some of its
-    training patients out for early stopping.
+    training patients out for early stopping. The recipe "shortcuts", which sees no lung, is always among them: it is
+    the line to beat.
 
     Parameters
     ----------
     frame : DataFrame
-        As :func:`load_folder` returns it; `path`, `target`, `split` and `patient` are used.
+        As :func:`load_folder` returns it; `path`, `target`, `split` and `patient` are used, and `subtype` if it has it.
     pipelines : sequence of str or path, or None
         Names of shipped recipes or paths of recipe files; None takes all that are shipped.
     out : path
-        Folder for ``scores.csv``, ``metrics.json``, ``training.csv``, ``report.html`` and ``models/``; created if need
-        be.
+        Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
+        ``training.csv``, ``probes.csv`` and ``models/``; created if need be.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
         Passed to the recipes, and by them to :class:`BalancedClassifier`. What a recipe that knows no `balance` was
         fitted on stays as it is, and the report says so.
+    threshold : str, default="youden"
+        Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
+        against a false alarm) or a number like "0.5".
+    calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
+        How to calibrate the scores, on the images that the threshold is chosen on.
+    sanity : bool, default=False
+        Also cross-validate on permuted labels, and score test images whose border or centre is hidden.
     cv : int, default=5
         Number of folds.
     n_jobs : int or None, default=None
         Processes for the grid search.
     random_state : int, default=0
         Seed of folds and estimators.
+    lang : {"en", "es"}, default="en"
+        Language of the report.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -85,69 +105,93 @@ def compare(
         If a split or a class is missing, or a class has fewer training patients than folds.
     RecipeError
         If a recipe cannot be used.
+    ValueError
+        If another parameter is wrong.
     ImageReadError
         If images cannot be read; the features of all others are in the store by then.
     WeightsUnavailableError
         If the weights of a backbone are neither here nor to be had.
     """
-    recipes = [load_recipe(name) for name in pipelines or recipe_names()]
-    if balance not in METHODS:
-        raise InputError(f"balance={balance!r} must be one of {METHODS}")
-    if balance != "none" and not any(recipe.takes("balance") for recipe in recipes):
-        raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
-    options = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
-    built = {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
-    if len(built) < len(recipes):
-        raise RecipeError("two recipes have the same name; rename one of the files")
+    rule = parse_rule(threshold)
+    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS)),
+                               ("lang", lang, LANGUAGES)):  # fmt: skip
+        if value not in known:
+            raise InputError(f"{name}={value!r} must be one of {known}")
+    built = _build(pipelines, {"store": store, "weights": weights, "random_state": random_state, "balance": balance})
     check_splits(frame, cv)
-    folds = _folds(frame, cv, random_state)
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+    folds = patient_folds(train, cv, random_state)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
-    facts: dict[str, Any] = {"pipelines": {}, "data": _describe_data(frame), "run": _describe_run(random_state, cv)}
+    run = {**describe_run(random_state, cv), "threshold": str(rule)}
+    facts: dict[str, Any] = {"pipelines": {}, "data": describe_data(frame), "run": run}
     for name, (recipe, pipeline) in built.items():
         facts["pipelines"][name] = {
             "description": recipe.description,
             "balance": balance if recipe.takes("balance") else "none",
+            "calibrated": calibrate,
             **embed_all(pipeline, frame, verbose),
         }
-    scores: list[pd.DataFrame] = []
-    training: list[pd.DataFrame] = []
+    images = describe_images(frame, store)
+    tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
     for name, (recipe, pipeline) in built.items():
-        result, model, found = _evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
-        facts["pipelines"][name]["seconds"] |= found.pop("seconds")
-        facts["pipelines"][name] |= found
+        known = facts["pipelines"][name]
+        scores, model, found = _evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
+        known["seconds"] |= found.pop("seconds")
+        known |= found
+        tables["training"] += training_of(name, model)
+        if sanity:
+            best = clone(pipeline).set_params(**found["best_params"])
+            tables["probes"] += [
+                occluded_rows(name, model, test, verbose),
+                permuted_rows(name, best, train, cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose),
+            ]
+        if calibrate:
+            scores, calibrator = calibrate_scores(scores, calibrate)
+            model = calibrated(model, calibrator)
         with replacing(folder / "models" / f"{name}.skops") as draft:
             skops.io.dump(model, draft)
-        scores.append(result)
-        training += training_of(name, model)
+        tables["scores"].append(scores)
         # After each pipeline: a later failure costs no more than itself.
-        if len(scores) == 1:
-            for earlier in ("metrics.json", "training.csv"):  # those of an earlier run do not fit these scores
-                (folder / earlier).unlink(missing_ok=True)
-        write_scores(pd.concat(scores), folder / "scores.csv")
-        if training:
-            write_training(pd.concat(training), folder / "training.csv")
-        metrics = write_results(folder, facts)
+        metrics = _keep(folder, tables, images, facts, lang)
     return metrics
 
 
-def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from scores.csv and training.csv, and render the report."""
-    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
+def _build(
+    pipelines: Sequence[str | os.PathLike[str]] | None, options: dict[str, Any]
+) -> dict[str, tuple[Recipe, Pipeline]]:
+    """Build the pipelines by name, that of the shortcuts with them."""
+    recipes = [load_recipe(name) for name in pipelines or recipe_names()]
+    if options["balance"] != "none" and not any(recipe.takes("balance") for recipe in recipes):
+        raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
+    if all(recipe.name != SHORTCUTS for recipe in recipes):
+        recipes.append(load_recipe(SHORTCUTS))
+    built = {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
+    if len(built) < len(recipes):
+        raise RecipeError("two recipes have the same name; rename one of the files")
+    return built
 
-    scores, training = read_scores(folder / "scores.csv"), read_training(folder / "training.csv")
-    metrics = merge_facts(summarise(scores), facts)
-    for name, known in metrics["pipelines"].items():
-        test = scores[(scores["pipeline"] == name) & (scores["split"] == "test")]
-        epochs = training[training["pipeline"] == name]
-        known["diagnosis"] = diagnose(test, known["test"]["roc_auc"]["value"], epochs, known.get("batch_norm"))
-    text = json.dumps(metrics, indent=2, default=_plain)
-    with replacing(folder / "metrics.json") as draft:
-        draft.write_text(text + "\n", encoding="utf-8")
-    metrics = json.loads(text)  # what is returned and shown is what is kept
-    write_report(metrics, scores, training, folder / "report.html")
-    return metrics
+
+def _keep(
+    folder: Path, tables: dict[str, list[pd.DataFrame]], images: pd.DataFrame, facts: dict[str, Any], lang: str
+) -> dict[str, Any]:
+    """Write what there is so far, and the report of it."""
+    if len(tables["scores"]) == 1:
+        for earlier in (
+            "metrics.json",
+            "training.csv",
+            "probes.csv",
+            "learning_curve.csv",
+        ):  # those of an earlier run do not fit
+            (folder / earlier).unlink(missing_ok=True)
+        write_images(images, folder / "images.csv")
+    write_scores(pd.concat(tables["scores"]), folder / "scores.csv")
+    if tables["training"]:
+        write_training(pd.concat(tables["training"]), folder / "training.csv")
+    if tables["probes"]:
+        write_probes(pd.concat(tables["probes"]), folder / "probes.csv")
+    return write_results(folder, facts, lang)
 
 
 def check_splits(frame: pd.DataFrame, cv: int) -> None:
@@ -172,19 +216,6 @@ def check_splits(frame: pd.DataFrame, cv: int) -> None:
             )
 
 
-def _folds(frame: pd.DataFrame, cv: int, random_state: int) -> Splits:
-    """Stratified folds of whole patients, as positions among the training images."""
-    train = frame[frame["split"] == "train"]
-    folds = StratifiedGroupKFold(cv, shuffle=True, random_state=random_state)
-    splits = list(folds.split(train["path"], train["target"], train["patient"]))
-    for rows in (rows for split in splits for rows in split):
-        if train["target"].iloc[rows].nunique() < 2:
-            raise DataError(
-                f"{cv} folds of whole patients leave one without both classes; add patients or ask for fewer folds"
-            )
-    return splits
-
-
 def _evaluate(
     recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
 ) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
@@ -199,56 +230,12 @@ def _evaluate(
         advance(1)
     fitted = time.perf_counter()
     parts = [
-        _score_rows(train.iloc[rows], recipe.name, scores, fold)
+        score_rows(train.iloc[rows], recipe.name, scores, fold)
         for fold, ((_, rows), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
-    parts += [_score_rows(part, recipe.name, scores_of(model, part)) for split in ("val", "test")
+    parts += [score_rows(part, recipe.name, scores_of(model, part)) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
     batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
     found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
     return pd.concat(parts), model, found
-
-
-def _score_rows(rows: pd.DataFrame, name: str, scores: np.ndarray, fold: int | None = None) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "path": rows["path"],
-            "patient": rows["patient"],
-            "split": rows["split"],
-            "fold": pd.array([fold] * len(rows), dtype="Int64"),
-            "pipeline": name,
-            "target": rows["target"],
-            "score": scores,
-        }
-    )
-
-
-def _describe_data(frame: pd.DataFrame) -> dict[str, Any]:
-    def count(rows: pd.DataFrame) -> dict[str, int]:
-        n_pneumonia = int(rows["target"].sum())
-        return {
-            "images": len(rows),
-            "patients": int(rows["patient"].nunique()),
-            "normal": len(rows) - n_pneumonia,
-            "pneumonia": n_pneumonia,
-        }
-
-    splits = {split: count(frame[frame["split"] == split]) for split in ("train", "val", "test")}
-    return {**count(frame[frame["split"].isin(list(splits))]), "splits": splits}
-
-
-def _describe_run(random_state: int, cv: int) -> dict[str, Any]:
-    packages = ("cxr-sklearn", "scikit-learn", "keras", "tensorflow", "numpy", "pillow")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "random_state": random_state,
-        "folds": cv,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-    }
-
-
-def _plain(value: Any) -> Any:
-    """Write NumPy scalars, paths and whatever else a parameter grid may hold as JSON."""
-    return value.item() if isinstance(value, np.generic) else str(value)

@@ -29,6 +29,8 @@ METRICS = (
     "log_loss",
     "brier",
 )
+#: Those that depend on where scores become decisions.
+DECISION_METRICS = METRICS[:6]
 
 
 def compute_metrics(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, float]:
@@ -75,3 +77,33 @@ def confusion_cells(target: ArrayLike, score: ArrayLike, threshold: float) -> di
     decision = (np.asarray(score, dtype=float) >= threshold).astype(int)
     (tn, fp), (fn, tp) = confusion_matrix(target, decision, labels=[0, 1]).tolist()
     return {"tp": tp, "fn": fn, "fp": fp, "tn": tn}
+
+
+def confusion_metrics(tp: ArrayLike, fn: ArrayLike, fp: ArrayLike, tn: ArrayLike) -> dict[str, np.ndarray]:
+    """Compute the metrics that depend on the threshold from many confusion matrices at a time.
+
+    Parameters
+    ----------
+    tp, fn, fp, tn : array-like of shape (n,)
+        Counts of images; pneumonia is positive.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n,) and dtype float64
+        By the names in ``DECISION_METRICS``, as :func:`compute_metrics` has them; NaN where a class is missing.
+    """
+    a, b, c, d = (np.asarray(cell, dtype=float) for cell in (tp, fn, fp, tn))
+
+    def share(part: np.ndarray, whole: np.ndarray, otherwise: float) -> np.ndarray:
+        return np.divide(part, whole, where=whole > 0, out=np.full(np.shape(whole), otherwise))
+
+    margins = np.sqrt((a + c) * (a + b) * (d + c) * (d + b))
+    values = (
+        share(a + d, a + b + c + d, np.nan),
+        share(a, a + c, 0.0),
+        share(a, a + b, np.nan),
+        share(d, c + d, np.nan),
+        share(2 * a, 2 * a + b + c, 0.0),
+        share(a * d - b * c, margins, 0.0),
+    )
+    return dict(zip(DECISION_METRICS, values, strict=True))

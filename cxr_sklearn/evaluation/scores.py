@@ -1,9 +1,8 @@
-"""scores.csv, the one table every number of a report comes from, and the summary computed from it."""
+"""scores.csv, the table that the numbers of a report come from, and metrics.json, which holds them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,26 @@ import pandas as pd
 
 from ..exceptions import DataError
 from ..files import replacing
-from .metrics import METRICS, compute_metrics, confusion_cells
-from .thresholds import choose_threshold
 
 COLUMNS = ["path", "patient", "split", "fold", "pipeline", "target", "score"]
+
+
+def score_rows(rows: pd.DataFrame, pipeline: str, scores: np.ndarray, fold: int | None = None) -> pd.DataFrame:
+    """Return rows of the table for rows of a frame, in the same order.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        With `path`, `patient`, `split` and `target`.
+    pipeline : str
+    scores : ndarray of shape (n,)
+        Probability of pneumonia.
+    fold : int or None
+        For out-of-fold scores.
+    """
+    return rows[["path", "patient", "split", "target"]].assign(
+        fold=pd.array([fold] * len(rows), dtype="Int64"), pipeline=pipeline, score=scores
+    )[COLUMNS]
 
 
 def write_scores(scores: pd.DataFrame, path: Path) -> None:
@@ -61,49 +76,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); `cxr-sklearn compare` writes it anew") from error
-    if missing := {"pipelines", "data", "run"} - set(metrics):
+    missing = {"pipelines", "data", "run"} - set(metrics) or {"threshold"} - set(metrics["run"])
+    if missing:
         raise DataError(f"{path} lacks {sorted(missing)}; `cxr-sklearn compare` writes it anew")
     return metrics
-
-
-def summarise(scores: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Compute what metrics.json says of each pipeline from the table of scores alone.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        As :func:`read_scores` returns it.
-
-    Returns
-    -------
-    dict
-        By pipeline: "cv" (mean and standard deviation over the folds, ddof=0), "test", "threshold" and "confusion".
-        All decisions are taken at the pipeline's threshold.
-    """
-    return {str(name): _summarise_one(rows) for name, rows in scores.groupby("pipeline", sort=False)}
-
-
-def _summarise_one(rows: pd.DataFrame) -> dict[str, Any]:
-    threshold = choose_threshold(rows)
-    value = float(threshold["value"])
-    test = rows[rows["split"] == "test"]
-    folds = [
-        compute_metrics(fold["target"], fold["score"], value)
-        for _, fold in rows[rows["split"] == "train"].groupby("fold")
-    ]
-    return {
-        "cv": {name: _mean_and_std([fold[name] for fold in folds]) for name in METRICS},
-        "test": {name: {"value": v} for name, v in compute_metrics(test["target"], test["score"], value).items()},
-        "threshold": threshold,
-        "confusion": confusion_cells(test["target"], test["score"], value),
-    }
-
-
-def _mean_and_std(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-
-def merge_facts(summary: Mapping[str, dict[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Join what was computed from the scores with what only the run knew (best parameters, times, versions)."""
-    pipelines = {name: {**numbers, **facts["pipelines"].get(name, {})} for name, numbers in summary.items()}
-    return {"pipelines": pipelines, "data": facts["data"], "run": facts["run"]}

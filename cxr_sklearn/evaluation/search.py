@@ -10,11 +10,31 @@ import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
+from ..exceptions import DataError
 from ..routing import fit_params
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
+
+
+def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
+    """Return stratified folds of whole patients, as positions in `train`.
+
+    Raises
+    ------
+    DataError
+        If a fold would lack a class.
+    """
+    folds = StratifiedGroupKFold(cv, shuffle=True, random_state=random_state)
+    splits = list(folds.split(train["path"], train["target"], train["patient"]))
+    for rows in (rows for split in splits for rows in split):
+        if train["target"].iloc[rows].nunique() < 2:
+            raise DataError(
+                f"{cv} folds of whole patients leave one without both classes; add patients or ask for fewer folds"
+            )
+    return splits
 
 
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:

@@ -14,7 +14,7 @@ from ..progress import progress_bar
 from ..rows import stored_rows
 from ..store import FeatureStore, NoStore, store_directory
 
-_NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
+NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 _CHUNK_SIZE = 256
 
 
@@ -95,12 +95,12 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         -------
         ndarray of str, shape (5,)
         """
-        return np.array(_NAMES, dtype=object)
+        return np.array(NAMES, dtype=object)
 
     def _store(self) -> FeatureStore | NoStore:
         if self.store is None:
             return NoStore()
-        return FeatureStore(store_directory(self.store), "shortcuts", {"features": _NAMES})
+        return FeatureStore(store_directory(self.store), "shortcuts", {"features": NAMES})
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
+from .words import Words
+
 #: Okabe and Ito's colours for the colour-blind, without the yellow that vanishes on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_INK = "#808080"  # readable on white and on black
+# Replaced by the colour of the page's text, whatever the page's colour scheme.
+_INK = "#010203"
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "cxr_sklearn",
     "font.family": "sans-serif",
+    "font.size": 11,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,
@@ -26,80 +34,163 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+# More points than this are not to be told apart on a screen.
+_MAX_POINTS = 400
 
 
-def roc_figure(scores: pd.DataFrame, labels: dict[str, str]) -> str:
-    """Draw the ROC curve of every pipeline on test.
+def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
+    """Draw the ROC curve of every pipeline on test, with its band.
 
     Parameters
     ----------
     scores : DataFrame
         Rows of ``scores.csv``.
-    labels : dict of str to str
+    pipelines : mapping of str to dict
+        As in metrics.json.
+    labels : mapping of str to str
         What to call each pipeline in the legend.
+    say : callable
+        See :func:`words`.
 
     Returns
     -------
     str
         An ``<svg>`` element.
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(6, 5.2), layout="constrained")
+    with _figure(6, 5.2) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
         test = scores[scores["split"] == "test"]
         for i, (name, label) in enumerate(labels.items()):
             rows = test[test["pipeline"] == name]
             fpr, tpr, _ = roc_curve(rows["target"], rows["score"])
-            # Colour alone must not tell the lines apart.
-            style = ("-", "--", "-.")[i % 3]
-            axes.plot(fpr, tpr, color=COLOURS[i % len(COLOURS)], linestyle=style, linewidth=2, label=label)
-        axes.set(xlabel="1 - specificity", ylabel="sensitivity (recall)", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-        axes.legend(loc="lower right", frameon=False)
-        axes.grid(color=_INK, alpha=0.2)
-        return _svg(figure)
+            shown = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), _MAX_POINTS)).astype(int))
+            band = pipelines[name]["roc_band"]
+            colour = COLOURS[i % len(COLOURS)]
+            axes.fill_between(band["fpr"], band["low"], band["high"], color=colour, alpha=0.12, linewidth=0)
+            axes.plot(fpr[shown], tpr[shown], color=colour, linestyle=_dashes(i), linewidth=2, label=label)
+        axes.set(xlabel=say("test.specificity_axis"), ylabel=say("test.sensitivity_axis"),
+                 xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))  # fmt: skip
+        _finish(axes, legend="lower right")
+    return _svg(figure)
 
 
-def training_figure(epochs: pd.DataFrame) -> str:
-    """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
-
-    Parameters
-    ----------
-    epochs : DataFrame
-        Rows of ``training.csv`` of one pipeline.
+def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
+    """Draw the share of pneumonia against the score, a panel per pipeline.
 
     Returns
     -------
     str
         An ``<svg>`` element.
     """
-    panels = {"loss": "loss", "auc": "ROC AUC"}
+    columns = min(3, len(labels))
+    rows = -(-len(labels) // columns)
+    with _figure(2.9 * columns, 2.9 * rows) as figure:
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axes in grid.flat[len(labels) :]:
+            axes.set_axis_off()
+        for i, (axes, (name, label)) in enumerate(zip(grid.flat, labels.items(), strict=False)):
+            bins = pipelines[name]["calibration"]["bins"]
+            x, y = ([part[key] for part in bins] for key in ("mean_score", "observed"))
+            ends = [[part["observed"] - part["ci95"][0] for part in bins],
+                    [part["ci95"][1] - part["observed"] for part in bins]]  # fmt: skip
+            axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
+            axes.errorbar(x, y, yerr=np.maximum(ends, 0), color=COLOURS[i % len(COLOURS)], marker="o", markersize=4,
+                          linewidth=1.5, elinewidth=1)  # fmt: skip
+            axes.set_title(label, fontsize=10)
+            axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+            axes.grid(color=_INK, alpha=0.15)
+        figure.supxlabel(say("calibration.score_axis"), fontsize=11)
+        figure.supylabel(say("calibration.observed_axis"), fontsize=11)
+    return _svg(figure)
+
+
+def training_figure(epochs: pd.DataFrame, say: Words) -> str:
+    """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
+
+    Parameters
+    ----------
+    epochs : DataFrame
+        Rows of ``training.csv`` of one pipeline.
+    say : callable
+        See :func:`words`.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    panels = {"loss": say("training.loss"), "auc": say("metric.roc_auc")}
     shown = [name for name in panels if name in epochs and epochs[name].notna().any()]
     phases = epochs["phase"].to_numpy()
     position = range(1, len(epochs) + 1)
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(7.5, 2.9), layout="constrained")
+    with _figure(7.5, 2.9) as figure:
         for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            for prefix, label, colour, style in (
-                ("", "training", COLOURS[0], "-"),
-                ("val_", "validation", COLOURS[1], "--"),
-            ):
+            for i, (prefix, part) in enumerate((("", "train"), ("val_", "val"))):
                 if prefix + name in epochs and epochs[prefix + name].notna().any():
-                    axes.plot(position, epochs[prefix + name], color=colour, linestyle=style, linewidth=2, label=label)
+                    axes.plot(position, epochs[prefix + name], color=COLOURS[i], linestyle=_dashes(i), linewidth=2,
+                              label=say(f"training.{part}"))  # fmt: skip
             for change in [i for i in range(1, len(phases)) if phases[i] != phases[i - 1]]:
                 axes.axvline(change + 0.5, color=_INK, linewidth=1, linestyle=":")
-                axes.text(
-                    change + 0.5, 1, " last layers too", transform=axes.get_xaxis_transform(), va="bottom", fontsize=8
-                )
-            axes.set(xlabel="epoch", ylabel=panels[name])
+                axes.text(change + 0.5, 1, f" {say('training.last_layers')}", transform=axes.get_xaxis_transform(),
+                          va="bottom", fontsize=8)  # fmt: skip
+            axes.set(xlabel=say("training.epoch"), ylabel=panels[name])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(color=_INK, alpha=0.2)
-            axes.legend(frameon=False)
-        return _svg(figure)
+            _finish(axes, legend="best")
+    return _svg(figure)
+
+
+def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
+    """Draw ROC AUC against the number of training patients.
+
+    Parameters
+    ----------
+    curves : mapping of str to list of dict
+        By pipeline: "patients", "mean", "low" and "high" of each point.
+    labels : mapping of str to str
+        What to call each pipeline.
+    say : callable
+        See :func:`words`.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with _figure(6, 4) as figure:
+        axes = figure.subplots()
+        for i, (name, points) in enumerate(curves.items()):
+            x, mean, low, high = ([p[key] for p in points] for key in ("patients", "mean", "low", "high"))
+            colour = COLOURS[i % len(COLOURS)]
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, mean, color=colour, linestyle=_dashes(i), marker="o", linewidth=2, label=labels[name])
+        ticks = sorted({point["patients"] for points in curves.values() for point in points})
+        axes.set(xlabel=say("learning.axis"), ylabel=say("metric.roc_auc"), xscale="log")
+        axes.set_xticks(ticks, labels=[str(n) for n in ticks])
+        axes.minorticks_off()
+        _finish(axes, legend="lower right")
+    return _svg(figure)
+
+
+def _dashes(i: int) -> str:
+    """Colour alone must not tell lines apart."""
+    return ("-", "--", "-.")[i % 3]
+
+
+def _finish(axes: Axes, legend: Literal["best", "lower right"]) -> None:
+    axes.grid(color=_INK, alpha=0.15)
+    axes.legend(loc=legend, frameon=False)
+
+
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Figure]:
+    with mpl.rc_context(_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    with mpl.rc_context(_STYLE):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -1,4 +1,4 @@
-"""report.html: one self-contained page for eyes, with the numbers of metrics.json and the curves of the tables."""
+"""report.html and model-card.md: one self-contained page for eyes, and the same numbers as a model card."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..evaluation.metrics import METRICS
+from ..evaluation.metrics import DECISION_METRICS, METRICS
 from ..files import replacing
-from .figures import roc_figure, training_figure
+from .figures import learning_figure, reliability_figure, roc_figure, training_figure
+from .gallery import thumbnail
+from .sentences import (
+    between,
+    decimal,
+    finding_sentence,
+    grouped,
+    listed,
+    pipeline_label,
+    threshold_sentence,
+    verdict_sentences,
+    with_interval,
+)
+from .words import Words, words
 
-#: Column heads by metric.
-HEADS = {
-    "accuracy": "Accuracy",
-    "precision": "Precision",
-    "recall": "Recall (sensitivity)",
-    "specificity": "Specificity",
-    "f1": "F1",
-    "mcc": "MCC",
-    "roc_auc": "ROC AUC",
-    "average_precision": "Average precision",
-    "log_loss": "Log loss",
-    "brier": "Brier score",
-}
-
-
-def pipeline_label(name: str, facts: dict[str, Any]) -> str:
-    """Name of a pipeline wherever its numbers are shown; random weights are always called that."""
-    random = any(backbone["weights"] == "random" for backbone in facts["backbones"])
-    return f"{name} (random weights)" if random else name
+#: What the first table shows.
+HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
 
 
-def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, path: Path) -> None:
-    """Render the page.
+def write_report(
+    metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, folder: Path, lang: str = "en"
+) -> None:
+    """Render ``report.html`` and ``model-card.md``.
 
     Parameters
     ----------
@@ -44,22 +42,81 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         Rows of ``scores.csv``, for the curves.
     training : DataFrame
         Rows of ``training.csv``, for those of the training; maybe none.
-    path : Path
-        The file to write.
+    folder : Path
+        Where to write.
+    lang : {"en", "es"}, default="en"
     """
-    environment = Environment(loader=PackageLoader("cxr_sklearn.report"), autoescape=True, trim_blocks=True)
-    labels = {name: pipeline_label(name, facts) for name, facts in metrics["pipelines"].items()}
-    page = environment.get_template("report.html.j2").render(
+    say = words(lang)
+    labels = {name: pipeline_label(name, facts, say) for name, facts in metrics["pipelines"].items()}
+    shared = {
         **metrics,
-        labels=labels,
-        metric_names=METRICS,
-        heads=HEADS,
-        roc=roc_figure(scores, labels),
-        training={
-            name: training_figure(training[training["pipeline"] == name])
+        "lang": lang,
+        "labels": labels,
+        "headline": HEADLINE,
+        "metric_names": METRICS,
+        "decision_metrics": DECISION_METRICS,
+        "verdict_sentences": verdict_sentences(metrics, labels, say),
+    }
+    figures = {
+        "roc": roc_figure(scores, metrics["pipelines"], labels, say),
+        "reliability": reliability_figure(metrics["pipelines"], labels, say),
+        "curves": {
+            name: training_figure(training[training["pipeline"] == name], say)
             for name in labels
             if (training["pipeline"] == name).any()
         },
+        "learning": _learning(metrics, say),
+        "thumbnails": {path: thumbnail(path) for path in _pictured(metrics)},
+    }
+    for template, more, file in (
+        ("report.html.j2", figures, "report.html"),
+        ("model-card.md.j2", {}, "model-card.md"),
+    ):
+        text = _environment(say).get_template(template).render(**shared, **more)
+        with replacing(folder / file) as draft:
+            draft.write_text(text, encoding="utf-8")
+
+
+def _environment(say: Words) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cxr_sklearn.report"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    with replacing(path) as draft:
-        draft.write_text(page, encoding="utf-8")
+    environment.globals["t"] = say
+    environment.filters |= {
+        "f3": lambda value: decimal(value, say),
+        "interval": lambda ends: between(ends, say),
+        "with_interval": lambda found: with_interval(found, say),
+        "listed": lambda names: listed(list(names), say),
+        "n": grouped,
+        "p": lambda value: say("pairs.below") if value < 0.001 else f"{value:.3f}",
+        "threshold_sentence": lambda threshold: threshold_sentence(threshold, say),
+        "finding_sentence": lambda finding: finding_sentence(finding, say),
+        "file_name": lambda path: Path(path).name,
+        "cell": _markdown_cell,
+    }
+    return environment
+
+
+def _markdown_cell(text: str) -> str:
+    """Keep a name a name in a Markdown table."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
+
+
+def _learning(metrics: dict[str, Any], say: Words) -> str | None:
+    curve = metrics.get("learning_curve")
+    if not curve:
+        return None
+    labels = {name: pipeline_label(name, {"backbones": [facts]}, say) for name, facts in curve["pipelines"].items()}
+    return learning_figure({name: facts["points"] for name, facts in curve["pipelines"].items()}, labels, say)
+
+
+def _pictured(metrics: dict[str, Any]) -> list[str]:
+    """Paths of the errors to show; each is read once."""
+    errors = [error for facts in metrics["pipelines"].values() for kind in facts["errors"].values() for error in kind]
+    return list(dict.fromkeys(error["path"] for error in errors))

@@ -4,6 +4,8 @@ import pytest
 
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.training import training_table
+from cxr_sklearn.report.sentences import finding_sentence
+from cxr_sklearn.report.words import words
 
 NO_TRAINING = pd.DataFrame(columns=["pipeline", "phase", "epoch", "loss"])
 
@@ -15,7 +17,7 @@ def table(low, high):
 
 
 def said(scores, auc, training=NO_TRAINING, batch_norm=None):
-    return " ".join(diagnose(scores, auc, training, batch_norm))
+    return " ".join(finding_sentence(finding, words("en")) for finding in diagnose(scores, auc, training, batch_norm))
 
 
 def history(loss, val_loss):
@@ -28,20 +30,20 @@ def test_nothing_stands_out():
 
 def test_everything_is_called_pneumonia_though_the_ranking_is_good():
     text = said(table(0.7, 0.9), 1.0)
-    assert "calls 100% of the test images pneumonia (accuracy 0.50)" in text
-    assert "ranks them well all the same (AUC 1.00)" in text
+    assert "calls a share of 1.000 of the test images pneumonia (accuracy 0.500)" in text
+    assert "ranks them well all the same (AUC 1.000)" in text
     assert "batch" not in text
 
 
 def test_everything_is_called_normal_and_nothing_was_learnt():
     text = said(table(0.3, 0.3), 0.5)
-    assert "calls 100% of the test images normal" in text
-    assert "Nor does it rank them well (AUC 0.50)" in text
+    assert "calls a share of 1.000 of the test images normal" in text
+    assert "Nor does it rank them well (AUC 0.500)" in text
 
 
 def test_good_ranking_and_a_bad_threshold():
     scores = table(0.53, 0.9)
-    assert "calls 90% of" in said(scores, 0.98)
+    assert "calls a share of 0.900 of" in said(scores, 0.98)
     assert said(scores, 0.7) == ""
 
 
@@ -55,7 +57,7 @@ def test_whether_exact_batch_norm_statistics_would_have_cured_it(exact, cured):
         "exact": {"accuracy": exact},
     }
     text = said(table(0.7, 0.9), 0.82, batch_norm=facts)
-    assert f"accuracy of {exact:.2f} instead of 0.50 on 96 validation images" in text
+    assert f"accuracy of {exact:.3f} instead of 0.500 on 96 validation images" in text
     assert ("would have cured it" in text) == cured
     assert ("would not have cured it" in text) != cured
 
@@ -66,8 +68,8 @@ def test_exact_statistics_are_not_the_reason():
 
 def test_memorising():
     text = said(table(0.2, 0.8), 1.0, history([0.6, 0.4, 0.1, 0.02, 0.01], [0.6, 0.45, 0.6, 0.9, 1.0]))
-    assert "from epoch 2 to 5 the loss rose from 0.45 to 0.90 on the validation images" in text
-    assert "fell from 0.40 to 0.02" in text
+    assert "from epoch 2 to 5 the loss rose from 0.450 to 0.900 on the validation images" in text
+    assert "fell from 0.400 to 0.020" in text
     assert "head" not in text
     alone = training_table("cnn", {"head": {"loss": [0.4, 0.1, 0.1], "val_loss": [0.4, 0.6, 0.6]}})
     assert "part ways while the head learns alone" in said(table(0.2, 0.8), 1.0, alone)

@@ -1,29 +1,108 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import recall_score
 
-from cxr_sklearn.evaluation.thresholds import MIN_IMAGES_PER_CLASS, choose_threshold, youden_threshold
+from cxr_sklearn.evaluation.thresholds import MIN_IMAGES_PER_CLASS, Rule, choose_threshold, find_threshold, parse_rule
+from cxr_sklearn.exceptions import InputError
+
+YOUDEN = Rule("youden", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule", "written"),
+    [
+        ("youden", YOUDEN, "youden"),
+        ("sensitivity", Rule("sensitivity", 0.95), "sensitivity=0.95"),
+        ("sensitivity=.9", Rule("sensitivity", 0.9), "sensitivity=0.9"),
+        ("specificity=.90", Rule("specificity", 0.9), "specificity=0.9"),
+        ("cost=5:1", Rule("cost", 5), "cost=5"),
+        ("cost=1:4", Rule("cost", 0.25), "cost=0.25"),
+        ("0.5", Rule("fixed", 0.5), "0.5"),
+        (" 1 ", Rule("fixed", 1), "1"),
+    ],
+)
+def test_rules_as_they_are_typed(text, rule, written):
+    assert parse_rule(text) == rule
+    assert str(rule) == written
+    assert parse_rule(written) == rule
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "best", "youden=1", "sensitivity=95", "sensitivity=x", "cost", "cost=0:1", "cost=5:0", "cost=-1", "1.5", "nan",
+     "inf", "specificity=nan"],
+)  # fmt: skip
+def test_rules_that_are_none(text):
+    with pytest.raises(InputError, match="must be youden, sensitivity=S"):
+        parse_rule(text)
 
 
 def test_youden_splits_what_can_be_split_half_way():
-    assert youden_threshold([0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)
+    assert find_threshold(YOUDEN, [0, 0, 1, 1], [0.1, 0.2, 0.6, 0.9]) == pytest.approx(0.4)
+
+
+def simulated():
+    rng = np.random.default_rng(1)
+    target = rng.integers(0, 2, 300)
+    return target, rng.normal(target, 1.5)
+
+
+def rates(target, score, threshold):
+    decision = score >= threshold
+    return recall_score(target, decision), recall_score(target, decision, pos_label=0)
 
 
 def test_youden_is_the_best_of_all_thresholds():
-    rng = np.random.default_rng(1)
-    target = rng.integers(0, 2, 300)
-    score = rng.normal(target, 1.5)
+    target, score = simulated()
+    assert sum(rates(target, score, find_threshold(YOUDEN, target, score))) == max(
+        sum(rates(target, score, t)) for t in score
+    )
 
-    def index(threshold):
-        decision = score >= threshold
-        return decision[target == 1].mean() - decision[target == 0].mean()
 
-    assert index(youden_threshold(target, score)) == max(index(t) for t in score)
+@pytest.mark.parametrize("wanted", [0.5, 0.9, 0.95, 1.0])
+def test_a_wanted_sensitivity_is_reached_and_no_higher_threshold_reaches_it(wanted):
+    target, score = simulated()
+    threshold = find_threshold(Rule("sensitivity", wanted), target, score)
+    assert rates(target, score, threshold)[0] >= wanted
+    assert rates(target, score, score[score >= threshold].min() + 1e-9)[0] < wanted
+
+
+@pytest.mark.parametrize("wanted", [0.5, 0.9, 0.95, 1.0])
+def test_a_wanted_specificity_is_reached_and_no_lower_threshold_reaches_it(wanted):
+    target, score = simulated()
+    threshold = find_threshold(Rule("specificity", wanted), target, score)
+    assert rates(target, score, threshold)[1] >= wanted
+    lower = score[score < threshold].max()
+    assert rates(target, score, lower)[1] < wanted or lower == score.min()
+
+
+def test_a_specificity_that_floats_miss_is_reached():
+    score = np.linspace(0, 1, 21)
+    target = (score == 1).astype(int)  # 19 of 20 normals below: 1 - 0.95 is a little more than 0.05
+    assert rates(target, score, find_threshold(Rule("specificity", 0.95), target, score)) == (1, 0.95)
+
+
+@pytest.mark.parametrize("missed", [0.1, 1, 5, 100])
+def test_no_threshold_costs_less(missed):
+    target, score = simulated()
+
+    def cost(threshold):
+        called = score >= threshold
+        return missed * ((target == 1) & ~called).sum() + ((target == 0) & called).sum()
+
+    assert cost(find_threshold(Rule("cost", missed), target, score)) == min(map(cost, [*score, np.inf]))
+
+
+def test_where_nothing_should_be_called_pneumonia():
+    target, score = np.array([0, 0, 1]), np.array([0.5, 0.9, 0.1])
+    assert find_threshold(Rule("cost", 0.1), target, score) > 0.9
+    assert find_threshold(Rule("specificity", 1.0), target, score) > 0.9
 
 
 def test_scores_that_are_all_alike_give_a_finite_threshold():
-    assert youden_threshold([0, 1], [0.3, 0.3]) == 0.3
-    assert np.isfinite(youden_threshold([1, 0], [0.1, 0.9]))
+    assert find_threshold(YOUDEN, [0, 1], [0.3, 0.3]) == 0.3
+    assert np.isfinite(find_threshold(YOUDEN, [1, 0], [0.1, 0.9]))
 
 
 def scores(n_val_normal, n_val_pneumonia=100):
@@ -36,18 +115,24 @@ def scores(n_val_normal, n_val_pneumonia=100):
 
 
 def test_enough_validation_images_decide():
-    chosen = choose_threshold(scores(MIN_IMAGES_PER_CLASS))
+    chosen = choose_threshold(scores(MIN_IMAGES_PER_CLASS), YOUDEN)
     assert (chosen["source"], chosen["value"]) == ("val", pytest.approx(0.6))
+    assert (chosen["sensitivity"], chosen["specificity"], chosen["n_images"]) == (1, 1, 130)
 
 
 @pytest.mark.parametrize("n", [MIN_IMAGES_PER_CLASS - 1, 8])
-def test_too_few_validation_images_do_not_and_the_reason_is_told(n):
-    chosen = choose_threshold(scores(n))
+def test_too_few_validation_images_do_not(n):
+    chosen = choose_threshold(scores(n), YOUDEN)
     assert (chosen["source"], chosen["value"]) == ("out-of-fold", pytest.approx(0.3))
-    assert f"only {n} images" in chosen["reason"]
+    assert (chosen["n_val"], chosen["n_val_rarer"], chosen["n_images"]) == (100 + n, n, 100)
 
 
 def test_no_validation_split():
-    chosen = choose_threshold(scores(0, 0))
-    assert chosen["source"] == "out-of-fold"
-    assert "does not exist" in chosen["reason"]
+    chosen = choose_threshold(scores(0, 0), YOUDEN)
+    assert (chosen["source"], chosen["n_val"]) == ("out-of-fold", 0)
+
+
+def test_a_fixed_threshold_is_chosen_from_nothing():
+    chosen = choose_threshold(scores(40), Rule("fixed", 0.6))
+    assert (chosen["source"], chosen["value"]) == ("fixed", 0.6)
+    assert (chosen["sensitivity"], chosen["specificity"]) == (1, 1)

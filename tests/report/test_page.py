@@ -1,90 +1,158 @@
+import html as entities
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
 
-from cxr_sklearn import compare
+from cxr_sklearn.evaluation.results import write_results
+from cxr_sklearn.evaluation.scores import read_scores
+from cxr_sklearn.evaluation.training import read_training
+from cxr_sklearn.report.page import write_report
+from cxr_sklearn.report.words import LANGUAGES, catalogue
+
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[\N{NARROW NO-BREAK SPACE}.,]\d+)*")
 
 
-@pytest.fixture(scope="module")
-def page(embedded_frame, tmp_path_factory):
-    frame, store = embedded_frame
-    out = tmp_path_factory.mktemp("run")
-    compare(frame, ["vgg16_logistic", "shortcuts"], out=out, weights="random", store=store, cv=3)
-    return (out / "report.html").read_text(), json.loads((out / "metrics.json").read_text()), out
+def read(folder):
+    return (folder / "report.html").read_text(), json.loads((folder / "metrics.json").read_text())
 
 
-def test_the_page_is_self_contained(page):
-    html, _, _ = page
-    assert not re.findall(r'(?:src|href)="(?!#)', html.replace('xlink:href="#', ""))
+def shown(html):
+    """What a person reads: no styles, no curves, but what a screen reader says."""
+    said = " ".join(re.findall(r'(?:aria-label|alt)="([^"]*)"', html))
+    html = re.sub(r"<(style|svg)\b.*?</\1>", " ", html, flags=re.DOTALL)
+    return entities.unescape(re.sub(r"<[^>]*>", " ", html) + said)
+
+
+def numbers_of(node):
+    """Every number of metrics.json in the ways a page may write it, and every number inside its texts."""
+    if isinstance(node, dict):
+        return {n for key, value in node.items() for n in numbers_of(value) | set(NUMBER.findall(key))}
+    if isinstance(node, list):
+        return {n for value in node for n in numbers_of(value)}
+    if isinstance(node, bool) or node is None:
+        return set()
+    if isinstance(node, int):
+        return {str(node), f"{node:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"), f"{node:.1f}"}
+    if isinstance(node, float):
+        return {f"{node:.3f}", f"{node:.2f}", f"{node:.1f}", f"{node:g}"}
+    return set(NUMBER.findall(node)) | {node.split("=")[-1]}
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("file", ["report.html", "model-card.md"])
+def test_every_number_shown_is_in_metrics_json(rendered, lang, file):
+    page, metrics = read(rendered[lang])
+    text = shown(page) if file == "report.html" else (rendered[lang] / file).read_text()
+    words = {number for texts in catalogue().values() for number in NUMBER.findall(texts[lang])}
+    known = numbers_of(metrics) | words | {"0.000", "0.5"}
+    found = NUMBER.findall(text)
+    assert len(found) > 150
+    assert [number for number in found if number not in known] == []
+
+
+def test_a_number_that_is_nowhere_would_be_noticed(rendered):
+    page, metrics = read(rendered["en"])
+    assert "0.123456" in NUMBER.findall(shown(page.replace("</main>", "0.123456</main>")))
+    assert "0.123456" not in numbers_of(metrics)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_page_is_self_contained(rendered, lang):
+    html, _ = read(rendered[lang])
+    assert not re.findall(r'(?:src|href)="(?!#|data:image/jpeg;base64,)', html.replace('xlink:href="#', ""))
     assert "<script" not in html
+    assert "url(http" not in html
     assert len(html) < 3_000_000
+    assert f'<html lang="{lang}">' in html
 
 
-def test_every_metric_is_shown(page):
-    html, metrics, _ = page
+def test_every_metric_is_shown_with_its_interval(rendered):
+    html, metrics = read(rendered["en"])
     for facts in metrics["pipelines"].values():
-        for metric in facts["test"]:
-            assert f"<td>{facts['test'][metric]['value']:.3f}</td>" in html
-            assert f"{facts['cv'][metric]['mean']:.3f} ± {facts['cv'][metric]['std']:.3f}" in html
-        assert f"<td>{facts['threshold']['value']:.3f}</td>" in html
+        for found in facts["test"].values():
+            low, high = found["ci95"]
+            assert f"{found['value']:.3f}<small>{low:.3f} to {high:.3f}</small>" in html.replace("†", "")
+        for found in facts["cv"].values():
+            assert f"{found['mean']:.3f} ± {found['std']:.3f}" in html
 
 
-def test_random_weights_are_called_that_in_every_table(page):
-    html, _, _ = page
-    tables = [table for table in html.split("<table>")[1:] if "vgg16_logistic" in table.split("</table>")[0]]
-    assert len(tables) == 4
-    assert all("vgg16_logistic (random weights)" in table for table in tables)
-    assert "vgg16_logistic (random weights)" in html[html.index("<svg") :]
+def test_random_weights_are_called_that_in_every_table_and_figure(rendered):
+    html, _ = read(rendered["en"])
+    places = re.findall(r"<table>.*?</table>|<svg.*?</svg>", html, flags=re.DOTALL)
+    named = [place for place in places if "vgg16_logistic" in place]
+    assert len(named) > 10
+    assert all("vgg16_logistic (random weights)" in place for place in named)
     assert "shortcuts (random weights)" not in html
+    assert "vgg16_logistic (pesos aleatorios)" in read(rendered["es"])[0]
 
 
-def test_names_are_only_names(page, embedded_frame, tmp_path):
-    from cxr_sklearn.evaluation.scores import read_scores
-    from cxr_sklearn.evaluation.training import training_table
-    from cxr_sklearn.report.page import write_report
+def test_sections(rendered):
+    html, _ = read(rendered["en"])
+    anchors, ids = re.findall(r'<a href="#(\w+)"', html), re.findall(r'<h2 id="(\w+)"', html)
+    assert anchors == [name for name in ids if name != "verdict"]
+    assert {"training", "learning", "findings", "lung", "errors", "limits"} <= set(ids)
+    assert "It memorises" in html
+    assert "last layers too" in html
 
-    _, metrics, out = page
-    evil = '<img src=x onerror="alert(1)">'
-    renamed = {evil: metrics["pipelines"]["shortcuts"]}
-    scores = read_scores(out / "scores.csv").assign(pipeline=evil).drop_duplicates("path")
-    training = training_table(evil, {"all": {"loss": [1.0], "auc": [0.5]}})
-    write_report({**metrics, "pipelines": renamed}, scores, training, tmp_path / "report.html")
-    html = (tmp_path / "report.html").read_text()
-    assert "onerror" in html
+
+def test_no_english_is_left_in_the_spanish_page(rendered):
+    """No text of the catalogue that is a sentence in English stands in the Spanish page."""
+    html = shown(read(rendered["es"])[0])
+    english = [texts["en"] for texts in catalogue().values() if texts["en"] != texts["es"] and " " in texts["en"]]
+    pieces = [piece.strip() for text in english for piece in re.split(r"\{\w+\}", text) if len(piece.split()) > 2]
+    assert len(pieces) > 60
+    assert [piece for piece in pieces if piece in html] == []
+
+
+def test_the_scores_in_both_languages_are_the_same(rendered):
+    assert read(rendered["en"])[1] == read(rendered["es"])[1]
+
+
+EVIL = "<img src=x onerror=alert(1)>.jpeg"
+
+
+def test_names_are_only_names(rendered, tmp_path):
+    _, metrics = read(rendered["en"])
+    folder = rendered["en"]
+    scores, training = read_scores(folder / "scores.csv"), read_training(folder / "training.csv")
+    text = json.dumps(metrics).replace("shortcuts", "<img src=x onerror=alert(1)>")
+    changed = json.loads(text)
+    changed["pipelines"]["vgg16_logistic"]["errors"]["false_negatives"] = [{"path": f"test/{EVIL}", "score": 0.1}]
+    changed["pipelines"]["vgg16_logistic"]["subgroups"][0]["group"] = "<img src=y>"
+    changed["run"]["command"] = "compare '<img src=z>`|'"
+    renamed = scores.assign(pipeline=scores["pipeline"].replace("shortcuts", "<img src=x onerror=alert(1)>"))
+    write_report(changed, renamed, training, tmp_path)
+    page, card = (tmp_path / "report.html").read_text(), (tmp_path / "model-card.md").read_text()
+    assert page.count("<img") == page.count('<img src="data:image/jpeg;base64,')
+    assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in page
+    assert "image not to be read" in page
+    assert "\\<img src=x onerror=alert(1)\\>" in card
+    assert card.count("<img") == card.count("\\<img") + card.count("`compare '<img src=z>'|'`")
+
+
+def test_pictures_that_are_gone_cost_nothing_else(rendered, tmp_path):
+    shutil.copytree(rendered["en"], tmp_path / "run")
+    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
+    scores.assign(path=scores["path"] + ".gone").to_csv(tmp_path / "run" / "scores.csv", index=False)
+    (tmp_path / "run" / "images.csv").unlink()
+    (tmp_path / "run" / "probes.csv").unlink()
+    write_results(tmp_path / "run", read(rendered["en"])[1])
+    html = (tmp_path / "run" / "report.html").read_text()
     assert "<img" not in html
+    assert html.count("image not to be read") > 2
+    assert "Nothing is known of the test images" in html
+    assert "were not tried" in html
 
 
-def test_what_stands_out_and_how_the_training_went(page, tmp_path):
-    from cxr_sklearn.evaluation.scores import read_scores
-    from cxr_sklearn.evaluation.training import training_table
-    from cxr_sklearn.report.page import write_report
-
-    html, metrics, out = page
-    assert "What stands out" not in html
-    assert "How the training went" not in html
-    pipelines = json.loads(json.dumps(metrics["pipelines"]))
-    pipelines["shortcuts"]["diagnosis"] = ["It calls <everything> pneumonia."]
-    phases = {
-        "head": {"loss": [1.0, 0.5], "auc": [0.5, 0.75]},
-        "all": {"loss": [0.25], "auc": [1.0], "val_loss": [0.5]},
-    }
-    training = training_table("shortcuts", phases)
-    write_report({**metrics, "pipelines": pipelines}, read_scores(out / "scores.csv"), training, tmp_path / "r.html")
-    html = (tmp_path / "r.html").read_text()
-    assert "<dd>It calls &lt;everything&gt; pneumonia.</dd>" in html
-    section = html[html.index("How the training went") : html.index("Thresholds and parameters")]
-    assert section.count("<svg") == 1
-    assert all(word in section for word in ("shortcuts", "validation", "ROC AUC", "last layers too"))
-
-
-def test_scores_alone_give_the_report_again(page, tmp_path):
-    from cxr_sklearn.evaluation.compare import write_results
-
-    html, metrics, out = page
-    pd.read_csv(out / "scores.csv").to_csv(tmp_path / "scores.csv", index=False)
-    kept = ("description", "backbones", "n_embedded", "n_cached", "best_params", "seconds", "balance", "batch_norm")
-    facts = {name: {key: facts[key] for key in kept} for name, facts in metrics["pipelines"].items()}
-    assert write_results(tmp_path, {**metrics, "pipelines": facts}) == metrics
-    assert (tmp_path / "report.html").read_text() == html
+def test_scores_alone_give_the_report_again(rendered, tmp_path):
+    html, metrics = read(rendered["en"])
+    shutil.copytree(rendered["en"], tmp_path / "run")
+    for file in ("report.html", "metrics.json"):
+        (tmp_path / "run" / file).unlink()
+    stale = json.loads(json.dumps(metrics))
+    stale["pipelines"]["shortcuts"]["test"]["accuracy"]["value"] = 2
+    assert write_results(tmp_path / "run", stale) == metrics
+    assert (tmp_path / "run" / "report.html").read_text() == html

@@ -1,0 +1,250 @@
+"""How sure a number is: resampling of whole patients, the same draws for every classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, norm
+
+from .metrics import confusion_metrics
+
+N_DRAWS = 2000
+#: False positive rates at which the band of a ROC curve is drawn.
+GRID = np.linspace(0, 1, 101)
+# This many images and patients at a time stay in the cache of a core.
+_CHUNK = 400_000
+# Counts are exact in it up to 16 million images.
+_DTYPE = np.float32
+
+
+class Draws(NamedTuple):
+    """What a classifier would have scored on other patients, one entry per draw; NaN where a draw lacks a class.
+
+    Attributes
+    ----------
+    metrics : dict of str to ndarray of shape (n_draws,)
+        By the names in ``METRICS`` at the threshold, and "prevalence".
+    at_half : dict of str to ndarray of shape (n_draws,)
+        The metrics that depend on the threshold, at 0.5.
+    roc : ndarray of shape (n_draws, 101)
+        Highest sensitivity that has at most the false positive rate of ``GRID``.
+    """
+
+    metrics: dict[str, np.ndarray]
+    at_half: dict[str, np.ndarray]
+    roc: np.ndarray
+
+
+def patient_counts(n_patients: int, n_draws: int, random_state: int, n_rows: int) -> Iterator[np.ndarray]:
+    """Draw patients with replacement, and count how often each came; the same seed gives the same draws.
+
+    Parameters
+    ----------
+    n_patients, n_draws, random_state : int
+    n_rows : int
+        Number of images, which says how many draws fit into memory at a time.
+
+    Yields
+    ------
+    ndarray of shape (n, n_patients) and dtype float32
+        `n_draws` rows altogether.
+    """
+    rng = np.random.default_rng(random_state)
+    step = max(1, _CHUNK // max(n_rows, n_patients))
+    for start in range(0, n_draws, step):
+        drawn = rng.integers(0, n_patients, size=(min(step, n_draws - start), n_patients))
+        yield np.stack([np.bincount(row, minlength=n_patients) for row in drawn]).astype(_DTYPE)
+
+
+def bootstrap(
+    patients: ArrayLike,
+    target: ArrayLike,
+    scores: Mapping[str, ArrayLike],
+    thresholds: Mapping[str, float],
+    *,
+    n_draws: int = N_DRAWS,
+    random_state: int = 0,
+) -> dict[str, Draws]:
+    """Compute every metric of every classifier on draws of patients.
+
+    Images of one patient are alike, so they are drawn together: drawing images would make every interval too narrow.
+    All classifiers are given the same draws, so the difference of two entries is a draw of their difference.
+
+    Parameters
+    ----------
+    patients : array-like of shape (n_images,)
+    target : array-like of shape (n_images,)
+        1 for pneumonia, 0 for normal.
+    scores : mapping of str to array-like of shape (n_images,)
+        Probability of pneumonia, by classifier.
+    thresholds : mapping of str to float
+        By classifier.
+    n_draws : int, default=2000
+    random_state : int, default=0
+
+    Returns
+    -------
+    dict of str to Draws
+        By classifier.
+
+    References
+    ----------
+    Field, Welsh (2007). Bootstrapping clustered data. Journal of the Royal Statistical Society B 69, 369-390.
+    """
+    names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
+    rankings = {
+        name: _Ranking(np.asarray(target), np.asarray(score, dtype=float), patient_of, thresholds[name])
+        for name, score in scores.items()
+    }
+    parts: dict[str, list[Draws]] = {name: [] for name in scores}
+    for counts in patient_counts(len(names), n_draws, random_state, len(patient_of)):
+        for name, ranking in rankings.items():
+            parts[name].append(ranking.draws(counts))
+    return {name: _joined(chunks) for name, chunks in parts.items()}
+
+
+def _joined(chunks: list[Draws]) -> Draws:
+    first = chunks[0]
+    return Draws(
+        {name: np.concatenate([chunk.metrics[name] for chunk in chunks]) for name in first.metrics},
+        {name: np.concatenate([chunk.at_half[name] for chunk in chunks]) for name in first.at_half},
+        np.concatenate([chunk.roc for chunk in chunks]),
+    )
+
+
+class _Ranking:
+    """The images from the highest score to the lowest, and what each adds to a metric."""
+
+    def __init__(self, target: np.ndarray, score: np.ndarray, patient_of: np.ndarray, threshold: float) -> None:
+        order = np.argsort(-score, kind="stable")
+        score, positive = score[order], target[order] == 1
+        self._patient_of = patient_of[order]
+        self._positive = positive.astype(_DTYPE)
+        # The first image of every run of equal scores: no threshold can part the images of one.
+        self._starts = np.flatnonzero(np.append(True, np.diff(score) != 0))
+        likely = np.clip(np.where(positive, score, 1 - score), np.finfo(float).eps, 1)
+        sums = [-np.log(likely), (score - positive) ** 2]
+        for cut in (threshold, 0.5):
+            called = score >= cut
+            sums += [positive & called, positive & ~called, ~positive & called, ~positive & ~called]
+        self._sums = np.column_stack(sums).astype(_DTYPE)
+
+    def draws(self, counts: np.ndarray) -> Draws:
+        """Return the metrics of drawn patients, counts of shape (n_draws, n_patients)."""
+        drawn = counts[:, self._patient_of]
+        sick = drawn * self._positive
+        log_loss, brier, *cells = (drawn @ self._sums).astype(float).T
+        if len(self._starts) < drawn.shape[1]:
+            drawn, sick = (np.add.reduceat(weights, self._starts, axis=1) for weights in (drawn, sick))
+        true, called = np.cumsum(sick, axis=1), np.cumsum(drawn, axis=1)
+        n_pneumonia, total = true[:, -1].astype(float), called[:, -1].astype(float)
+        n_normal = total - n_pneumonia
+        both = (n_pneumonia > 0) & (n_normal > 0)
+        # Pairs of a normal image and one with pneumonia in the right order; half of those of equal score.
+        pairs = _dot(drawn - sick, true - sick / 2)
+        precision = np.divide(true, called, where=called > 0, out=np.zeros_like(true))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            metrics = confusion_metrics(*cells[:4]) | {
+                "roc_auc": pairs / (n_pneumonia * n_normal),
+                "average_precision": _dot(sick, precision) / n_pneumonia,
+                "log_loss": log_loss / total,
+                "brier": brier / total,
+                "prevalence": n_pneumonia / total,
+            }
+        metrics, at_half = (
+            {name: np.where(both, values, np.nan) for name, values in part.items()}
+            for part in (metrics, confusion_metrics(*cells[4:]))
+        )
+        return Draws(metrics, at_half, _on_grid(true, called - true, both))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Scalar product of every row of `a` with the same row of `b`."""
+    return np.matmul(a[:, np.newaxis, :], b[:, :, np.newaxis])[:, 0, 0].astype(float)
+
+
+def _on_grid(true: np.ndarray, false: np.ndarray, both: np.ndarray) -> np.ndarray:
+    rows = np.full((len(true), len(GRID)), np.nan)
+    for i in np.flatnonzero(both):
+        # In counts, and a little more: 0.1 of 10 images is one image, whatever floats make of it.
+        last = np.searchsorted(false[i], (GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
+        rows[i] = np.where(last < 0, 0.0, true[i, last]) / true[i, -1]
+    return rows
+
+
+def bootstrap_rates(
+    patients: ArrayLike,
+    hits: np.ndarray,
+    members: np.ndarray,
+    *,
+    n_draws: int = N_DRAWS,
+    random_state: int = 0,
+) -> np.ndarray:
+    """Return draws of rates, of whole patients.
+
+    Parameters
+    ----------
+    patients : array-like of shape (n_images,)
+    hits, members : ndarray of shape (n_images, n_rates) and dtype bool
+        A rate is the share of its members that are hits.
+    n_draws : int, default=2000
+    random_state : int, default=0
+
+    Returns
+    -------
+    ndarray of shape (n_draws, n_rates)
+        NaN where a draw has no member.
+    """
+    names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
+    sums = np.zeros((len(names), 2 * hits.shape[1]))
+    np.add.at(sums, patient_of, np.hstack([hits & members, members]).astype(float))
+    draws = np.vstack([counts @ sums for counts in patient_counts(len(names), n_draws, random_state, len(names))])
+    n_hits, n_members = np.hsplit(draws, 2)
+    return np.divide(n_hits, n_members, where=n_members > 0, out=np.full_like(n_hits, np.nan))
+
+
+def interval(draws: np.ndarray, value: float) -> list[float]:
+    """Return the bias-corrected 95 % percentile interval.
+
+    Parameters
+    ----------
+    draws : ndarray of shape (n_draws,)
+        NaN is left out.
+    value : float
+        What was found on the images themselves. Where draws lie below it more often than not, as those of the average
+        precision do, the percentiles are taken higher up.
+
+    References
+    ----------
+    Efron (1981). Nonparametric standard errors and confidence intervals. Canadian Journal of Statistics 9, 139-158.
+    """
+    known = draws[~np.isnan(draws)]
+    ties = np.abs(known - value) < 1e-6
+    below = np.mean((known < value) & ~ties) + np.mean(ties) / 2
+    shift = 2 * norm.ppf(np.clip(below, 1 / len(known), 1 - 1 / len(known)))
+    low, high = np.quantile(known, norm.cdf(shift + norm.ppf((0.025, 0.975))))
+    return [float(low), float(high)]
+
+
+def wilson(n_hits: int, n: int) -> list[float]:
+    """Return Wilson's 95 % interval of a rate, as if each of the `n` images came from a patient of its own.
+
+    References
+    ----------
+    Wilson (1927). Probable inference, the law of succession, and statistical inference. JASA 22, 209-212.
+    """
+    found = binomtest(n_hits, n).proportion_ci(method="wilson")
+    return [float(found.low), float(found.high)]
+
+
+def rate(n_hits: int, n: int, draws: np.ndarray) -> dict[str, float | str | list[float]]:
+    """Describe a rate: value, 95 % interval and the method of that.
+
+    Draws of a rate of 0 or 1 are all alike and say nothing of how sure it is; Wilson's interval stands in then.
+    """
+    if 0 < n_hits < n and not np.isnan(draws).all():
+        return {"value": n_hits / n, "ci95": interval(draws, n_hits / n), "method": "bootstrap"}
+    return {"value": n_hits / n, "ci95": wilson(n_hits, n), "method": "wilson"}

@@ -1,0 +1,186 @@
+"""Can a score be read as a probability? Measures of calibration, and calibration afterwards."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import brier_score_loss
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags
+
+from ..exceptions import InputError
+from .bootstrap import Draws, interval, wilson
+from .thresholds import images_to_choose_on
+
+METHODS = ("temperature", "sigmoid", "isotonic")
+N_BINS = 10
+
+
+def calibration_facts(target: ArrayLike, score: ArrayLike, draws: Draws) -> dict[str, Any]:
+    """Measure how far scores are from the share of images that are pneumonia.
+
+    Parameters
+    ----------
+    target : array-like of shape (n,)
+        1 for pneumonia, 0 for normal.
+    score : array-like of shape (n,)
+        Probability of pneumonia.
+    draws : Draws
+        Of the same images.
+
+    Returns
+    -------
+    dict
+        "brier_skill" (1 less the Brier score over that of always saying the prevalence; 0 is no better than that) with
+        "value" and "ci95"; "ece", the expected calibration error: how far the mean score of ten equal bins is from
+        the share of pneumonia in them, averaged over the images; and the "bins" themselves.
+
+    References
+    ----------
+    Brier (1950). Verification of forecasts expressed in terms of probability. Monthly Weather Review 78, 1-3.
+    Naeini, Cooper, Hauskrecht (2015). Obtaining well calibrated probabilities using Bayesian binning. AAAI, 2901-2907.
+    """
+    y, p = np.asarray(target), np.asarray(score, dtype=float)
+    prevalence = y.mean()
+    drawn = draws.metrics["prevalence"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skill = 1 - draws.metrics["brier"] / (drawn * (1 - drawn))
+    bins = _bins(y, p)
+    value = float(1 - brier_score_loss(y, p) / (prevalence * (1 - prevalence)))
+    return {
+        "brier_skill": {"value": value, "ci95": interval(skill, value)},
+        "ece": float(sum(part["n"] * abs(part["mean_score"] - part["observed"]) for part in bins) / len(y)),
+        "bins": bins,
+    }
+
+
+def _bins(y: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
+    # As calibration_curve of scikit-learn, which keeps the sizes of the bins to itself.
+    bin_of = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], p)
+    found = []
+    for i in np.unique(bin_of):
+        inside = bin_of == i
+        n, n_pneumonia = int(inside.sum()), int(y[inside].sum())
+        found.append(
+            {
+                "n": n,
+                "mean_score": float(p[inside].mean()),
+                "observed": n_pneumonia / n,
+                "ci95": wilson(n_pneumonia, n),
+            }
+        )
+    return found
+
+
+class KnownScores(ClassifierMixin, BaseEstimator):
+    """A classifier whose input is the score: what is calibrated are scores that were computed already."""
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Keep the classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, 1)
+        y : array-like of shape (n,)
+        """
+        self.classes_ = np.unique(y)
+        return self
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Return the logit of the scores, which temperature and sigmoid are defined on, shape (n,)."""
+        tiny = np.finfo(np.float32).eps
+        p = np.clip(np.asarray(X, dtype=float)[:, 0], tiny, 1 - tiny)
+        logit: np.ndarray = np.log(p / (1 - p))
+        return logit
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Return the class of each score, shape (n,)."""
+        return self.classes_[(self.decision_function(X) >= 0).astype(int)]
+
+
+class PredictedScores(TransformerMixin, BaseEstimator):
+    """Turn images into the score that a fitted pipeline gives them.
+
+    Parameters
+    ----------
+    estimator : fitted classifier of the classes 0 and 1
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Do nothing: the pipeline is fitted already.
+
+        Parameters
+        ----------
+        X, y : ignored
+        """
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the scores.
+
+        Parameters
+        ----------
+        X : as the pipeline takes it, n images
+
+        Returns
+        -------
+        ndarray of shape (n, 1)
+        """
+        positive = list(self.estimator.classes_).index(1)
+        scores: np.ndarray = self.estimator.predict_proba(X)[:, [positive]].astype(float)
+        return scores
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV]:
+    """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of ``scores.csv`` of one pipeline.
+    method : {"temperature", "sigmoid", "isotonic"}
+
+    Returns
+    -------
+    scores : DataFrame
+        The same rows with calibrated scores.
+    calibrator : CalibratedClassifierCV
+        Takes scores, shape (n, 1).
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+
+    References
+    ----------
+    Platt (1999). Probabilistic outputs for support vector machines. Advances in Large Margin Classifiers, 61-74.
+    Zadrozny, Elkan (2002). Transforming classifier scores into accurate multiclass probability estimates. KDD, 694-699.
+    Guo, Pleiss, Sun, Weinberger (2017). On calibration of modern neural networks. ICML, 1321-1330.
+    """
+    if method not in METHODS:
+        raise InputError(f"calibrate={method!r} must be one of {METHODS}")
+    _, used = images_to_choose_on(scores)
+    column, target = used[["score"]].to_numpy(), used["target"].to_numpy()
+    known = KnownScores().fit(column, target)
+    calibrator = CalibratedClassifierCV(FrozenEstimator(known), method=method).fit(column, target)
+    return scores.assign(score=calibrator.predict_proba(scores[["score"]].to_numpy())[:, 1]), calibrator
+
+
+def calibrated(model: Pipeline, calibrator: CalibratedClassifierCV) -> Pipeline:
+    """Join a fitted pipeline with the calibrator of its scores: from images to calibrated probabilities."""
+    return Pipeline([("score", PredictedScores(model)), ("calibrate", calibrator)])

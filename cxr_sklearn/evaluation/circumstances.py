@@ -1,0 +1,79 @@
+"""On whom, when and with what a run was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..datasets import series_of
+from .shortcuts import NAMES, ShortcutFeatures
+
+SPLITS = ("train", "val", "test")
+
+
+def describe_images(frame: pd.DataFrame, store: str | os.PathLike[str] | None) -> pd.DataFrame:
+    """Return the rows of ``images.csv``.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As :func:`load_folder` returns it; one without `subtype` will do.
+    store : str, path or None
+        Where the mean grey levels are kept, as for :class:`ShortcutFeatures`.
+
+    Returns
+    -------
+    DataFrame
+        path, split, patient, target, subtype, series (of a normal radiograph of the Kaggle set) and brightness (mean
+        grey level, 0 to 255).
+    """
+    rows = frame[frame["split"].isin(SPLITS)]
+    measured = ShortcutFeatures(store=store).transform(rows["path"])
+    return rows[["path", "split", "patient", "target"]].assign(
+        subtype=rows.get("subtype"),
+        series=rows["path"].map(lambda path: series_of(Path(path).name)),
+        brightness=measured[:, NAMES.index("mean")],
+    )
+
+
+def describe_data(frame: pd.DataFrame) -> dict[str, Any]:
+    """Count images, patients and classes by split, and the patients that stand on both sides of one."""
+
+    def count(rows: pd.DataFrame) -> dict[str, int]:
+        n_pneumonia = int(rows["target"].sum())
+        return {
+            "images": len(rows),
+            "patients": int(rows["patient"].nunique()),
+            "normal": len(rows) - n_pneumonia,
+            "pneumonia": n_pneumonia,
+        }
+
+    used = frame[frame["split"].isin(SPLITS)]
+    n_splits = used.groupby("patient")["split"].nunique()
+    return {
+        **count(used),
+        "splits": {split: count(used[used["split"] == split]) for split in SPLITS},
+        "patients_in_several_splits": int((n_splits > 1).sum()),
+        "synthetic": bool(frame.attrs.get("synthetic", False)),
+    }
+
+
+def describe_run(random_state: int, cv: int) -> dict[str, Any]:
+    """Note date, command, seeds, versions and machine."""
+    packages = ("cxr-sklearn", "scikit-learn", "keras", "tensorflow", "numpy", "pillow")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "random_state": random_state,
+        "folds": cv,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    }

@@ -1,0 +1,216 @@
+"""Which faults explain a confusion matrix that does not fit the metrics reported of the same classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.optimize import minimize
+from scipy.special import log_ndtr, ndtr, ndtri, xlogy
+from scipy.stats import binomtest, chi2, fisher_exact
+
+from ..exceptions import InputError
+from .metrics import METRICS
+
+NONE, OTHER_IMAGES, SHUFFLED = "no discrepancy", "truncated or different set of images", "shuffled order of the images"
+THRESHOLD, OTHER_INPUT = "moved threshold", "other preprocessing or other weights (checkpoint) at prediction"
+VERDICTS = ("consistent", "unlikely", "ruled out")
+#: p-values below which a cause is unlikely, and below which it is ruled out if the test assumes nothing of the scores.
+UNLIKELY, RULED_OUT = 0.05, 0.001
+_USED = ("accuracy", "precision", "recall", "specificity", "f1", "roc_auc")
+Reported = dict[str, tuple[float, float]]
+Row = tuple[str, str]
+
+
+class Counts(NamedTuple):
+    """The cells of a confusion matrix."""
+
+    tp: int
+    fn: int
+    fp: int
+    tn: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self._asdict().items())
+
+    def rates(self) -> str:
+        """Say where on an ROC curve this is."""
+        tpr, fpr = self.tp / (self.tp + self.fn), self.fp / (self.fp + self.tn)
+        return f"recall {tpr:.3f} and false positive rate {fpr:.3f}"
+
+
+def diagnose_discrepancy(
+    reported_metrics: Mapping[str, float], confusion_matrix: Mapping[str, int] | ArrayLike
+) -> pd.DataFrame:
+    """Weigh what may lie between reported metrics and a confusion matrix that should have the same origin.
+
+    A verdict is about one cause alone and never a proof: "consistent" says that no figure speaks against it.
+
+    Parameters
+    ----------
+    reported_metrics : mapping of str to float
+        Two or more of "accuracy", "precision", "recall", "specificity" and "f1", rounded as published; "roc_auc" and
+        "n", the number of images, if known. The other names of ``METRICS`` are let pass and not used.
+    confusion_matrix : array-like of int, shape (2, 2), or mapping of str to int
+        ``[[tn, fp], [fn, tp]]`` as scikit-learn has it, or by the keys "tp", "fn", "fp" and "tn"; of both classes.
+
+    Returns
+    -------
+    DataFrame of shape (4 or 5, 3)
+        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, likeliest first; "no discrepancy" is
+        a row only where the matrix reproduces the reported metrics.
+
+    Raises
+    ------
+    InputError
+        If a metric is unknown or no fraction, if fewer than two imply counts, or if the matrix is not one of counts.
+
+    Notes
+    -----
+    On the same images no chance is involved: a shuffled order keeps the number of images called positive, and a moved
+    threshold changes true and false positives in one direction, exactly. That shuffled decisions do not depend on the
+    labels is judged by Fisher's exact test [1]_; a moved threshold also by the AUC of the lowest and the highest curve
+    through both points, and by a likelihood-ratio test of one binormal curve of equal spread [2]_. That test takes the
+    matrices for independent, which makes it conservative, and as real scores may spread unequally it rules nothing out.
+
+    References
+    ----------
+    .. [1] Fisher (1935). The logic of inductive inference. Journal of the Royal Statistical Society 98, 39-82.
+    .. [2] Dorfman, Alf (1969). Maximum-likelihood estimation of parameters of signal-detection theory and determination
+       of confidence intervals. Journal of Mathematical Psychology 6, 487-496.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import diagnose_discrepancy
+    >>> reported = {"accuracy": 0.9103, "precision": 0.9138, "recall": 0.9060, "roc_auc": 0.9608, "n": 468}
+    >>> diagnose_discrepancy(reported, [[228, 6], [103, 131]])["cause"][0]
+    'other preprocessing or other weights (checkpoint) at prediction'
+    """
+    reported, n = _checked_metrics(reported_metrics)
+    seen = _checked_counts(confusion_matrix)
+    implied = _implied(reported, seen) if n in (None, sum(seen)) else []
+    if seen in implied:
+        rows = dict.fromkeys((OTHER_IMAGES, SHUFFLED, THRESHOLD, OTHER_INPUT), ("unlikely", f"Not needed: {NONE}."))
+        rows = {NONE: ("consistent", f"The matrix ({seen}) reproduces every reported metric as rounded."), **rows}
+    else:
+        rows = _of_the_same_images(reported, n, seen, implied) if implied else _of_other_images(reported, n, seen)
+    table = sorted(((cause, *row) for cause, row in rows.items()), key=lambda row: VERDICTS.index(row[1]))
+    return pd.DataFrame(table, columns=["cause", "verdict", "reason"])
+
+
+def _checked_metrics(given: Mapping[str, Any]) -> tuple[Reported, int | None]:
+    if unknown := sorted(set(given) - {*METRICS, "n"}):
+        raise InputError(f"reported_metrics holds {unknown}; the names are {[*_USED, 'n']}")
+    if len(set(given) & set(_USED[:5])) < 2:
+        raise InputError(f"reported_metrics must hold two or more of {list(_USED[:5])} to imply counts")
+    used = {name: given[name] for name in _USED if name in given}
+    for name, value in used.items():
+        if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+            raise InputError(f"{name}={value!r} must be a fraction from 0 to 1; divide a percentage by 100")
+    n = given.get("n")
+    if n is not None and (not isinstance(n, int | np.integer) or n < 1):
+        raise InputError(f"n={n!r} must be a number of images")
+    # Half a unit of the last decimal; .9 may be .90 without its zero, and Keras computes in float32.
+    half = {name: 0.5 * 10.0 ** int(Decimal(str(value)).as_tuple().exponent) for name, value in used.items()}
+    metrics = {name: (float(value), min(half[name], 0.005) + 1e-6) for name, value in used.items()}
+    return metrics, None if n is None else int(n)
+
+
+def _checked_counts(given: Any) -> Counts:
+    if isinstance(given, Mapping):
+        given = [[given.get("tn"), given.get("fp")], [given.get("fn"), given.get("tp")]]
+    cells = np.asarray(given)
+    numbers = cells.shape == (2, 2) and cells.dtype.kind in "iuf" and np.isfinite(cells).all()
+    if not numbers or (cells < 0).any() or (cells != np.round(cells)).any() or not cells.any(axis=1).all():
+        layout = "[[tn, fp], [fn, tp]], whole numbers of images and some of either class"
+        raise InputError(f"confusion_matrix must be {layout}, not {given!r}")
+    return Counts(*cells.ravel()[[3, 2, 1, 0]].astype(int).tolist())
+
+
+def _implied(reported: Reported, seen: Counts) -> list[Counts]:
+    """Return all counts at the matrix's class sizes that reproduce the reported metrics."""
+    p, n, found = seen.tp + seen.fn, seen.fp + seen.tn, list[Counts]()
+    fp = np.arange(n + 1)
+    for tp in range(p + 1):  # one row of pairs at a time, so that thousands of images fit into memory
+        values: Any = ((tp + n - fp) / (p + n), tp / np.maximum(tp + fp, 1), tp / p, 1 - fp / n, 2 * tp / (tp + fp + p))
+        fits = np.ones(n + 1, dtype=bool)
+        for name, value in zip(_USED[:5], values, strict=True):
+            fits &= np.abs(value - reported[name][0]) <= reported[name][1] if name in reported else True
+        found += [Counts(tp, p - tp, i, n - i) for i in np.flatnonzero(fits).tolist()]
+    return found
+
+
+def _of_other_images(reported: Reported, n: int | None, seen: Counts) -> dict[str, Row]:
+    cells = {"recall": (seen.tp, seen.fn), "specificity": (seen.tn, seen.fp)}
+    why = f"The metrics are of {n} images, the matrix of {sum(seen)}."
+    if n in (None, sum(seen)):
+        why = "No counts of as many images of each class reproduce the reported metrics, so they are not of these."
+    rest = ("unlikely", f"Not needed: a {OTHER_IMAGES} explains that the counts differ.")
+    for name, (hits, misses) in cells.items():
+        rate = hits / (hits + misses)
+        value, rounding = reported.get(name, (rate, 0.0))
+        nearest = float(np.clip(rate, max(value - rounding, 0), min(value + rounding, 1)))
+        if (p := binomtest(hits, hits + misses, nearest).pvalue) < RULED_OUT:
+            why += f" That alone would hardly bring {name} from {value:.3f} to {rate:.3f} (p = {p:.2g})."
+            rest = ("consistent", f"Other images leave this untested, but hardly explain the {name} alone.")
+    return {OTHER_IMAGES: ("consistent", why), SHUFFLED: _shuffled(seen, []), THRESHOLD: rest, OTHER_INPUT: rest}
+
+
+def _of_the_same_images(reported: Reported, n: int | None, seen: Counts, implied: list[Counts]) -> dict[str, Row]:
+    # Of several possible counts, those that speak least against a moved threshold.
+    near = min(
+        implied, key=lambda c: ((c.tp - seen.tp) * (c.fp - seen.fp) < 0, abs(c.tp - seen.tp) + abs(c.fp - seen.fp))
+    )
+    other = ("ruled out", f"{n} images in both, and these counts reproduce every reported metric: {near}.")
+    if n is None:
+        other = ("unlikely", f"These counts reproduce every metric: {near}; only n, which is not given, could tell.")
+    rows = {OTHER_IMAGES: other, SHUFFLED: _shuffled(seen, implied), THRESHOLD: _threshold(reported, near, seen)}
+    if simpler := [cause for cause, (verdict, _) in rows.items() if verdict == "consistent"]:
+        if simpler == [THRESHOLD]:
+            why = f"Other inputs or weights can look like a {THRESHOLD}; compare the scores of a few images."
+            return {**rows, OTHER_INPUT: ("consistent", why)}
+        return {**rows, OTHER_INPUT: ("unlikely", f"Not needed: a {simpler[0]} explains the numbers.")}
+    changed = f"true positives went from {near.tp} to {seen.tp} and false positives from {near.fp} to {seen.fp}"
+    return {**rows, OTHER_INPUT: ("consistent", f"On the same images {changed}, and nothing simpler fits well.")}
+
+
+def _shuffled(seen: Counts, implied: list[Counts]) -> Row:
+    p = float(fisher_exact(np.reshape(seen, (2, 2))).pvalue)
+    alike = "are alike, as after shuffling" if p >= UNLIKELY else "differ, and shuffling would make them alike"
+    why = f"{seen.rates().capitalize()} {alike} (Fisher's exact test, p = {p:.2g})."
+    called = {c.tp + c.fp for c in implied or [seen]}
+    if not (kept := seen.tp + seen.fp in called):
+        why += f" It also keeps the number called positive, {min(called)} by the metrics, not {seen.tp + seen.fp}."
+    return "ruled out" if p < RULED_OUT else "consistent" if kept and p >= UNLIKELY else "unlikely", why
+
+
+def _threshold(reported: Reported, near: Counts, seen: Counts) -> Row:
+    way = f"from {near.rates()} to {seen.rates()}"
+    if (near.tp - seen.tp) * (near.fp - seen.fp) < 0:
+        return "ruled out", f"A threshold moves both rates up or both down, not {way}."
+    auc, rounding = reported.get("roc_auc", (0.5, 0.5))
+    t, f = (np.sort([near[i], seen[i]]) / (seen[i] + seen[i + 1]) for i in (0, 2))
+    low, high = np.diff([0, *f, 1]) @ np.transpose([[0, *t], [*t, 1]])
+    if not low - rounding <= auc <= high + rounding:
+        return "ruled out", f"An ROC curve {way} has an AUC of {low:.3f} to {high:.3f}, not the reported {auc:.3f}."
+    hits, misses = np.array([near, seen]).reshape(2, 2, 2).transpose(2, 0, 1)
+    z = ndtri((hits + 0.5) / (hits + misses + 1))  # never infinite; only to start from and for people to read
+    d, (rise, run) = z[:, 0] - z[:, 1], z[0] - z[1]
+
+    def misfit(parameters: np.ndarray) -> float:  # of d' and both thresholds
+        above = np.stack([parameters[0] - parameters[1:], -parameters[1:]], axis=1)
+        return -float((hits * log_ndtr(above) + misses * log_ndtr(-above)).sum())
+
+    best = xlogy(hits, hits / (hits + misses)).sum() + xlogy(misses, misses / (hits + misses)).sum()
+    p = float(chi2.sf(2 * (minimize(misfit, [d.mean(), *-z[:, 1]]).fun + best), 1))
+    if p >= UNLIKELY:
+        return "consistent", f"One binormal ROC curve of equal spread leads {way} (p = {p:.2g})."
+    why = f"One binormal ROC curve of equal spread hardly leads {way} (d' {d[0]:.2f} and {d[1]:.2f}, p = {p:.2g})."
+    if run:
+        area = ndtr((z[1, 0] - rise / run * z[1, 1]) / np.hypot(1, rise / run))
+        why += f" One of unequal spread, slope {rise / run:.1f} and AUC {area:.3f}, would."
+    return "unlikely", why

@@ -1,0 +1,142 @@
+"""Is one classifier better than another, or is it the choice of test images? Paired tests on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, norm, rankdata
+
+from .bootstrap import Draws, interval
+
+
+def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> dict[str, float]:
+    """Test whether two classifiers have the same ROC AUC on the same images, by DeLong's method.
+
+    It takes every image for a patient of its own; where patients have several, the paired bootstrap is to be trusted.
+
+    Parameters
+    ----------
+    target : array-like of shape (n,)
+        0 or 1; both must occur twice.
+    score_a, score_b : array-like of shape (n,)
+
+    Returns
+    -------
+    dict of str to float
+        "delta" (AUC of a minus AUC of b), its "standard_error", "z" and the two-sided "p". Where the classifiers rank
+        alike the error is 0, z is 0 and p is 1.
+
+    References
+    ----------
+    DeLong, DeLong, Clarke-Pearson (1988). Comparing the areas under two or more correlated receiver operating
+    characteristic curves. Biometrics 44, 837-845.
+    Sun, Xu (2014). Fast implementation of DeLong's algorithm. IEEE Signal Processing Letters 21, 1389-1393.
+    """
+    sick = np.asarray(target) == 1
+    shares = [_placements(np.asarray(score, dtype=float), sick) for score in (score_a, score_b)]
+    delta = float(shares[0][0].mean() - shares[1][0].mean())
+    differences = [a - b for a, b in zip(*shares, strict=True)]
+    error = float(np.sqrt(sum(np.var(part, ddof=1) / len(part) for part in differences)))
+    z = delta / error if error > 0 else 0.0
+    return {"delta": delta, "standard_error": error, "z": z, "p": float(2 * norm.sf(abs(z)))}
+
+
+def _placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each sick image the share of normal ones it outranks, and for each normal one the share that outranks it."""
+    n_sick, n_normal = int(sick.sum()), int((~sick).sum())
+    ranks = rankdata(score)
+    above = (ranks[sick] - rankdata(score[sick])) / n_normal
+    below = 1 - (ranks[~sick] - rankdata(score[~sick])) / n_sick
+    return above, below
+
+
+def mcnemar_test(target: ArrayLike, decision_a: ArrayLike, decision_b: ArrayLike) -> dict[str, float | int]:
+    """Test whether two classifiers are right equally often on the same images, exactly.
+
+    Parameters
+    ----------
+    target, decision_a, decision_b : array-like of shape (n,)
+
+    Returns
+    -------
+    dict
+        "only_a" and "only_b", the number of images that only one of them gets right, and the two-sided "p".
+
+    References
+    ----------
+    McNemar (1947). Note on the sampling error of the difference between correlated proportions or percentages.
+    Psychometrika 12, 153-157.
+    """
+    right_a, right_b = (np.asarray(decision) == np.asarray(target) for decision in (decision_a, decision_b))
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": p}
+
+
+def holm(p: ArrayLike) -> np.ndarray:
+    """Adjust p-values of several tests so that they can be held against one level together.
+
+    Parameters
+    ----------
+    p : array-like of shape (n,)
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    References
+    ----------
+    Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, 65-70.
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return adjusted
+
+
+def compare_pairs(
+    target: ArrayLike, scores: pd.DataFrame, thresholds: Mapping[str, float], draws: Mapping[str, Draws]
+) -> list[dict[str, Any]]:
+    """Compare every two pipelines on the same images.
+
+    Parameters
+    ----------
+    target : array-like of shape (n,)
+    scores : DataFrame of n rows
+        One column per pipeline.
+    thresholds, draws : mapping by pipeline
+        Where scores become decisions, and the paired draws of :func:`bootstrap`.
+
+    Returns
+    -------
+    list of dict
+        "a", "b", "delta_auc" (AUC of a minus that of b), its "ci95" by paired bootstrap of patients, "delong" and
+        "mcnemar", "p_holm" (DeLong's p, adjusted for the number of pairs), and "supported": the interval leaves out 0
+        and the adjusted p is below .05.
+    """
+    y = np.asarray(target)
+    found: list[dict[str, Any]] = []
+    for a, b in combinations(scores.columns, 2):
+        decisions = [(scores[name] >= thresholds[name]).astype(int) for name in (a, b)]
+        delong = delong_test(y, scores[a], scores[b])
+        found.append(
+            {
+                "a": a,
+                "b": b,
+                "delta_auc": delong["delta"],
+                "ci95": interval(draws[a].metrics["roc_auc"] - draws[b].metrics["roc_auc"], delong["delta"]),
+                "delong": delong,
+                "mcnemar": mcnemar_test(y, *decisions),
+            }
+        )
+    adjusted = holm([pair["delong"]["p"] for pair in found])
+    for pair, p in zip(found, adjusted, strict=True):
+        low, high = pair["ci95"]
+        pair |= {"p_holm": float(p), "supported": bool(p < 0.05 and not low <= 0 <= high)}
+    return found

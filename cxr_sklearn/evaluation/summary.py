@@ -1,0 +1,198 @@
+"""The numbers of metrics.json, all from the tables that a run wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_curve
+
+from ..exceptions import DataError
+from .bootstrap import GRID, Draws, bootstrap, interval, rate, wilson
+from .calibration import calibration_facts
+from .diagnosis import diagnose
+from .metrics import DECISION_METRICS, METRICS, compute_metrics, confusion_cells
+from .paired import compare_pairs
+from .prevalence import elsewhere
+from .probes import occlusion_facts, permutation_facts
+from .subgroups import confident_errors, groups_of, rates_by_group
+from .thresholds import Rule, choose_threshold
+
+#: Specificities at which the sensitivity is told.
+SPECIFICITIES = (0.80, 0.90, 0.95)
+#: The recipe that sees no lung, the line to beat.
+SHORTCUTS = "shortcuts"
+
+
+def summarise(
+    scores: pd.DataFrame,
+    rule: Rule,
+    *,
+    images: pd.DataFrame,
+    probes: pd.DataFrame,
+    training: pd.DataFrame,
+    batch_norm: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Compute what metrics.json says of every pipeline and of every two of them.
+
+    Parameters
+    ----------
+    scores, images, probes, training : DataFrame
+        Rows of ``scores.csv``, ``images.csv``, ``probes.csv`` and ``training.csv``; all but the first may be empty.
+    rule : Rule
+        How thresholds are chosen.
+    batch_norm : mapping of str to mapping
+        ``batch_norm_scores_`` of the pipelines that have them.
+
+    Returns
+    -------
+    dict
+        "pipelines" by name, "comparisons" of every two, and the "verdict". All decisions are taken at the pipeline's
+        threshold unless "at_half" says otherwise.
+
+    Raises
+    ------
+    DataError
+        If the pipelines did not score the same test images.
+    """
+    by_name = {str(name): rows for name, rows in scores.groupby("pipeline", sort=False)}
+    thresholds = {name: choose_threshold(rows, rule) for name, rows in by_name.items()}
+    cuts = {name: float(chosen["value"]) for name, chosen in thresholds.items()}
+    images_of_test, wide = _wide(by_name)
+    draws = bootstrap(images_of_test["patient"], images_of_test["target"], {name: wide[name] for name in by_name}, cuts)
+    groups = groups_of(images[images["split"] == "test"])
+    pipelines = {}
+    for name, rows in by_name.items():
+        test = rows[rows["split"] == "test"]
+        found = _of_one(rows, test, thresholds[name], draws[name])
+        found["subgroups"] = rates_by_group(test, groups, cuts[name])
+        found["sanity"] = _sanity(test, probes[probes["pipeline"] == name])
+        auc = found["test"]["roc_auc"]["value"]
+        found["diagnosis"] = diagnose(test, auc, training[training["pipeline"] == name], batch_norm.get(name))
+        pipelines[name] = found
+    pairs = compare_pairs(images_of_test["target"], wide, cuts, draws)
+    return {"pipelines": pipelines, "comparisons": pairs, "verdict": verdict(pipelines, pairs)}
+
+
+def _wide(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the test images, and their scores with a column per pipeline."""
+    tests = {name: rows[rows["split"] == "test"].set_index("path") for name, rows in by_name.items()}
+    (first_name, first), *others = tests.items()
+    for name, test in others:
+        if not test.index.equals(first.index) and set(test.index) != set(first.index):
+            raise DataError(f"{name} and {first_name} scored different test images, so they cannot be compared")
+    return first, pd.DataFrame({name: test["score"].reindex(first.index) for name, test in tests.items()})
+
+
+def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], draws: Draws) -> dict[str, Any]:
+    cut, target, score = float(threshold["value"]), test["target"], test["score"]
+    folds = [
+        compute_metrics(fold["target"], fold["score"], cut)
+        for _, fold in rows[rows["split"] == "train"].groupby("fold")
+    ]
+    cells, at_half = (confusion_cells(target, score, value) for value in (cut, 0.5))
+    return {
+        "cv": {name: _mean_and_std([fold[name] for fold in folds]) for name in METRICS},
+        "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics, METRICS),
+        "threshold": threshold,
+        "confusion": cells,
+        "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items() if counts[1]},
+        "at_half": {
+            **_with_intervals(compute_metrics(target, score, 0.5), at_half, draws.at_half, DECISION_METRICS),
+            "confusion": at_half,
+        },
+        "sensitivity_at_specificity": _sensitivities(target, score, draws),
+        "roc_band": _roc_band(draws),
+        "calibration": calibration_facts(target, score, draws),
+        "elsewhere": elsewhere(target, score >= cut, draws),
+        "errors": confident_errors(test, cut),
+    }
+
+
+def _mean_and_std(values: list[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+def _rates(cells: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """Hits and images of the metrics that are rates."""
+    tp, fn, fp, tn = (cells[name] for name in ("tp", "fn", "fp", "tn"))
+    return {
+        "accuracy": (tp + tn, tp + fn + fp + tn),
+        "precision": (tp, tp + fp),
+        "recall": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+    }
+
+
+def _with_intervals(
+    values: Mapping[str, float], cells: Mapping[str, int], draws: Mapping[str, np.ndarray], names: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    rates = _rates(cells)
+    found: dict[str, dict[str, Any]] = {}
+    for name in names:
+        n_hits, n = rates.get(name, (0, 0))
+        by_draws = {"ci95": interval(draws[name], values[name]), "method": "bootstrap"}
+        found[name] = {**(rate(n_hits, n, draws[name]) if n else by_draws), "value": values[name]}
+    return found
+
+
+def _sensitivities(target: pd.Series, score: pd.Series, draws: Draws) -> list[dict[str, Any]]:
+    fpr, tpr, _ = roc_curve(target, score, drop_intermediate=False)
+    found = []
+    for specificity in SPECIFICITIES:
+        column = int(np.argmin(np.abs(GRID - (1 - specificity))))
+        value = float(tpr[fpr <= 1 - specificity + 1e-9].max())
+        found.append({"specificity": specificity, "value": value, "ci95": interval(draws.roc[:, column], value)})
+    return found
+
+
+def _roc_band(draws: Draws) -> dict[str, list[float]]:
+    low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)
+    return {"fpr": [round(float(x), 2) for x in GRID], "low": low.tolist(), "high": high.tolist()}
+
+
+def _sanity(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any] | None:
+    if probes.empty:
+        return None
+    permuted = probes[probes["probe"] == "permuted"]
+    return {
+        "permuted": permutation_facts(permuted) if len(permuted) else None,
+        "occlusion": occlusion_facts(test, probes),
+    }
+
+
+def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Say which pipeline ranks best, which may be as good, and which do not beat the shortcuts.
+
+    Parameters
+    ----------
+    pipelines : mapping of str to dict
+        With "test".
+    pairs : list of dict
+        As :func:`compare_pairs` returns them.
+
+    Returns
+    -------
+    dict
+        "best" by ROC AUC on test, the names "as_good" (the difference is not supported by the data), "worse", and
+        "no_better_than_shortcuts".
+    """
+
+    def supported(a: str, b: str) -> bool:
+        return any(pair["supported"] for pair in pairs if {pair["a"], pair["b"]} == {a, b})
+
+    learners = [name for name in pipelines if name != SHORTCUTS] or list(pipelines)
+    auc = {name: pipelines[name]["test"]["roc_auc"]["value"] for name in pipelines}
+    best = max(learners, key=lambda name: auc[name])
+    others = [name for name in learners if name != best]
+    beaten = [name for name in learners if supported(name, SHORTCUTS) and auc[name] > auc[SHORTCUTS]]
+    return {
+        "best": best,
+        "as_good": [name for name in others if not supported(best, name)],
+        "worse": [name for name in others if supported(best, name)],
+        "no_better_than_shortcuts": [
+            name for name in learners if SHORTCUTS in pipelines and name != SHORTCUTS and name not in beaten
+        ],
+    }

@@ -1,0 +1,46 @@
+"""The report's own words, in every language, from one catalogue."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+LANGUAGES = ("en", "es")
+
+#: From a key of the catalogue and the values it has places for to a text.
+Words = Callable[..., str]
+
+
+@cache
+def catalogue() -> dict[str, dict[str, str]]:
+    """Every text by its dotted key and by language."""
+    tree = tomllib.loads(files(__package__).joinpath("catalogue.toml").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = {}
+
+    def walk(prefix: str, node: dict[str, Any]) -> None:
+        for key, value in node.items():
+            if "en" in value:
+                found[prefix + key] = value
+            else:
+                walk(f"{prefix}{key}.", value)
+
+    walk("", tree)
+    return found
+
+
+def words(lang: str) -> Words:
+    """Return the function that looks a text up and fills in its values.
+
+    Parameters
+    ----------
+    lang : {"en", "es"}
+    """
+    texts = catalogue()
+
+    def say(key: str, **values: Any) -> str:
+        return texts[key][lang].format(**values)
+
+    return say

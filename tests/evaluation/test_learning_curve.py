@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_sklearn import learning_curve
+from cxr_sklearn.evaluation.learning_curve import (
+    _draw,
+    _sizes,
+    frozen_recipes,
+    learning_facts,
+    read_learning_curve,
+)
+from cxr_sklearn.exceptions import DataError, InputError
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"),
+    [(30, [30]), (35, [30, 35]), (90, [30, 60, 90]), (400, [30, 60, 120, 240, 400]), (360, [30, 60, 120, 240, 360])],
+)
+def test_numbers_of_patients(n, sizes):
+    assert _sizes(n) == sizes
+
+
+def test_too_few_patients():
+    with pytest.raises(DataError, match="29 training patients are too few"):
+        _sizes(29)
+
+
+def test_draws_keep_the_shares_and_contain_each_other():
+    train = pd.DataFrame({"patient": np.repeat([f"p{i}" for i in range(200)], 2)})
+    train["target"] = (train["patient"].str[1:].astype(int) % 4 > 0).astype(int)
+    small, large, other = _draw(train, 40, 0), _draw(train, 80, 0), _draw(train, 40, 1)
+    assert (small["patient"].nunique(), len(small)) == (40, 80)
+    assert small.groupby("patient")["target"].first().sum() == 30
+    assert set(small["patient"]) < set(large["patient"])
+    assert set(small["patient"]) != set(other["patient"])
+
+
+def test_the_frozen_recipes_are_those_with_an_embedder():
+    assert frozen_recipes() == ["vgg16_logistic", "vgg16_mlp"]
+
+
+@pytest.fixture(scope="module")
+def curve(embedded_frame, tmp_path_factory):
+    frame, store = embedded_frame
+    out = tmp_path_factory.mktemp("curve")
+    return learning_curve(frame, ["vgg16_logistic"], out=out, weights="random", store=store, n_repeats=4), out, frame
+
+
+def test_more_patients_are_better(curve):
+    table, out, _ = curve
+    points = learning_facts(table)["pipelines"]["vgg16_logistic"]["points"]
+    assert points[0]["patients"] == 30
+    assert points[-1]["mean"] > points[0]["mean"]
+    assert all(point["low"] <= point["mean"] <= point["high"] for point in points)
+    assert points[-1]["low"] == points[-1]["high"]
+    assert (table.groupby("patients").size().iloc[:-1] == 4).all()
+    pd.testing.assert_frame_equal(read_learning_curve(out / "learning_curve.csv"), table.reset_index(drop=True))
+    assert set(table["weights"]) == {"random"}
+
+
+def test_a_small_validation_split_is_not_used(curve):
+    table, _, frame = curve
+    rarer = frame[frame["split"] == "val"]["target"].value_counts().min()
+    source, images = table["source"].iloc[0], table["images"].iloc[0]
+    n_val = (frame["split"] == "val").sum()
+    assert (source, images == n_val) == (("val", True) if rarer >= 30 else ("held-out", False))
+
+
+def test_a_large_validation_split_is_used_and_no_patient_of_it_is_trained_on(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    train = frame[frame["split"] == "train"]
+    patients = train.groupby("target")["patient"].unique()
+    moved = {patient for of_class in patients for patient in of_class[:16]}
+    split = frame["split"].where(~frame["patient"].isin(moved), "val")
+    table = learning_curve(frame.assign(split=split), ["shortcuts"], out=tmp_path, store=store, n_repeats=1)
+    assert set(table["source"]) == {"val"}
+    assert (table["images"] == (split == "val").sum()).all()
+    assert table["patients"].max() == frame[split == "train"]["patient"].nunique()
+
+
+def test_what_it_cannot_do(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    with pytest.raises(InputError, match="n_repeats=0"):
+        learning_curve(frame, ["shortcuts"], out=tmp_path, store=store, n_repeats=0)
+    with pytest.raises(DataError, match="no images in the train split"):
+        learning_curve(frame[frame["split"] == "test"], ["shortcuts"], out=tmp_path, store=store)
+    (tmp_path / "learning_curve.csv").write_text("pipeline\nx\n")
+    with pytest.raises(DataError, match="lacks the columns"):
+        read_learning_curve(tmp_path / "learning_curve.csv")
+    assert read_learning_curve(tmp_path / "none.csv") is None

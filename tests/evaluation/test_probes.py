@@ -1,0 +1,165 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from cxr_sklearn import ImageLoader, compare
+from cxr_sklearn.evaluation.probes import (
+    ImageOccluder,
+    occluded,
+    occlusion_facts,
+    permutation_facts,
+    permuted_labels,
+    read_probes,
+)
+from cxr_sklearn.evaluation.sanity import occluded_rows, permuted_rows
+from cxr_sklearn.exceptions import InputError
+from tests.conftest import write_image
+
+
+def frame(n_patients=120, seed=0):
+    rng = np.random.default_rng(seed)
+    patients = np.repeat([f"p{i:03}" for i in range(n_patients)], rng.integers(1, 4, n_patients))
+    target = pd.Series(patients).str[1:].astype(int) % 3 > 0
+    paths = [f"{i}.png" for i in range(len(patients))]
+    return pd.DataFrame({"path": paths, "patient": patients, "split": "train", "target": target.astype(int)})
+
+
+def test_labels_are_dealt_out_by_patient():
+    train = frame()
+    dealt = permuted_labels(train, 0)
+    n_labels = dealt.groupby(train["patient"]).nunique()
+    assert n_labels.max() == 1
+    first = train.groupby("patient")["target"].first()
+    assert dealt.groupby(train["patient"]).first().sum() == first.sum()
+    assert 0.3 < (dealt == train["target"]).mean() < 0.8
+    assert not dealt.equals(permuted_labels(train, 1))
+    assert dealt.equals(permuted_labels(train, 0))
+
+
+class ByName:
+    """Features of a path: noise, and, if it leaks, who the patient is."""
+
+    def __init__(self, train, leak):
+        rng = np.random.default_rng(1)
+        noise = pd.DataFrame(rng.normal(size=(len(train), 3)), index=train["path"])
+        identity = train["patient"].str[1:].astype(float).to_numpy() * 100
+        self.rows = noise.assign(leak=identity if leak else 0.0)
+
+    def __call__(self, paths):
+        return self.rows.loc[list(paths)].to_numpy()
+
+
+def test_nothing_is_learnt_from_permuted_labels():
+    train = frame()
+    model = make_pipeline(FunctionTransformer(ByName(train, leak=True)), KNeighborsClassifier(1))
+    facts = permutation_facts(permuted_rows("x", model, train, cv=4, random_state=0, n_jobs=None, verbose=0))
+    low, high = facts["chance95"]
+    assert low < facts["roc_auc"] < high
+    assert low + high == pytest.approx(1)
+    assert (facts["passed"], facts["folds"]) == (True, 4)
+
+
+def test_a_patient_on_both_sides_of_a_fold_is_found_out():
+    """Where folds cut patients apart, what is learnt of one image is true of the others."""
+    train = frame()
+    model = make_pipeline(FunctionTransformer(ByName(train, True)), KNeighborsClassifier(1))
+    dealt = train.assign(target=permuted_labels(train, 0))
+    half = train.groupby("patient").cumcount() == 0
+    scores = model.fit(dealt["path"][half], dealt["target"][half]).predict_proba(dealt["path"][~half])[:, 1]
+    facts = permutation_facts(dealt[~half].assign(fold=0, score=scores))
+    assert facts["roc_auc"] > 0.95
+    assert not facts["passed"]
+
+
+def test_chance_is_where_chance_ends():
+    """95 of 100 runs of scores that know nothing end in the interval, though images of a patient share their score."""
+    inside = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        train = frame(90, seed)
+        by_patient = pd.Series(rng.random(90), index=sorted(set(train["patient"])))
+        rows = train.assign(target=permuted_labels(train, seed), score=train["patient"].map(by_patient), fold=0)
+        rows = rows.groupby("patient").head(1)
+        facts = permutation_facts(rows)
+        inside.append(facts["chance95"][0] <= facts["roc_auc"] <= facts["chance95"][1])
+    assert 0.91 <= np.mean(inside) <= 0.98
+
+
+@pytest.mark.parametrize("part", ["border", "centre"])
+def test_half_of_the_image_is_hidden(part):
+    images = np.random.default_rng(0).integers(0, 256, (2, 100, 140), dtype=np.uint8)
+    batch = ImageOccluder(part).fit_transform(images)
+    hidden = np.asarray(batch)[..., 0]
+    changed = hidden != images
+    assert changed.mean() == pytest.approx(0.5, abs=0.02)
+    assert changed[:, 50, 70].all() == (part == "centre")
+    assert changed[:, 5].mean() > 0.9 if part == "border" else not changed[:, 5].any()
+    assert np.unique(hidden[0][changed[0]]).tolist() == [round(images[0].mean())]
+    assert batch.keys != ImageOccluder("centre" if part == "border" else "border").transform(images).keys
+
+
+def test_a_part_that_is_none():
+    with pytest.raises(InputError, match="must be one of"):
+        ImageOccluder("lung").transform(np.zeros((1, 9, 9), dtype=np.uint8))
+
+
+class CentreOnly(ClassifierMixin, BaseEstimator):
+    """Calls what is bright in the middle pneumonia."""
+
+    def fit(self, X, y):
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, X):
+        p = np.asarray(X)[:, 8:12, 8:12].mean(axis=(1, 2, 3)) / 255
+        return np.column_stack([1 - p, p])
+
+
+@pytest.fixture
+def test_images(tmp_path):
+    rows = []
+    for i in range(60):
+        path = write_image(tmp_path / f"{i}.png", seed=i, size=(20, 20))
+        rows.append((path, f"p{i}", "test"))
+    return pd.DataFrame(rows, columns=["path", "patient", "split"])
+
+
+def test_occlusion_shows_where_a_classifier_looks(test_images):
+    model = Pipeline([("load", ImageLoader(size=20)), ("look", CentreOnly())]).fit(test_images["path"], None)
+    score = model.predict_proba(test_images["path"])[:, 1]
+    test = test_images.assign(target=(score > np.median(score)).astype(int), score=score)
+    facts = occlusion_facts(test, occluded_rows("x", model, test, verbose=0))
+    assert facts["border"] == {"roc_auc": 1, "change": 0, "ci95": [0, 0]}
+    centre = facts["centre"]
+    assert centre["roc_auc"] < 0.8
+    assert centre["change"] == pytest.approx(centre["roc_auc"] - 1)
+    assert centre["ci95"][0] < centre["change"] < centre["ci95"][1] < 0
+
+
+def test_a_pipeline_that_loads_its_images_itself_is_left_alone(test_images):
+    model = make_pipeline(FunctionTransformer(), LogisticRegression())
+    assert occluded(model, "border") is None
+    rows = occluded_rows("x", model, test_images.assign(target=1), verbose=0)
+    assert rows.empty
+    assert occlusion_facts(test_images.assign(target=1, score=0.5), rows) == {}
+
+
+def test_sanity_is_kept_and_told(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, sanity=True)
+    probes = read_probes(tmp_path / "probes.csv")
+    assert set(probes["probe"]) == {"permuted"}
+    assert len(probes) == (frame["split"] == "train").sum()
+    facts = metrics["pipelines"]["shortcuts"]["sanity"]
+    by_fold = [roc_auc_score(rows["target"], rows["score"]) for _, rows in probes.groupby("fold")]
+    assert facts["permuted"]["roc_auc"] == pytest.approx(np.mean(by_fold))
+    assert facts["occlusion"] == {}
+    page = (tmp_path / "report.html").read_text()
+    assert "AUC on permuted labels" in page
+    assert "loads its images itself" in page

@@ -1,0 +1,305 @@
+"""Every number of metrics.json, computed again from the tables by scikit-learn and SciPy alone."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, norm
+from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+
+from cxr_sklearn import compare
+from cxr_sklearn.evaluation.summary import summarise, verdict
+from cxr_sklearn.evaluation.thresholds import Rule
+from cxr_sklearn.exceptions import DataError
+
+# What only the run knows: it cannot be found in a table.
+FACTS = {"description", "balance", "calibrated", "backbones", "n_embedded", "n_cached", "seconds", "best_params",
+         "batch_norm"}  # fmt: skip
+DECISIONS = ("accuracy", "precision", "recall", "specificity", "f1", "mcc")
+
+
+def seven_metrics(y, p, cut, w=None):
+    d = (p >= cut).astype(int)
+    return {
+        "accuracy": sk.accuracy_score(y, d, sample_weight=w),
+        "precision": sk.precision_score(y, d, sample_weight=w, zero_division=0),
+        "recall": sk.recall_score(y, d, sample_weight=w),
+        "specificity": sk.recall_score(y, d, pos_label=0, sample_weight=w),
+        "f1": sk.f1_score(y, d, sample_weight=w, zero_division=0),
+        "mcc": sk.matthews_corrcoef(y, d, sample_weight=w),
+    }
+
+
+def ten_metrics(y, p, cut, w=None):
+    return seven_metrics(y, p, cut, w) | {
+        "roc_auc": sk.roc_auc_score(y, p, sample_weight=w),
+        "average_precision": sk.average_precision_score(y, p, sample_weight=w),
+        "log_loss": sk.log_loss(y, p, sample_weight=w),
+        "brier": sk.brier_score_loss(y, p, sample_weight=w),
+    }
+
+
+def sensitivity_at(y, p, fpr_at_most, w=None):
+    fpr, tpr, _ = sk.roc_curve(y, p, sample_weight=w, drop_intermediate=False)
+    return np.array([tpr[fpr <= x + 1e-9].max() for x in fpr_at_most])
+
+
+def corrected(draws, value):
+    """Efron's bias-corrected percentiles."""
+    below = (np.mean(draws < value - 1e-6) + np.mean(draws <= value + 1e-6)) / 2
+    shift = 2 * norm.ppf(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
+    return np.quantile(draws, norm.cdf(shift + norm.ppf([0.025, 0.975]))).tolist()
+
+
+def wilson(k, n):
+    return list(binomtest(k, n).proportion_ci(method="wilson"))
+
+
+def rate(right, draws):
+    """A rate is drawn by patient, unless it is 0 or 1."""
+    if 0 < right.mean() < 1:
+        return {"value": right.mean(), "ci95": corrected(draws, right.mean()), "method": "bootstrap"}
+    return {"value": right.mean(), "ci95": wilson(int(right.sum()), len(right)), "method": "wilson"}
+
+
+class ByHand:
+    """The test images of one pipeline and 2,000 draws of their patients, one at a time."""
+
+    def __init__(self, test, cut):
+        self.y, self.p, self.cut = test["target"].to_numpy(), test["score"].to_numpy(), cut
+        names, of = np.unique(test["patient"], return_inverse=True)
+        rng, n = np.random.default_rng(0), len(names)
+        self.weights = np.array([np.bincount(rng.integers(0, n, n), minlength=n)[of] for _ in range(2000)])
+        self.draws = pd.DataFrame([ten_metrics(self.y, self.p, cut, w) for w in self.weights])
+        self.half = pd.DataFrame([seven_metrics(self.y, self.p, 0.5, w) for w in self.weights])
+        grid = np.linspace(0, 1, 101)
+        self.roc = np.array([sensitivity_at(self.y, self.p, grid, w) for w in self.weights])
+
+    def share(self, inside, right):
+        """Draws of the share of `inside` that is right."""
+        n = self.weights[:, inside].sum(axis=1)
+        return (self.weights[:, inside] @ right[inside])[n > 0] / n[n > 0]
+
+    def found(self, values, draws, cut):
+        d = self.p >= cut
+        members = {"accuracy": np.ones_like(d), "precision": d, "recall": self.y == 1, "specificity": self.y == 0}
+        result = {}
+        for name, value in values.items():
+            result[name] = {"value": value, "ci95": corrected(draws[name], value), "method": "bootstrap"}
+            if name in members and value in (0, 1):
+                inside = members[name]
+                result[name] |= {"ci95": wilson(int(value * inside.sum()), int(inside.sum())), "method": "wilson"}
+        return result
+
+
+def expected(rows, images, cut):
+    test = rows[rows["split"] == "test"]
+    by_hand = ByHand(test, cut)
+    y, p, draws = by_hand.y, by_hand.p, by_hand.draws
+    d, half = (p >= cut).astype(int), (p >= 0.5).astype(int)
+    folds = [ten_metrics(f["target"], f["score"], cut) for _, f in rows[rows["split"] == "train"].groupby("fold")]
+    matrices = {name: sk.confusion_matrix(y, decision).ravel() for name, decision in (("cut", d), ("half", half))}
+    cells = {name: dict(zip(("tn", "fp", "fn", "tp"), m.tolist(), strict=True)) for name, m in matrices.items()}
+    tn, fp, fn, tp = matrices["cut"].tolist()
+    prevalence = y.mean()
+    drawn_prevalence = by_hand.weights @ y / by_hand.weights.sum(axis=1)
+    skill = 1 - sk.brier_score_loss(y, p) / (prevalence * (1 - prevalence))
+    observed, mean = calibration_curve(y, p, n_bins=10)
+    sizes = np.histogram(p, np.linspace(0, 1, 11))[0]
+    sizes = sizes[sizes > 0]
+    sens, spec = draws["recall"], draws["specificity"]
+
+    def bayes(prevalence, sensitivity, specificity):
+        true, false = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+        cleared, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+        with np.errstate(invalid="ignore"):
+            return np.divide(true, true + false), np.divide(cleared, cleared + missed)
+
+    values = []
+    for prev in (0.05, 0.3, prevalence):
+        pairs = zip(bayes(prev, tp / (tp + fn), tn / (tn + fp)), bayes(prev, sens, spec), strict=True)
+        ppv, npv = ({"value": value, "ci95": corrected(drawn, value)} for value, drawn in pairs)
+        values.append({"prevalence": prev, "ppv": ppv, "npv": npv})
+    ratios = sk.class_likelihood_ratios(y, d)
+    drawn_ratios = sens / (1 - spec), (1 - sens) / spec
+    at = sensitivity_at(y, p, [0.2, 0.1, 0.05])
+    low, high = np.quantile(by_hand.roc, [0.025, 0.975], axis=0)
+    known = images.set_index("path").reindex(test["path"])
+    quartile = pd.qcut(known["brightness"].rank(method="first"), 4, labels=list("1234"))
+    groups = {"subtype": known["subtype"], "series": known["series"],
+              "brightness": quartile}  # fmt: skip
+    subgroups = []
+    for attribute, of in groups.items():
+        for group in sorted(of.dropna().unique()):
+            for metric, label in (("recall", 1), ("specificity", 0)):
+                inside = (of == group).to_numpy() & (y == label)
+                if inside.any():
+                    right = (d == y).astype(float)
+                    subgroups.append({"attribute": attribute, "group": group, "metric": metric,
+                                      "images": int(inside.sum()), "patients": test["patient"][inside].nunique(),
+                                      **rate(right[inside], by_hand.share(inside, right))})  # fmt: skip
+    missed, alarms = test[(y == 1) & (d == 0)], test[(y == 0) & (d == 1)]
+    return {
+        "cv": {m: {"mean": np.mean([f[m] for f in folds]), "std": np.std([f[m] for f in folds])} for m in folds[0]},
+        "test": by_hand.found(ten_metrics(y, p, cut), draws, cut),
+        "confusion": cells["cut"],
+        "wilson95": {"accuracy": wilson(tp + tn, len(y)), "precision": wilson(tp, tp + fp),
+                     "recall": wilson(tp, tp + fn), "specificity": wilson(tn, tn + fp)},
+        "at_half": {**by_hand.found(seven_metrics(y, p, 0.5), by_hand.half, 0.5), "confusion": cells["half"]},
+        "sensitivity_at_specificity": [
+            {"specificity": s, "value": v, "ci95": corrected(by_hand.roc[:, round(100 * (1 - s))], v)}
+            for s, v in zip((0.8, 0.9, 0.95), at, strict=True)
+        ],
+        "roc_band": {"fpr": [i / 100 for i in range(101)], "low": low.tolist(), "high": high.tolist()},
+        "calibration": {
+            "brier_skill": {"value": skill, "ci95": corrected(
+                1 - draws["brier"] / (drawn_prevalence * (1 - drawn_prevalence)), skill)},
+            "ece": np.average(np.abs(observed - mean), weights=sizes),
+            "bins": [{"n": int(n), "mean_score": m, "observed": o, "ci95": wilson(round(o * n), int(n))}
+                     for n, m, o in zip(sizes, mean, observed, strict=True)],
+        },
+        "elsewhere": {
+            "likelihood_ratios": {name: {"value": v, "ci95": corrected(drawn, v)} for name, v, drawn
+                                  in zip(("positive", "negative"), ratios, drawn_ratios, strict=True)},
+            "predictive_values": values,
+        },
+        "subgroups": subgroups,
+        "errors": {
+            "false_negatives": missed.sort_values("score")[["path", "score"]].head(4).to_dict("records"),
+            "false_positives": alarms.sort_values("score")[["path", "score"]].iloc[::-1].head(4).to_dict("records"),
+        },
+        "sanity": None,
+        "diagnosis": [],
+    }  # fmt: skip
+
+
+def assert_same(found, wanted, where=""):
+    if isinstance(wanted, dict):
+        assert set(found) == set(wanted), where
+        for key in wanted:
+            assert_same(found[key], wanted[key], f"{where}.{key}")
+    elif isinstance(wanted, list | tuple):
+        assert len(found) == len(wanted), where
+        for i, (f, w) in enumerate(zip(found, wanted, strict=True)):
+            assert_same(f, w, f"{where}[{i}]")
+    elif isinstance(wanted, float | np.floating) and not isinstance(found, bool):
+        assert found == pytest.approx(wanted, abs=1e-5), where
+    else:
+        assert found == wanted, where
+
+
+@pytest.mark.slow
+def test_every_number_comes_from_the_tables(run):
+    metrics, out, _ = run
+    name = "vgg16_logistic"
+    scores, images = pd.read_csv(out / "scores.csv"), pd.read_csv(out / "images.csv")
+    found = {key: value for key, value in metrics["pipelines"][name].items() if key not in FACTS}
+    threshold = found.pop("threshold")
+    rows = scores[scores["pipeline"] == name]
+    assert_same(found, expected(rows, images, threshold["value"]))
+    # The validation split of this run is too small, so the threshold is Youden's of the out-of-fold scores.
+    train = rows[rows["split"] == "train"]
+    fpr, tpr, cuts = sk.roc_curve(train["target"], train["score"], drop_intermediate=False)
+    best = np.argmax(tpr - fpr)
+    val = rows[rows["split"] == "val"]
+    assert_same(threshold, {
+        "value": (cuts[best] + cuts[best + 1]) / 2, "rule": "youden", "source": "out-of-fold", "n_images": len(train),
+        "sensitivity": tpr[best], "specificity": 1 - fpr[best],
+        "n_val": len(val), "n_val_rarer": int(val["target"].value_counts().min()),
+    })  # fmt: skip
+
+
+def test_the_facts_are_named(run):
+    metrics, _, _ = run
+    assert all(set(facts) >= FACTS for facts in metrics["pipelines"].values())
+    assert set(metrics) == {"pipelines", "comparisons", "verdict", "data", "run"}
+
+
+def test_every_two_pipelines_are_compared_on_the_same_images(run):
+    metrics, out, _ = run
+    scores = pd.read_csv(out / "scores.csv").query("split == 'test'")
+    y = scores[scores["pipeline"] == "shortcuts"].set_index("path")["target"]
+    for pair in metrics["comparisons"]:
+        a, b = (scores[scores["pipeline"] == pair[key]].set_index("path")["score"].loc[y.index] for key in "ab")
+        cuts = [metrics["pipelines"][pair[key]]["threshold"]["value"] for key in "ab"]
+        assert pair["delta_auc"] == pytest.approx(sk.roc_auc_score(y, a) - sk.roc_auc_score(y, b))
+        right = [(score >= cut) == (y == 1) for score, cut in zip((a, b), cuts, strict=True)]
+        only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
+        assert [pair["mcnemar"]["only_a"], pair["mcnemar"]["only_b"]] == only
+        assert pair["mcnemar"]["p"] == pytest.approx(binomtest(only[0], sum(only)).pvalue if sum(only) else 1)
+    assert len(metrics["comparisons"]) == 3
+
+
+def test_counts_of_the_data_are_those_of_the_scores(run):
+    metrics, out, _ = run
+    one = pd.read_csv(out / "scores.csv").query("pipeline == 'shortcuts'")
+    counts = {split: {"images": len(rows), "patients": rows["patient"].nunique(),
+                      "normal": int((rows["target"] == 0).sum()), "pneumonia": int(rows["target"].sum())}
+              for split, rows in one.groupby("split")}  # fmt: skip
+    assert metrics["data"]["splits"] == counts
+    n_splits = one.groupby("patient")["split"].nunique()
+    assert metrics["data"]["patients_in_several_splits"] == (n_splits > 1).sum() == 0
+
+
+def test_a_patient_in_two_splits_is_told(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    first = {split: frame.index[frame["split"] == split][0] for split in ("train", "test")}
+    frame = frame.copy()
+    frame.loc[first["test"], "patient"] = frame.loc[first["train"], "patient"]
+    metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3)
+    assert metrics["data"]["patients_in_several_splits"] == 1
+    assert "1 patients have images in more than one split" in (tmp_path / "report.html").read_text()
+
+
+def test_test_scores_do_not_touch_the_threshold(scores):
+    nothing = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
+
+    def chosen(table):
+        options = {"images": nothing, "probes": nothing, "training": nothing, "batch_norm": {}}
+        return summarise(table, Rule("youden", 0), **options)["pipelines"]["NA"]["threshold"]
+
+    changed = scores.assign(score=np.where(scores["split"] == "test", 0.5, scores["score"]))
+    assert chosen(changed) == chosen(scores)
+    moved = scores.assign(score=np.where(scores["split"] == "test", scores["score"], scores["score"] / 2))
+    assert chosen(moved) != chosen(scores)
+
+
+def test_pipelines_that_scored_different_images(scores):
+    nothing = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
+    other = scores.assign(pipeline="other", path=scores["path"] + "x")
+    with pytest.raises(DataError, match="other and NA scored different test images"):
+        summarise(pd.concat([scores, other]), Rule("youden", 0), images=nothing, probes=nothing, training=nothing,
+                  batch_norm={})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("supported", "as_good", "worse", "no_better"),
+    [
+        ({"ab", "as", "bs"}, [], ["b"], []),
+        ({"as", "bs"}, ["b"], [], []),
+        ({"as"}, ["b"], [], ["b"]),
+        (set(), ["b"], [], ["a", "b"]),
+    ],
+)
+def test_the_verdict_says_no_more_than_the_data(supported, as_good, worse, no_better):
+    auc = {"a": 0.9, "b": 0.8, "shortcuts": 0.6}
+    pairs = [{"a": one, "b": other, "supported": one[0] + other[0] in supported}
+             for one, other in (("a", "b"), ("a", "shortcuts"), ("b", "shortcuts"))]  # fmt: skip
+    pipelines = {name: {"test": {"roc_auc": {"value": value}}} for name, value in auc.items()}
+    assert verdict(pipelines, pairs) == {
+        "best": "a", "as_good": as_good, "worse": worse, "no_better_than_shortcuts": no_better
+    }  # fmt: skip
+
+
+def test_shortcuts_that_are_better_are_not_beaten_and_never_the_best():
+    pipelines = {name: {"test": {"roc_auc": {"value": value}}} for name, value in (("a", 0.6), ("shortcuts", 0.9))}
+    found = verdict(pipelines, [{"a": "a", "b": "shortcuts", "supported": True}])
+    assert (found["best"], found["no_better_than_shortcuts"]) == ("a", ["a"])
+
+
+def test_metrics_are_json_that_every_reader_takes(run):
+    _, out, _ = run
+    text = (out / "metrics.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

@@ -1,0 +1,40 @@
+"""One run with everything a report can show, drawn from kept features."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_sklearn import compare
+from cxr_sklearn.evaluation.learning_curve import COLUMNS
+from cxr_sklearn.evaluation.results import write_results
+from cxr_sklearn.evaluation.training import training_table, write_training
+
+
+@pytest.fixture(scope="session")
+def rendered(embedded_frame, tmp_path_factory):
+    """Folder of a run by language; its tables hold epochs, probes and a learning curve too."""
+    frame, store = embedded_frame
+    first = tmp_path_factory.mktemp("report")
+    metrics = compare(frame, ["vgg16_logistic", "shortcuts"], out=first, weights="random", store=store, cv=3)
+    epochs = {"head": {"loss": [1.0, 0.5], "auc": [0.5, 0.75]},
+              "all": {"loss": [0.5, 0.4, 0.1, 0.05, 0.02], "auc": [0.8, 0.9, 1.0, 1.0, 1.0],
+                      "val_loss": [0.5, 0.45, 0.6, 0.9, 1.1]}}  # fmt: skip
+    write_training(training_table("vgg16_logistic", epochs), first / "training.csv")
+    scores = pd.read_csv(first / "scores.csv")
+    rng = np.random.default_rng(0)
+    probes = [scores[scores["split"] == "train"].assign(probe="permuted")]
+    probes += [scores[(scores["split"] == "test") & (scores["pipeline"] != "shortcuts")].assign(probe=part)
+               for part in ("border", "centre")]  # fmt: skip
+    table = pd.concat(probes)
+    table.assign(score=rng.random(len(table))).to_csv(first / "probes.csv", index=False)
+    curve = [("vgg16_logistic", "random", "held-out", 40, n, repeat, 0.5 + n / 400 + 0.01 * repeat)
+             for n in (30, 60, 90) for repeat in range(3)]  # fmt: skip
+    pd.DataFrame(curve, columns=COLUMNS).to_csv(first / "learning_curve.csv", index=False)
+    folders = {"en": first, "es": tmp_path_factory.mktemp("report") / "es"}
+    shutil.copytree(first, folders["es"])
+    for lang, folder in folders.items():
+        write_results(folder, json.loads(json.dumps(metrics)), lang)
+    return folders

@@ -1,0 +1,212 @@
+"""What only a browser knows of report.html: whether it fits, whether it can be read, and whether it keeps to itself.
+
+With a folder's name in CXR_SCREENSHOTS, pictures of the page are left there.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cxr_sklearn.report.words import LANGUAGES
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+FITS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+OPEN = "document.querySelectorAll('details').forEach(e => { e.open = true })"
+NOT_PRINTED = """
+[...document.querySelectorAll("details > :not(summary)")].filter(e => !e.checkVisibility())
+  .map(e => e.outerHTML.slice(0, 200))
+"""
+VIOLATIONS = """
+axe.run({preload: false, resultTypes: ["violations"]}).then(
+  results => results.violations.filter(violation => ["serious", "critical"].includes(violation.impact)))
+"""
+NOT_DRAWN = """() => {
+  const empty = e => { const box = e.getBoundingClientRect(); return !(box.width && box.height) };
+  return [
+    ...[...document.images].filter(e => !(e.complete && e.naturalWidth)),
+    ...[...document.querySelectorAll("svg")].filter(empty),
+  ].map(e => e.outerHTML.slice(0, 200));
+}"""
+# A region that has no tabindex does not count: Chromium lets Tab reach it all the same, Safari does not.
+WATCH_FOCUS = """() => {
+  const scrolls = (how, inner, outer) => ["auto", "scroll"].includes(how) && inner > outer;
+  window.unreached = new Set([...document.body.querySelectorAll("*")].filter(e => {
+    const style = getComputedStyle(e);
+    return scrolls(style.overflowX, e.scrollWidth, e.clientWidth) ||
+      scrolls(style.overflowY, e.scrollHeight, e.clientHeight);
+  }));
+  for (const e of unreached) e.addEventListener("focusin", event => {
+    if (event.target !== e || e.hasAttribute("tabindex")) unreached.delete(e);
+  });
+  return document.querySelectorAll("a[href], button, input, select, summary, textarea, [tabindex]").length;
+}"""
+
+
+def problems(page, path):
+    """Open the file in the page and say what is wrong with it, first as it comes, then with all details open."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    url = path.as_uri()
+    found = []
+
+    def watch_request(request):
+        if request.url.split("#")[0] != url and not request.url.startswith("data:"):
+            found.append(f"request: {request.url}")
+
+    def watch_console(message):
+        if message.type == "error":
+            found.append(f"console: {message.text}")
+
+    page.on("request", watch_request)
+    page.on("console", watch_console)
+    page.on("pageerror", lambda error: found.append(f"script: {error}"))
+    page.goto(url)
+
+    page.emulate_media(media="print")
+    found += [f"not printed: {html}" for html in page.evaluate(NOT_PRINTED)]
+    page.emulate_media(media="screen")
+
+    page.evaluate(Axe().axe_script)
+    for state in ("details closed", "details open"):
+        if state == "details open":
+            if not page.query_selector("details:not([open])"):
+                break
+            page.evaluate(OPEN)
+        if (excess := page.evaluate(FITS)) > 0:
+            found.append(f"too wide by {excess} px, {state}")
+        for violation in page.evaluate(VIOLATIONS):
+            nodes = "".join(f"\n  {node['html']}\n    {node['failureSummary']}" for node in violation["nodes"])
+            found.append(f"axe, {state}: {violation['id']}: {violation['help']}{nodes}")
+
+    found += [f"not drawn: {html}" for html in page.evaluate(NOT_DRAWN)]
+    for _ in range(page.evaluate(WATCH_FOCUS) + 1):
+        page.keyboard.press("Tab")
+    found += [
+        f"not reached by Tab: {html}" for html in page.evaluate("[...unreached].map(e => e.outerHTML.slice(0, 200))")
+    ]
+    return found
+
+
+def missing(what):
+    """Skip, but not in CI, where nobody would see it."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and CI must not do without", pytrace=False)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        import axe_playwright_python  # noqa: F401
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        missing(f"{error.name} is not installed")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser")
+    if executable is None:
+        missing("no chromium on PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """New pages by width and colour scheme, each in a context of its own and offline."""
+    contexts = []
+
+    def open_page(width=1024, scheme="light"):
+        viewport = {"width": width, "height": 800}
+        contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme, offline=True))
+        return contexts[-1].new_page()
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1024, 1600])
+def test_the_report_in_a_browser(open_page, rendered, width, scheme, lang):
+    page = open_page(width, scheme)
+    found = problems(page, rendered[lang] / "report.html")
+    assert page.evaluate("document.documentElement.lang") == lang
+    if folder := os.environ.get("CXR_SCREENSHOTS"):
+        stem = f"report-{lang}-{width}-{scheme}"
+        page.reload()
+        page.screenshot(path=Path(folder) / f"{stem}.png", full_page=True)
+        if page.query_selector("details:not([open])"):
+            page.evaluate(OPEN)
+            page.screenshot(path=Path(folder) / f"{stem}-open.png", full_page=True)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_the_report_on_paper(open_page, rendered, lang):
+    page = open_page()
+    page.goto((rendered[lang] / "report.html").as_uri())
+    pdf = page.pdf()
+    assert pdf.startswith(b"%PDF")
+    if folder := os.environ.get("CXR_SCREENSHOTS"):
+        (Path(folder) / f"report-{lang}.pdf").write_bytes(pdf)
+
+
+SOUND = """<!DOCTYPE html><html lang="en"><title>A page</title><style>
+.scroll { overflow: auto; width: 9rem }
+.wide { width: 9999px }
+@media print { details::details-content { content-visibility: visible } }
+</style><main><h1>A page</h1>
+<div class="scroll" tabindex="0"><div class="wide">text</div></div>
+<div class="scroll"><div class="wide"><a href="#">link</a></div></div>
+<details><summary>more</summary><p>text</p></details>
+<svg width="9" height="9"></svg><img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=">
+"""
+
+BROKEN = """<!DOCTYPE html><html lang="en"><title>A page</title><style>
+.scroll { overflow: auto; width: 9rem }
+.wide { width: 9999px }
+.pale { color: #ccc }
+</style><link rel="stylesheet" href="other.css">
+<script>console.error("oh")</script><script>throw Error("oh")</script><main><h1>A page</h1>
+<div class="wide">text</div><div class="scroll"><div class="wide">text</div></div>
+<details><summary>more</summary><p class="pale">text</p></details>
+<svg width="0"></svg><img src="https://example.org/a.png">
+"""
+
+
+def test_a_sound_page_has_no_problems(open_page, tmp_path):
+    (tmp_path / "page.html").write_text(SOUND)
+    assert problems(open_page(), tmp_path / "page.html") == []
+
+
+def test_a_broken_page_has_every_problem(open_page, tmp_path):
+    (tmp_path / "page.html").write_text(BROKEN)
+    found = problems(open_page(), tmp_path / "page.html")
+    # The console also tells of the two files that could not be loaded.
+    assert sorted(line.split("\n")[0] for line in found if "Failed to load resource" not in line) == [
+        "axe, details closed: image-alt: Images must have alternative text",
+        "axe, details open: color-contrast: Elements must meet minimum color contrast ratio thresholds",
+        "axe, details open: image-alt: Images must have alternative text",
+        "console: oh",
+        'not drawn: <img src="https://example.org/a.png">',
+        'not drawn: <svg width="0"></svg>',
+        'not printed: <p class="pale">text</p>',
+        'not reached by Tab: <div class="scroll"><div class="wide">text</div></div>',
+        f"request: {(tmp_path / 'other.css').as_uri()}",
+        "request: https://example.org/a.png",
+        "script: oh",
+        "too wide by 8983 px, details closed",
+        "too wide by 8983 px, details open",
+    ]

@@ -1,0 +1,90 @@
+import pytest
+
+from cxr_sklearn.report.sentences import between, decimal, grouped, listed, threshold_sentence, verdict_sentences
+from cxr_sklearn.report.words import words
+
+EN, ES = words("en"), words("es")
+
+
+def test_numbers():
+    assert [decimal(value, EN) for value in (0.12345, -0.00001, -1, None)] == [
+        "0.123",
+        "0.000",
+        "-1.000",
+        "not defined",
+    ]
+    assert (grouped(999), grouped(1234567)) == ("999", "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567")
+    assert between([0.1, None], EN) == "0.100 to \N{INFINITY}"
+    assert between([-0.1, 0.25], ES) == "-0.100 a 0.250"
+
+
+def test_lists():
+    assert [listed(names, EN) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    assert listed(["a", "b", "c"], ES) == "a, b y c"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "Youden's index on the 480 validation images"),
+        ({"rule": "sensitivity=0.95"}, "a sensitivity of at least 0.95 on the 480 validation images"),
+        (
+            {"rule": "cost=5"},
+            "the lowest cost, a missed pneumonia counting 5 false alarms on the 480 validation images",
+        ),
+        ({"rule": "0.5", "source": "fixed"}, "set by hand, not chosen from any scores"),
+        (
+            {"source": "out-of-fold", "n_images": 1000, "n_val": 16, "n_val_rarer": 8},
+            "Youden's index on 1\N{NARROW NO-BREAK SPACE}000 out-of-fold training scores: the validation split has "
+            "only 8 images of its rarer class",
+        ),
+        (
+            {"source": "out-of-fold", "n_images": 300, "n_val": 0, "n_val_rarer": 0},
+            "Youden's index on 300 out-of-fold training scores: there is no validation split",
+        ),
+    ],
+)
+def test_how_a_threshold_was_chosen(changes, sentence):
+    threshold = {"rule": "youden", "source": "val", "n_images": 480, "n_val": 480, "n_val_rarer": 240}
+    assert threshold_sentence(threshold | changes, EN) == sentence
+
+
+def metrics(shortcuts_auc=0.6, **verdict):
+    def pipeline(auc, passed=True):
+        rate = {"value": 0.9, "ci95": [0.8, 0.95]}
+        test = {"roc_auc": {"value": auc, "ci95": [auc - 0.1, auc + 0.1]}, "recall": rate, "specificity": rate}
+        return {"test": test, "sanity": {"permuted": {"passed": passed}}}
+
+    defaults = {"best": "a", "as_good": [], "worse": [], "no_better_than_shortcuts": []}
+    pipelines = {"a": pipeline(0.9), "b": pipeline(0.8, passed=False), "shortcuts": pipeline(shortcuts_auc)}
+    return {"pipelines": pipelines, "verdict": defaults | verdict}
+
+
+def said(facts):
+    return " ".join(verdict_sentences(facts, {name: name.upper() for name in facts["pipelines"]}, EN))
+
+
+def test_the_verdict_names_what_the_data_do_not_support():
+    text = said(metrics(as_good=["b"]))
+    assert text.startswith("A ranks the test images best: ROC AUC 0.900 (0.800 to 1.000).")
+    assert "The data do not support that it is better than B." in text
+    assert "It is better than" not in text
+    assert "It is better than B, and the data support that." in said(metrics(worse=["b"]))
+
+
+def test_the_line_to_beat():
+    assert "Every other pipeline beats it" in said(metrics())
+    assert "may have learnt just that" not in said(metrics())
+    high = said(metrics(0.85, no_better_than_shortcuts=["a", "b"]))
+    assert "may have learnt just that" in high
+    assert "It is not shown to be beaten by A and B." in high
+
+
+def test_a_failed_sanity_check_is_in_the_verdict():
+    assert "Trained on permuted labels, B still tell" in said(metrics())
+
+
+def test_shortcuts_alone():
+    facts = metrics(best="shortcuts")
+    facts["pipelines"] = {"shortcuts": facts["pipelines"]["shortcuts"] | {"sanity": None}}
+    assert "line to beat" not in said(facts)
