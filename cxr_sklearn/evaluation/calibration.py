@@ -94,7 +94,7 @@ class KnownScores(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the logit of the scores, which temperature and sigmoid are defined on, shape (n,)."""
-        tiny = np.finfo(np.float32).eps
+        tiny = np.finfo(float).eps
         p = np.clip(np.asarray(X, dtype=float)[:, 0], tiny, 1 - tiny)
         logit: np.ndarray = np.log(p / (1 - p))
         return logit
