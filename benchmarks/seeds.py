@@ -16,7 +16,7 @@ import pandas as pd
 from cxr_sklearn import balanced_subset, load_folder
 from cxr_sklearn.evaluation.metrics import compute_metrics
 from cxr_sklearn.evaluation.search import fit, scores_of
-from cxr_sklearn.evaluation.thresholds import youden_threshold
+from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.recipes import load_recipe
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     for seed in range(options.seeds):
         start = time.perf_counter()
         model = fit(load_recipe("scratch_cnn").build(random_state=seed), train)
-        threshold = youden_threshold(val["target"], scores_of(model, val))
+        threshold = find_threshold(parse_rule("youden"), val["target"], scores_of(model, val))
         score = scores_of(model, test)
         chosen, half = (compute_metrics(test["target"], score, at) for at in (threshold, 0.5))
         rows.append(
