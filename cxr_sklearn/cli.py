@@ -157,7 +157,7 @@ def report(
     threshold: Annotated[
         str | None, typer.Option(metavar=_RULES, help="Another rule for where scores become decisions.")
     ] = None,
-    lang: Language = "en",
+    lang: Annotated[Literal["en", "es"] | None, typer.Option(help="Another language of the report.")] = None,
 ) -> None:
     """Compute the metrics again from scores.csv and render the report, without Keras."""
     with _one_line_errors():
@@ -165,24 +165,30 @@ def report(
         from .evaluation.scores import read_metrics
         from .evaluation.thresholds import parse_rule
 
-        facts = read_metrics(run / "metrics.json")
-        if threshold is not None:
-            facts["run"]["threshold"] = str(parse_rule(threshold))
-        _print_summary(write_results(run, facts, lang))
+        facts = read_metrics(run)
+        known = facts["run"]
+        if threshold is not None and str(parse_rule(threshold)) != known["threshold"]:
+            # The first rule was chosen before anybody had seen test; that is told ever after.
+            known.setdefault("threshold_before", known["threshold"])
+            known["threshold"] = str(parse_rule(threshold))
+            if known["threshold"] == known["threshold_before"]:
+                del known["threshold_before"]
+        known["lang"] = lang or known["lang"]
+        _print_summary(write_results(run, facts))
 
 
 @app.command()
 def learning_curve(
     directory: Annotated[Path, typer.Argument(help="Folder of radiographs.")],
-    pipeline: Pipelines = None,
-    out: Annotated[Path, typer.Option(help="Folder for the table, e.g. that of a `compare` run.")] = Path(
-        "runs/compare"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for the table, e.g. that of a `compare` run on the same images.")],
+    pipeline: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipe, by name or by the path of your own file [default: all frozen]."),
+    ] = None,
     weights: Weights = "imagenet",
     store: Store = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the draws and of the estimators.")] = 0,
-    lang: Language = "en",
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
     with _one_line_errors():
@@ -196,37 +202,38 @@ def learning_curve(
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
                     random_state=seed, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
+        _say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():
-            write_results(out, read_metrics(out / "metrics.json"), lang)
-            _say(f"Report: {out / 'report.html'}")
-        else:
-            _say(f"Table: {out / 'learning_curve.csv'}")
+            shown = write_results(out, read_metrics(out))["learning_curve"]
+            _say(
+                f"Report: {out / 'report.html'}" if shown else "The report there is of other images and leaves it out."
+            )
 
 
 def _print_curve(facts: dict[str, Any]) -> None:
-    from .report.sentences import pipeline_label
+    from .report.sentences import curve_labels
     from .report.words import words
 
+    labels = curve_labels(facts, words("en"))
     table = Table("pipeline", "patients", "AUC", "range", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, curve in facts["pipelines"].items():
-        label = pipeline_label(name, {"backbones": [curve]}, words("en"))
         for point in curve["points"]:
-            table.add_row(Text(label), str(point["patients"]), f"{point['mean']:.3f}",
+            table.add_row(Text(labels[name]), str(point["patients"]), f"{point['mean']:.3f}",
                           f"{point['low']:.3f} to {point['high']:.3f}")  # fmt: skip
     console.print(f"On {facts['images']} images ({facts['source']}):", table)
 
 
 def _print_summary(metrics: dict[str, Any]) -> None:
-    from .report.sentences import pipeline_label
+    from .report.sentences import pipeline_labels
     from .report.words import words
 
-    say = words("en")
+    labels = pipeline_labels(metrics["pipelines"], words("en"))
     heads = {"accuracy": "accuracy", "recall": "recall", "roc_auc": "AUC"}
     table = Table("pipeline", "threshold", *heads.values(), "95 % interval", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
         low, high = facts["test"]["roc_auc"]["ci95"]
-        table.add_row(Text(pipeline_label(name, facts, say)), *cells, f"{low:.3f}-{high:.3f}")
+        table.add_row(Text(labels[name]), *cells, f"{low:.3f}-{high:.3f}")
     console.print("On the test images:", table)
 
 

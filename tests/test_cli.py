@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -70,7 +71,7 @@ def test_report_with_another_rule_and_in_spanish(embedded_frame, tmp_path):
     assert call("compare", folder, "--store", store, "--folds", 3, "--pipeline", "shortcuts", "--out", tmp_path,
                 "--calibrate", "sigmoid", "--threshold", "cost=5:1").exit_code == 0  # fmt: skip
     before = json.loads((tmp_path / "metrics.json").read_text())
-    assert before["pipelines"]["shortcuts"]["threshold"]["rule"] == "cost=5"
+    assert before["pipelines"]["shortcuts"]["threshold"]["rule"] == "cost=5.0"
     assert before["pipelines"]["shortcuts"]["calibrated"] == "sigmoid"
     assert call("report", tmp_path, "--threshold", "0.5", "--lang", "es").exit_code == 0
     after = json.loads((tmp_path / "metrics.json").read_text())
@@ -80,7 +81,11 @@ def test_report_with_another_rule_and_in_spanish(embedded_frame, tmp_path):
     assert "fijado a mano" in page
     assert "una sigmoide (Platt)" in page
     assert call("report", tmp_path).exit_code == 0
-    assert json.loads((tmp_path / "metrics.json").read_text()) == after  # the rule is kept
+    assert json.loads((tmp_path / "metrics.json").read_text()) == after  # the rule and the language are kept
+    assert "segunda mirada" in (tmp_path / "report.html").read_text()
+    assert call("report", tmp_path, "--threshold", "cost=5:1", "--lang", "en").exit_code == 0
+    assert json.loads((tmp_path / "metrics.json").read_text()) == before
+    assert "second look" not in (tmp_path / "report.html").read_text()
     wrong = call("report", tmp_path, "--threshold", "best")
     assert (wrong.exit_code, "must be youden" in wrong.output) == (1, True)
 
@@ -93,10 +98,14 @@ def test_learning_curve_goes_into_the_report(embedded_frame, tmp_path):
     assert alone.exit_code == 0, alone.output
     assert "learning_curve.csv" in alone.output
     assert call("compare", folder, *options, "--folds", 3).exit_code == 0
-    assert "How much data it takes" not in (tmp_path / "report.html").read_text()  # of an earlier run
-    done = call("learning-curve", folder, *options, "--repeats", 2, "--lang", "es")
+    assert "3 draws" not in (tmp_path / "report.html").read_text()
+    done = call("learning-curve", folder, *options, "--repeats", 3)
     assert "Report:" in done.output
-    assert "Cuántos datos hacen falta" in (tmp_path / "report.html").read_text()
+    assert "the band spans 3 draws" in (tmp_path / "report.html").read_text()
+    other = pd.read_csv(tmp_path / "learning_curve.csv").assign(images=9999)
+    other.to_csv(tmp_path / "learning_curve.csv", index=False)
+    assert call("report", tmp_path).exit_code == 0
+    assert "How much data it takes" not in (tmp_path / "report.html").read_text()  # a curve of other images
 
 
 def test_help_names_every_command():
@@ -175,7 +184,7 @@ class TestBadInput:
     def test_a_run_that_is_none(self, tmp_path):
         assert "metrics.json does not exist" in fails("report", tmp_path)
         (tmp_path / "metrics.json").write_text('{"pipelines"')
-        assert "metrics.json is not JSON" in fails("report", tmp_path)
+        assert "metrics.json is not metrics" in fails("report", tmp_path)
 
     @pytest.mark.keras
     def test_a_file_that_holds_no_weights(self, tmp_path):

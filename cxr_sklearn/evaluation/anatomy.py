@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from ..classifiers.base import KerasImageClassifier
 from ..classifiers.finetuned import FineTunedClassifier
 from ..embedder import FrozenEmbedder
 from ..resampling import ResamplingClassifier
-from .training import training_table
 
 
 def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
@@ -92,3 +92,21 @@ def training_of(name: str, model: Pipeline) -> list[pd.DataFrame]:
     if not isinstance(classifier, KerasImageClassifier):
         return []
     return [training_table(name, {"head": getattr(classifier, "head_history_", {}), "all": classifier.history_})]
+
+
+def training_table(name: str, histories: Mapping[str, Mapping[str, list[float]]]) -> pd.DataFrame:
+    """Return one row per epoch.
+
+    Parameters
+    ----------
+    name : str
+        Of the pipeline.
+    histories : mapping of str to mapping of str to list of float
+        ``history_`` by phase, in the order in which they were trained.
+    """
+    parts = [
+        pd.DataFrame({"pipeline": name, "phase": phase, "epoch": range(1, 1 + len(history["loss"])), **history})
+        for phase, history in histories.items()
+        if history
+    ]
+    return pd.concat(parts)

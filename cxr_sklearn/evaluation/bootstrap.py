@@ -13,7 +13,7 @@ from .metrics import confusion_metrics
 
 N_DRAWS = 2000
 #: False positive rates at which the band of a ROC curve is drawn.
-GRID = np.linspace(0, 1, 101)
+FPR_GRID = np.linspace(0, 1, 101)
 # This many images and patients at a time stay in the cache of a core.
 _CHUNK = 400_000
 # Counts are exact in it up to 16 million images.
@@ -30,7 +30,7 @@ class Draws(NamedTuple):
     at_half : dict of str to ndarray of shape (n_draws,)
         The metrics that depend on the threshold, at 0.5.
     roc : ndarray of shape (n_draws, 101)
-        Highest sensitivity that has at most the false positive rate of ``GRID``.
+        Highest sensitivity that has at most the false positive rate of ``FPR_GRID``.
     """
 
     metrics: dict[str, np.ndarray]
@@ -167,10 +167,10 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _on_grid(true: np.ndarray, false: np.ndarray, both: np.ndarray) -> np.ndarray:
-    rows = np.full((len(true), len(GRID)), np.nan)
+    rows = np.full((len(true), len(FPR_GRID)), np.nan)
     for i in np.flatnonzero(both):
         # In counts, and a little more: 0.1 of 10 images is one image, whatever floats make of it.
-        last = np.searchsorted(false[i], (GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
+        last = np.searchsorted(false[i], (FPR_GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
         rows[i] = np.where(last < 0, 0.0, true[i, last]) / true[i, -1]
     return rows
 
@@ -206,7 +206,7 @@ def bootstrap_rates(
     return np.divide(n_hits, n_members, where=n_members > 0, out=np.full_like(n_hits, np.nan))
 
 
-def interval(draws: np.ndarray, value: float) -> list[float]:
+def interval(draws: np.ndarray, value: float) -> list[float] | None:
     """Return the bias-corrected 95 % percentile interval.
 
     Parameters
@@ -217,12 +217,19 @@ def interval(draws: np.ndarray, value: float) -> list[float]:
         What was found on the images themselves. Where draws lie below it more often than not, as those of the average
         precision do, the percentiles are taken higher up.
 
+    Returns
+    -------
+    list of float or None
+        Both ends; None where all draws are alike, which says nothing of how sure the value is.
+
     References
     ----------
     Efron (1981). Nonparametric standard errors and confidence intervals. Canadian Journal of Statistics 9, 139-158.
     """
     known = draws[~np.isnan(draws)]
     ties = np.abs(known - value) < 1e-6
+    if ties.all():
+        return None
     below = np.mean((known < value) & ~ties) + np.mean(ties) / 2
     shift = 2 * norm.ppf(np.clip(below, 1 / len(known), 1 - 1 / len(known)))
     low, high = np.quantile(known, norm.cdf(shift + norm.ppf((0.025, 0.975))))
@@ -230,7 +237,12 @@ def interval(draws: np.ndarray, value: float) -> list[float]:
 
 
 def wilson(n_hits: int, n: int) -> list[float]:
-    """Return Wilson's 95 % interval of a rate, as if each of the `n` images came from a patient of its own.
+    """Return Wilson's 95 % interval of a rate, as if each image came from a patient of its own.
+
+    Parameters
+    ----------
+    n_hits, n : int
+        Images that count, of all images.
 
     References
     ----------
@@ -241,10 +253,21 @@ def wilson(n_hits: int, n: int) -> list[float]:
 
 
 def rate(n_hits: int, n: int, draws: np.ndarray) -> dict[str, float | str | list[float]]:
-    """Describe a rate: value, 95 % interval and the method of that.
+    """Describe a rate.
 
-    Draws of a rate of 0 or 1 are all alike and say nothing of how sure it is; Wilson's interval stands in then.
+    Parameters
+    ----------
+    n_hits, n : int
+        Images that count, of all images.
+    draws : ndarray of shape (n_draws,)
+        Draws of the rate.
+
+    Returns
+    -------
+    dict
+        "value", "ci95" and its "method": "bootstrap", or "wilson" where all draws are alike.
     """
-    if 0 < n_hits < n and not np.isnan(draws).all():
-        return {"value": n_hits / n, "ci95": interval(draws, n_hits / n), "method": "bootstrap"}
-    return {"value": n_hits / n, "ci95": wilson(n_hits, n), "method": "wilson"}
+    by_draws = interval(draws, n_hits / n)
+    if by_draws is None:
+        return {"value": n_hits / n, "ci95": wilson(n_hits, n), "method": "wilson"}
+    return {"value": n_hits / n, "ci95": by_draws, "method": "bootstrap"}

@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import brier_score_loss
+from sklearn.metrics import d2_brier_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 
-from ..exceptions import InputError
 from .bootstrap import Draws, interval, wilson
 from .thresholds import images_to_choose_on
 
@@ -47,12 +46,11 @@ def calibration_facts(target: ArrayLike, score: ArrayLike, draws: Draws) -> dict
     Naeini, Cooper, Hauskrecht (2015). Obtaining well calibrated probabilities using Bayesian binning. AAAI, 2901-2907.
     """
     y, p = np.asarray(target), np.asarray(score, dtype=float)
-    prevalence = y.mean()
     drawn = draws.metrics["prevalence"]
     with np.errstate(divide="ignore", invalid="ignore"):
         skill = 1 - draws.metrics["brier"] / (drawn * (1 - drawn))
     bins = _bins(y, p)
-    value = float(1 - brier_score_loss(y, p) / (prevalence * (1 - prevalence)))
+    value = float(d2_brier_score(y, p))
     return {
         "brier_skill": {"value": value, "ci95": interval(skill, value)},
         "ece": float(sum(part["n"] * abs(part["mean_score"] - part["observed"]) for part in bins) / len(y)),
@@ -79,7 +77,10 @@ def _bins(y: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
 
 
 class KnownScores(ClassifierMixin, BaseEstimator):
-    """A classifier whose input is the score: what is calibrated are scores that were computed already."""
+    """A classifier whose input is the score: what is calibrated are scores that were computed already.
+
+    A part of calibrated pipelines, not for use elsewhere.
+    """
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Keep the classes.
@@ -105,7 +106,7 @@ class KnownScores(ClassifierMixin, BaseEstimator):
 
 
 class PredictedScores(TransformerMixin, BaseEstimator):
-    """Turn images into the score that a fitted pipeline gives them.
+    """Turn images into the score that a fitted pipeline gives them; a part of calibrated pipelines.
 
     Parameters
     ----------
@@ -145,7 +146,7 @@ class PredictedScores(TransformerMixin, BaseEstimator):
         return tags
 
 
-def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV]:
+def fit_calibrator(scores: pd.DataFrame, method: str) -> CalibratedClassifierCV:
     """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
 
     Parameters
@@ -156,15 +157,8 @@ def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, Calibrat
 
     Returns
     -------
-    scores : DataFrame
-        The same rows with calibrated scores.
-    calibrator : CalibratedClassifierCV
+    CalibratedClassifierCV
         Takes scores, shape (n, 1).
-
-    Raises
-    ------
-    ValueError
-        If there is no such method.
 
     References
     ----------
@@ -172,15 +166,21 @@ def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, Calibrat
     Zadrozny, Elkan (2002). Transforming classifier scores into accurate multiclass probability estimates. KDD, 694-699.
     Guo, Pleiss, Sun, Weinberger (2017). On calibration of modern neural networks. ICML, 1321-1330.
     """
-    if method not in METHODS:
-        raise InputError(f"calibrate={method!r} must be one of {METHODS}")
     _, used = images_to_choose_on(scores)
     column, target = used[["score"]].to_numpy(), used["target"].to_numpy()
     known = KnownScores().fit(column, target)
-    calibrator = CalibratedClassifierCV(FrozenEstimator(known), method=method).fit(column, target)
-    return scores.assign(score=calibrator.predict_proba(scores[["score"]].to_numpy())[:, 1]), calibrator
+    return CalibratedClassifierCV(FrozenEstimator(known), method=method).fit(column, target)
 
 
-def calibrated(model: Pipeline, calibrator: CalibratedClassifierCV) -> Pipeline:
+def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | None) -> pd.DataFrame:
+    """Return rows with their `score` calibrated; as they are where there is no calibrator, or no row."""
+    if calibrator is None or rows.empty:
+        return rows
+    return rows.assign(score=calibrator.predict_proba(rows[["score"]].to_numpy(dtype=float))[:, 1])
+
+
+def calibrated(model: Pipeline, calibrator: CalibratedClassifierCV | None) -> Pipeline:
     """Join a fitted pipeline with the calibrator of its scores: from images to calibrated probabilities."""
-    return Pipeline([("score", PredictedScores(model)), ("calibrate", calibrator)])
+    if calibrator is None:
+        return model
+    return Pipeline([("score", PredictedScores(FrozenEstimator(model))), ("calibrate", calibrator)])

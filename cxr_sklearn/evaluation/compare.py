@@ -18,22 +18,20 @@ from ..exceptions import DataError, InputError, RecipeError
 from ..files import replacing
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
-from ..report.words import LANGUAGES
+from ..report.words import words
 from ..resampling import METHODS
 from .anatomy import backbones_of, embed_all, last_classifier, training_of
 from .calibration import METHODS as CALIBRATIONS
-from .calibration import calibrate as calibrate_scores
-from .calibration import calibrated
+from .calibration import calibrated, calibrated_rows, fit_calibrator
 from .circumstances import describe_data, describe_images, describe_run
-from .probes import write_probes
+from .occlusion import occluded_rows
+from .permutation import permuted_rows
 from .results import write_results
-from .sanity import occluded_rows, permuted_rows
-from .scores import score_rows, write_scores
+from .scores import score_rows
 from .search import Splits, fit, patient_folds, scores_of, search
-from .subgroups import write_images
 from .summary import SHORTCUTS
+from .tables import write_table
 from .thresholds import parse_rule
-from .training import write_training
 
 
 def compare(
@@ -113,8 +111,8 @@ def compare(
         If the weights of a backbone are neither here nor to be had.
     """
     rule = parse_rule(threshold)
-    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS)),
-                               ("lang", lang, LANGUAGES)):  # fmt: skip
+    words(lang)
+    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
     built = _build(pipelines, {"store": store, "weights": weights, "random_state": random_state, "balance": balance})
@@ -124,7 +122,7 @@ def compare(
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
-    run = {**describe_run(random_state, cv), "threshold": str(rule)}
+    run = {**describe_run(random_state, cv), "threshold": str(rule), "lang": lang}
     facts: dict[str, Any] = {"pipelines": {}, "data": describe_data(frame), "run": run}
     for name, (recipe, pipeline) in built.items():
         facts["pipelines"][name] = {
@@ -141,20 +139,19 @@ def compare(
         known["seconds"] |= found.pop("seconds")
         known |= found
         tables["training"] += training_of(name, model)
+        calibrator = fit_calibrator(scores, calibrate) if calibrate else None
+        with replacing(folder / "models" / f"{name}.skops") as draft:
+            skops.io.dump(calibrated(model, calibrator), draft)
+        tables["scores"].append(calibrated_rows(scores, calibrator))
+        # After each pipeline, and before what only looks at it: a later failure costs no more than itself.
+        metrics = _keep(folder, tables, images, facts)
         if sanity:
             best = clone(pipeline).set_params(**found["best_params"])
             tables["probes"] += [
-                occluded_rows(name, model, test, verbose),
+                calibrated_rows(occluded_rows(name, model, test, verbose), calibrator),
                 permuted_rows(name, best, train, cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose),
             ]
-        if calibrate:
-            scores, calibrator = calibrate_scores(scores, calibrate)
-            model = calibrated(model, calibrator)
-        with replacing(folder / "models" / f"{name}.skops") as draft:
-            skops.io.dump(model, draft)
-        tables["scores"].append(scores)
-        # After each pipeline: a later failure costs no more than itself.
-        metrics = _keep(folder, tables, images, facts, lang)
+            metrics = _keep(folder, tables, images, facts)
     return metrics
 
 
@@ -174,24 +171,17 @@ def _build(
 
 
 def _keep(
-    folder: Path, tables: dict[str, list[pd.DataFrame]], images: pd.DataFrame, facts: dict[str, Any], lang: str
+    folder: Path, tables: dict[str, list[pd.DataFrame]], images: pd.DataFrame, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write what there is so far, and the report of it."""
     if len(tables["scores"]) == 1:
-        for earlier in (
-            "metrics.json",
-            "training.csv",
-            "probes.csv",
-            "learning_curve.csv",
-        ):  # those of an earlier run do not fit
+        for earlier in ("metrics.json", "training.csv", "probes.csv"):  # those of an earlier run do not fit
             (folder / earlier).unlink(missing_ok=True)
-        write_images(images, folder / "images.csv")
-    write_scores(pd.concat(tables["scores"]), folder / "scores.csv")
-    if tables["training"]:
-        write_training(pd.concat(tables["training"]), folder / "training.csv")
-    if tables["probes"]:
-        write_probes(pd.concat(tables["probes"]), folder / "probes.csv")
-    return write_results(folder, facts, lang)
+        write_table(images, folder, "images")
+    for name, parts in tables.items():
+        if parts:
+            write_table(pd.concat(parts), folder, name)
+    return write_results(folder, facts)
 
 
 def check_splits(frame: pd.DataFrame, cv: int) -> None:
@@ -200,20 +190,22 @@ def check_splits(frame: pd.DataFrame, cv: int) -> None:
     Raises
     ------
     DataError
-        If train or test lacks a class, or a class has fewer training patients than folds.
+        If train or test lacks a class, or a class has fewer training patients than folds or one test patient.
     """
     classes = ((0, "normal"), (1, "pneumonia"))
     for split in ("train", "test"):
         for target, label in classes:
             if not ((frame["split"] == split) & (frame["target"] == target)).any():
                 raise DataError(f"there are no {label} images in the {split} split; both splits need both classes")
-    train = frame[frame["split"] == "train"]
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in classes:
         n = train[train["target"] == target]["patient"].nunique()
         if n < cv:
             raise DataError(
                 f"{n} {label} patients in the train split are too few for {cv} folds; add images or ask for fewer folds"
             )
+        if test[test["target"] == target]["patient"].nunique() < 2:
+            raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
 
 
 def _evaluate(

@@ -10,17 +10,17 @@ from typing import Any
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
+from sklearn.pipeline import Pipeline
 
 from ..embedder import FrozenEmbedder
 from ..exceptions import DataError, InputError
-from ..files import replacing
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
 from .anatomy import embed_all
 from .search import fit, patient_folds, scores_of, search
+from .tables import TABLES, write_table
 from .thresholds import MIN_IMAGES_PER_CLASS
 
-COLUMNS = ["pipeline", "weights", "source", "images", "patients", "repeat", "roc_auc"]
 SMALLEST = 30
 _FOLDS = 4
 
@@ -67,7 +67,11 @@ def learning_curve(
     Raises
     ------
     DataError
-        If there are fewer than 30 training patients, or too few of a class.
+        If there are fewer than 30 training patients, or too few of a class, or patients in both train and val.
+    ValueError
+        If `n_repeats` is wrong.
+    RecipeError, ImageReadError, WeightsUnavailableError
+        As :func:`compare`.
     """
     if n_repeats < 1:
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
@@ -75,17 +79,27 @@ def learning_curve(
     sizes = _sizes(train["patient"].nunique())
     options = {"weights": weights, "store": store, "random_state": random_state}
     recipes = [load_recipe(name) for name in pipelines or frozen_recipes()]
+    draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     tables = []
     for recipe in recipes:
-        facts = embed_all(recipe.build(**options), pd.concat([train, measured]), verbose)
-        tables.append(_curve(recipe, options, train, measured, sizes, n_repeats, verbose).assign(
-            weights=", ".join(sorted({backbone["weights"] for backbone in facts["backbones"]})), source=source
+        pipeline = recipe.build(**options)
+        facts = embed_all(pipeline, pd.concat([train, measured]), verbose)
+        with progress_bar(f"Learning curve, {recipe.name}", len(draws), show=verbose > 0) as advance:
+            pipeline.set_params(**_best_params(pipeline, recipe, train, random_state))
+            rows = []
+            for n, repeat in draws:
+                drawn = _draw(train, n, random_state + repeat)
+                auc = roc_auc_score(measured["target"], scores_of(fit(pipeline, drawn), measured))
+                rows.append((recipe.name, len(measured), n, repeat, auc))
+                advance(1)
+        columns = ["pipeline", "images", "patients", "repeat", "roc_auc"]
+        tables.append(pd.DataFrame(rows, columns=columns).assign(
+            weights=" + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]})), source=source
         ))  # fmt: skip
-    table = pd.concat(tables)[COLUMNS]
+    table = pd.concat(tables)[list(TABLES["learning_curve"].columns)]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "learning_curve.csv") as draft:
-        table.to_csv(draft, index=False, float_format="%.9g")
+    write_table(table, folder, "learning_curve")
     return table
 
 
@@ -101,6 +115,8 @@ def frozen_recipes() -> list[str]:
 def _parts(frame: pd.DataFrame, random_state: int) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     train, val = (frame[frame["split"] == split] for split in ("train", "val"))
     if min((val["target"] == label).sum() for label in (0, 1)) >= MIN_IMAGES_PER_CLASS:
+        if n_both := len(set(train["patient"]) & set(val["patient"])):
+            raise DataError(f"{n_both} patients have images in both train and val; put all of a patient into one split")
         return train, val, "val"
     if train.empty:
         raise DataError("there are no images in the train split")
@@ -118,31 +134,13 @@ def _sizes(n_patients: int) -> list[int]:
     return [*sizes, n_patients] if n_patients > sizes[-1] else sizes
 
 
-def _curve(
-    recipe: Recipe,
-    options: dict[str, Any],
-    train: pd.DataFrame,
-    measured: pd.DataFrame,
-    sizes: list[int],
-    n_repeats: int,
-    verbose: int,
-) -> pd.DataFrame:
+def _best_params(pipeline: Pipeline, recipe: Recipe, train: pd.DataFrame, random_state: int) -> dict[str, Any]:
     candidates = list(ParameterGrid(recipe.param_grid or {}))
-    pipeline = recipe.build(**options)
-    splits = patient_folds(train, _FOLDS, options["random_state"])
-    draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
-    n_searched = len(candidates) * len(splits) if len(candidates) > 1 else 0
-    rows = []
-    with progress_bar(f"Learning curve, {recipe.name}", n_searched + len(draws), show=verbose > 0) as advance:
-        if n_searched:
-            best, _ = search(pipeline, candidates, train, splits, n_jobs=None, advance=advance)
-            pipeline.set_params(**best)
-        for n, repeat in draws:
-            drawn = _draw(train, n, options["random_state"] + repeat)
-            auc = roc_auc_score(measured["target"], scores_of(fit(pipeline, drawn), measured))
-            rows.append((recipe.name, len(measured), n, repeat, auc))
-            advance(1)
-    return pd.DataFrame(rows, columns=["pipeline", "images", "patients", "repeat", "roc_auc"])
+    if len(candidates) == 1:
+        return dict(candidates[0])
+    splits = patient_folds(train, _FOLDS, random_state)
+    best, _ = search(pipeline, candidates, train, splits, n_jobs=None, advance=lambda n: None)
+    return best
 
 
 def _draw(train: pd.DataFrame, n: int, random_state: int) -> pd.DataFrame:
@@ -157,29 +155,13 @@ def _draw(train: pd.DataFrame, n: int, random_state: int) -> pd.DataFrame:
     return train[train["patient"].isin(taken[0].append(taken[1]))]
 
 
-def read_learning_curve(path: Path) -> pd.DataFrame | None:
-    """Read ``learning_curve.csv`` back; None where there is none.
-
-    Raises
-    ------
-    DataError
-        If it lacks a column.
-    """
-    if not path.is_file():
-        return None
-    table = pd.read_csv(path, dtype={"pipeline": "str", "weights": "str", "source": "str"}, keep_default_na=False)
-    if missing := [name for name in COLUMNS if name not in table]:
-        raise DataError(f"{path} lacks the columns {missing}; `cxr-sklearn learning-curve` writes it anew")
-    return table
-
-
 def learning_facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return mean and range of the AUC for each pipeline and number of patients, as metrics.json has them."""
     pipelines = {}
     for name, rows in table.groupby("pipeline", sort=False):
         by_size = rows.groupby("patients")["roc_auc"]
         points = pd.DataFrame({"mean": by_size.mean(), "low": by_size.min(), "high": by_size.max()}).reset_index()
-        pipelines[str(name)] = {"weights": rows["weights"].iloc[0], "points": points.to_dict("records")}
+        pipelines[str(name)] = {"weights": rows["weights"].fillna("").iloc[0], "points": points.to_dict("records")}
     return {
         "images": int(table["images"].iloc[0]),
         "source": table["source"].iloc[0],

@@ -92,18 +92,18 @@ def confusion_metrics(tp: ArrayLike, fn: ArrayLike, fp: ArrayLike, tn: ArrayLike
     dict of str to ndarray of shape (n,) and dtype float64
         By the names in ``DECISION_METRICS``, as :func:`compute_metrics` has them; NaN where a class is missing.
     """
-    a, b, c, d = (np.asarray(cell, dtype=float) for cell in (tp, fn, fp, tn))
+    tp, fn, fp, tn = (np.asarray(cell, dtype=float) for cell in (tp, fn, fp, tn))
 
     def share(part: np.ndarray, whole: np.ndarray, otherwise: float) -> np.ndarray:
         return np.divide(part, whole, where=whole > 0, out=np.full(np.shape(whole), otherwise))
 
-    margins = np.sqrt((a + c) * (a + b) * (d + c) * (d + b))
+    margins = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     values = (
-        share(a + d, a + b + c + d, np.nan),
-        share(a, a + c, 0.0),
-        share(a, a + b, np.nan),
-        share(d, c + d, np.nan),
-        share(2 * a, 2 * a + b + c, 0.0),
-        share(a * d - b * c, margins, 0.0),
+        share(tp + tn, tp + fn + fp + tn, np.nan),
+        share(tp, tp + fp, 0.0),
+        share(tp, tp + fn, np.nan),
+        share(tn, fp + tn, np.nan),
+        share(2 * tp, 2 * tp + fn + fp, 0.0),
+        share(tp * tn - fn * fp, margins, 0.0),
     )
     return dict(zip(DECISION_METRICS, values, strict=True))

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
 
+from ..exceptions import DataError
 from .bootstrap import Draws, interval
 
 
@@ -28,8 +29,13 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
     Returns
     -------
     dict of str to float
-        "delta" (AUC of a minus AUC of b), its "standard_error", "z" and the two-sided "p". Where the classifiers rank
-        alike the error is 0, z is 0 and p is 1.
+        "delta" (AUC of a minus AUC of b), its "standard_error" and the two-sided "p". Where the error is 0, as of two
+        classifiers that rank alike or of a perfect one against its mirror image, p is 1 or 0.
+
+    Raises
+    ------
+    DataError
+        If a class has fewer than two images.
 
     References
     ----------
@@ -38,12 +44,14 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
     Sun, Xu (2014). Fast implementation of DeLong's algorithm. IEEE Signal Processing Letters 21, 1389-1393.
     """
     sick = np.asarray(target) == 1
+    if min(sick.sum(), (~sick).sum()) < 2:
+        raise DataError("DeLong's test needs two images of each class")
     shares = [_placements(np.asarray(score, dtype=float), sick) for score in (score_a, score_b)]
     delta = float(shares[0][0].mean() - shares[1][0].mean())
     differences = [a - b for a, b in zip(*shares, strict=True)]
     error = float(np.sqrt(sum(np.var(part, ddof=1) / len(part) for part in differences)))
-    z = delta / error if error > 0 else 0.0
-    return {"delta": delta, "standard_error": error, "z": z, "p": float(2 * norm.sf(abs(z)))}
+    p = float(2 * norm.sf(abs(delta) / error)) if error > 0 else float(delta == 0)
+    return {"delta": delta, "standard_error": error, "p": p}
 
 
 def _placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +145,7 @@ def compare_pairs(
         )
     adjusted = holm([pair["delong"]["p"] for pair in found])
     for pair, p in zip(found, adjusted, strict=True):
-        low, high = pair["ci95"]
+        # Without an interval every draw has the same difference: none, or all there can be.
+        low, high = pair["ci95"] or (pair["delta_auc"], pair["delta_auc"])
         pair |= {"p_holm": float(p), "supported": bool(p < 0.05 and not low <= 0 <= high)}
     return found

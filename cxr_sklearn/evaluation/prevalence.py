@@ -80,5 +80,5 @@ def _with_interval(value: float, draws: np.ndarray) -> dict[str, Any] | None:
     if not np.isfinite(value):
         return None
     with np.errstate(invalid="ignore"):  # in some draws no healthy image is called sick: the ratio is infinite there
-        low, high = (end if np.isfinite(end) else None for end in interval(draws, float(value)))
-    return {"value": float(value), "ci95": [low, high]}
+        ends = interval(draws, float(value))
+    return {"value": float(value), "ci95": ends and [end if np.isfinite(end) else None for end in ends]}

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from ..exceptions import DataError
 from ..files import replacing
-from .learning_curve import learning_facts, read_learning_curve
-from .probes import read_probes
+from .learning_curve import learning_facts
 from .scores import read_scores
-from .subgroups import read_images
 from .summary import summarise
+from .tables import read_table
 from .thresholds import parse_rule
-from .training import read_training
 
 
-def write_results(folder: Path, facts: dict[str, Any], lang: str = "en") -> dict[str, Any]:
+def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """Compute metrics.json from the tables in a folder, and render the report.
 
     Parameters
@@ -26,37 +26,53 @@ def write_results(folder: Path, facts: dict[str, Any], lang: str = "en") -> dict
     folder : Path
         With ``scores.csv``, and maybe ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
     facts : dict
-        What only the run knew, by the keys of metrics.json: an earlier metrics.json will do.
-    lang : {"en", "es"}, default="en"
-        Language of the report.
+        What only the run knew, by the keys of metrics.json: an earlier metrics.json will do. `run` says how thresholds
+        are chosen and in which language the report is.
 
     Returns
     -------
     dict
         The content of ``metrics.json``.
+
+    Raises
+    ------
+    DataError
+        If a table is not what `compare` wrote, or does not fit the facts.
     """
     from ..report.page import write_report  # matplotlib is wanted only once there is something to show
 
-    scores, training = read_scores(folder / "scores.csv"), read_training(folder / "training.csv")
+    scores, training = read_scores(folder), read_table(folder, "training")
+    if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
+        raise DataError(f"scores.csv has pipelines that metrics.json does not know: {', '.join(sorted(unknown))}")
     summary = summarise(
         scores,
         parse_rule(facts["run"]["threshold"]),
-        images=read_images(folder / "images.csv"),
-        probes=read_probes(folder / "probes.csv"),
+        images=read_table(folder, "images"),
+        probes=read_table(folder, "probes"),
         training=training,
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
     metrics = {**summary, "pipelines": pipelines, "data": facts["data"], "run": facts["run"]}
-    curve = read_learning_curve(folder / "learning_curve.csv")
-    if curve is not None:
-        metrics["learning_curve"] = learning_facts(curve)
+    curve = read_table(folder, "learning_curve")
+    metrics["learning_curve"] = learning_facts(curve) if fits(curve, facts["data"]) else None
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
     with replacing(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
     metrics = json.loads(text)  # what is returned and shown is what is kept
-    write_report(metrics, scores, training, folder, lang)
+    write_report(metrics, scores, training, folder)
     return metrics
+
+
+def fits(curve: pd.DataFrame, data: dict[str, Any]) -> bool:
+    """Whether a learning curve is of the images of a run, as far as their numbers tell."""
+    if curve.empty:
+        return False
+    train, val = data["splits"]["train"], data["splits"]["val"]
+    n_patients, n_images = int(curve["patients"].max()), int(curve["images"].iloc[0])
+    if curve["source"].iloc[0] == "val":
+        return (n_patients, n_images) == (train["patients"], val["images"])
+    return n_patients < train["patients"] and n_images < train["images"]
 
 
 def _plain(value: Any) -> Any:

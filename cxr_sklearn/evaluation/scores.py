@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ..exceptions import DataError
-from ..files import replacing
-
-COLUMNS = ["path", "patient", "split", "fold", "pipeline", "target", "score"]
+from .tables import TABLES, read_table
 
 
 def score_rows(rows: pd.DataFrame, pipeline: str, scores: np.ndarray, fold: int | None = None) -> pd.DataFrame:
-    """Return rows of the table for rows of a frame, in the same order.
+    """Return rows of ``scores.csv`` for rows of a frame, in the same order.
 
     Parameters
     ----------
@@ -30,17 +28,11 @@ def score_rows(rows: pd.DataFrame, pipeline: str, scores: np.ndarray, fold: int 
     """
     return rows[["path", "patient", "split", "target"]].assign(
         fold=pd.array([fold] * len(rows), dtype="Int64"), pipeline=pipeline, score=scores
-    )[COLUMNS]
+    )[list(TABLES["scores"].columns)]
 
 
-def write_scores(scores: pd.DataFrame, path: Path) -> None:
-    """Write the table; scores keep nine significant digits, which every CSV reader reads back alike."""
-    with replacing(path) as draft:
-        scores[COLUMNS].to_csv(draft, index=False, float_format="%.9g")
-
-
-def read_scores(path: Path) -> pd.DataFrame:
-    """Read the table back.
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Read ``scores.csv`` of a run back.
 
     Returns
     -------
@@ -51,32 +43,43 @@ def read_scores(path: Path) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If there is no such file or it lacks a column.
+        If there is no such file, or it is not what `compare` wrote.
     """
+    path = folder / "scores.csv"
     if not path.is_file():
-        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {path.parent}` writes it")
-    text = dict.fromkeys(("path", "patient", "split", "pipeline"), "str")
-    scores = pd.read_csv(path, dtype={**text, "fold": "Int64"}, keep_default_na=False, na_values={"fold": [""]})
-    if missing := [name for name in COLUMNS if name not in scores]:
-        raise DataError(f"{path} lacks the columns {missing}")
+        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {folder}` writes it")
+    scores = read_table(folder, "scores")
+    if scores.empty:
+        raise DataError(f"{path} holds no scores; `cxr-sklearn compare` writes it anew")
+    for wrong, what in (
+        (~scores["score"].between(0, 1), "scores outside 0 to 1"),
+        (~scores["target"].isin([0, 1]), "targets other than 0 and 1"),
+        (~scores["split"].isin(["train", "val", "test"]), "splits other than train, val and test"),
+        ((scores["split"] == "train") & scores["fold"].isna(), "training scores without a fold"),
+        (scores.duplicated(["path", "pipeline"]), "images that a pipeline scored twice"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0]) + 2  # as an editor counts lines, below the heading
+            raise DataError(f"{path} has {what}, first in line {row}; `cxr-sklearn compare` writes it anew")
     return scores
 
 
-def read_metrics(path: Path) -> dict[str, Any]:
-    """Read metrics.json back.
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read ``metrics.json`` of a run back.
 
     Raises
     ------
     DataError
         If there is no such file or it is not what `compare` wrote.
     """
+    path = folder / "metrics.json"
     if not path.is_file():
-        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {path.parent}` writes it")
+        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {folder}` writes it")
     try:
         metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); `cxr-sklearn compare` writes it anew") from error
-    missing = {"pipelines", "data", "run"} - set(metrics) or {"threshold"} - set(metrics["run"])
+        missing = {"pipelines", "data", "run"} - set(metrics) or {"threshold", "lang"} - set(metrics["run"])
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is not metrics ({error}); `cxr-sklearn compare` writes it anew") from error
     if missing:
         raise DataError(f"{path} lacks {sorted(missing)}; `cxr-sklearn compare` writes it anew")
     return metrics

@@ -2,40 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..exceptions import DataError
-from ..files import replacing
 from .bootstrap import bootstrap_rates, rate
 
-COLUMNS = ["path", "split", "patient", "target", "subtype", "series", "brightness"]
+#: Errors of either kind that are shown.
 N_ERRORS = 4
-
-
-def write_images(images: pd.DataFrame, path: Path) -> None:
-    """Write ``images.csv``, what is known of each image besides its scores."""
-    with replacing(path) as draft:
-        images[COLUMNS].to_csv(draft, index=False, float_format="%.6g")
-
-
-def read_images(path: Path) -> pd.DataFrame:
-    """Read it back; empty where there is none.
-
-    Raises
-    ------
-    DataError
-        If it lacks a column.
-    """
-    if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    images = pd.read_csv(path, dtype=dict.fromkeys(("path", "split", "patient", "subtype", "series"), "str"))
-    if missing := [name for name in COLUMNS if name not in images]:
-        raise DataError(f"{path} lacks the columns {missing}; `cxr-sklearn compare` writes it anew")
-    return images
 
 
 def groups_of(images: pd.DataFrame) -> pd.DataFrame:

@@ -10,13 +10,14 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from ..exceptions import DataError
-from .bootstrap import GRID, Draws, bootstrap, interval, rate, wilson
+from .bootstrap import FPR_GRID, Draws, bootstrap, interval, rate, wilson
 from .calibration import calibration_facts
 from .diagnosis import diagnose
 from .metrics import DECISION_METRICS, METRICS, compute_metrics, confusion_cells
+from .occlusion import occlusion_facts
 from .paired import compare_pairs
+from .permutation import permutation_facts
 from .prevalence import elsewhere
-from .probes import occlusion_facts, permutation_facts
 from .subgroups import confident_errors, groups_of, rates_by_group
 from .thresholds import Rule, choose_threshold
 
@@ -55,33 +56,37 @@ def summarise(
     Raises
     ------
     DataError
-        If the pipelines did not score the same test images.
+        If the pipelines did not score the same test images, or these are of fewer than two patients of either class.
     """
     by_name = {str(name): rows for name, rows in scores.groupby("pipeline", sort=False)}
     thresholds = {name: choose_threshold(rows, rule) for name, rows in by_name.items()}
     cuts = {name: float(chosen["value"]) for name, chosen in thresholds.items()}
-    images_of_test, wide = _wide(by_name)
-    draws = bootstrap(images_of_test["patient"], images_of_test["target"], {name: wide[name] for name in by_name}, cuts)
+    first, wide = _test_scores(by_name)
+    draws = bootstrap(first["patient"], first["target"], {name: wide[name] for name in by_name}, cuts)
     groups = groups_of(images[images["split"] == "test"])
     pipelines = {}
     for name, rows in by_name.items():
         test = rows[rows["split"] == "test"]
         found = _of_one(rows, test, thresholds[name], draws[name])
         found["subgroups"] = rates_by_group(test, groups, cuts[name])
-        found["sanity"] = _sanity(test, probes[probes["pipeline"] == name])
+        found["sanity"] = _sanity(test, probes[probes["pipeline"] == name], draws[name])
         auc = found["test"]["roc_auc"]["value"]
         found["diagnosis"] = diagnose(test, auc, training[training["pipeline"] == name], batch_norm.get(name))
         pipelines[name] = found
-    pairs = compare_pairs(images_of_test["target"], wide, cuts, draws)
+    pairs = compare_pairs(first["target"], wide, cuts, draws)
     return {"pipelines": pipelines, "comparisons": pairs, "verdict": verdict(pipelines, pairs)}
 
 
-def _wide(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _test_scores(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the test images, and their scores with a column per pipeline."""
     tests = {name: rows[rows["split"] == "test"].set_index("path") for name, rows in by_name.items()}
-    (first_name, first), *others = tests.items()
-    for name, test in others:
-        if not test.index.equals(first.index) and set(test.index) != set(first.index):
+    first_name, first = next(iter(tests.items()))
+    for label in (0, 1):
+        if first.loc[first["target"] == label, "patient"].nunique() < 2:
+            raise DataError("the test images are of fewer than two patients of a class, too few to measure anything")
+    for name, test in tests.items():
+        known = test[["patient", "target"]].reindex(first.index)
+        if len(test) != len(first) or not known.equals(first[["patient", "target"]]):
             raise DataError(f"{name} and {first_name} scored different test images, so they cannot be compared")
     return first, pd.DataFrame({name: test["score"].reindex(first.index) for name, test in tests.items()})
 
@@ -142,25 +147,25 @@ def _sensitivities(target: pd.Series, score: pd.Series, draws: Draws) -> list[di
     fpr, tpr, _ = roc_curve(target, score, drop_intermediate=False)
     found = []
     for specificity in SPECIFICITIES:
-        column = int(np.argmin(np.abs(GRID - (1 - specificity))))
+        column = int(np.argmin(np.abs(FPR_GRID - (1 - specificity))))
         value = float(tpr[fpr <= 1 - specificity + 1e-9].max())
-        found.append({"specificity": specificity, "value": value, "ci95": interval(draws.roc[:, column], value)})
+        n_pneumonia = int(np.sum(target == 1))
+        hits = round(value * n_pneumonia)
+        found.append({"specificity": specificity, **rate(hits, n_pneumonia, draws.roc[:, column])})
     return found
 
 
 def _roc_band(draws: Draws) -> dict[str, list[float]]:
+    """Percentiles at each false positive rate by itself, without a correction: a band for eyes."""
     low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)
-    return {"fpr": [round(float(x), 2) for x in GRID], "low": low.tolist(), "high": high.tolist()}
+    return {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()}
 
 
-def _sanity(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any] | None:
-    if probes.empty:
-        return None
+def _sanity(test: pd.DataFrame, probes: pd.DataFrame, draws: Draws) -> dict[str, Any] | None:
     permuted = probes[probes["probe"] == "permuted"]
-    return {
-        "permuted": permutation_facts(permuted) if len(permuted) else None,
-        "occlusion": occlusion_facts(test, probes),
-    }
+    if permuted.empty:
+        return None
+    return {"permuted": permutation_facts(permuted), "occlusion": occlusion_facts(test, probes, draws)}
 
 
 def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.metrics import confusion_matrix, roc_curve
+from sklearn.metrics import confusion_matrix_at_thresholds
 
-from ..exceptions import InputError
+from ..exceptions import DataError, InputError
+from .metrics import confusion_cells
 
 #: Below this many images of either class, validation scores cannot place a threshold.
 MIN_IMAGES_PER_CLASS = 30
 #: What a rule aims at where its name stands alone.
-_DEFAULTS = {"youden": 0.0, "sensitivity": 0.95, "specificity": 0.90}
+_DEFAULTS = {"sensitivity": 0.95, "specificity": 0.90}
 
 
 class Rule(NamedTuple):
@@ -32,12 +33,14 @@ class Rule(NamedTuple):
 
     def __str__(self) -> str:
         if self.name == "fixed":
-            return f"{self.value:g}"
-        return self.name if self.name == "youden" else f"{self.name}={self.value:g}"
+            return repr(self.value)
+        return self.name if self.name == "youden" else f"{self.name}={self.value!r}"
 
 
 def parse_rule(text: str) -> Rule:
     """Read a rule as it is typed: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" or a number like "0.5".
+
+    "sensitivity" and "specificity" alone ask for .95 and .90.
 
     Raises
     ------
@@ -46,21 +49,25 @@ def parse_rule(text: str) -> Rule:
     """
     name, _, argument = text.strip().partition("=")
     try:
-        if name in _DEFAULTS and not (name == "youden" and argument):
-            rule = Rule(name, float(argument) if argument else _DEFAULTS[name])
-        elif name == "cost":
+        if name == "youden" and not argument:
+            return Rule("youden", 0.0)
+        if name in _DEFAULTS:
+            return Rule(name, _within(float(argument or _DEFAULTS[name]), 1))
+        if name == "cost":
             missed, _, alarm = argument.partition(":")
-            rule = Rule("cost", float(missed) / float(alarm or 1))
-        else:
-            rule = Rule("fixed", float(text))
-    except (ValueError, ZeroDivisionError):
-        rule = Rule(text, -1)
-    if not (0 < rule.value < np.inf if rule.name == "cost" else 0 <= rule.value <= 1):
+            return Rule("cost", _within(float(missed) / float(alarm or 1) or np.nan, np.finfo(float).max))
+        return Rule("fixed", _within(float(text), 1))
+    except (ValueError, ZeroDivisionError) as error:
         raise InputError(
             f"threshold={text!r} must be youden, sensitivity=S, specificity=S, cost=MISSED:ALARM or a number, with S "
             "and the number from 0 to 1"
-        )
-    return rule
+        ) from error
+
+
+def _within(value: float, highest: float) -> float:
+    if not 0 <= value <= highest:
+        raise ValueError(value)
+    return value
 
 
 def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
@@ -81,20 +88,20 @@ def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
     """
     if rule.name == "fixed":
         return rule.value
-    fpr, tpr, thresholds = roc_curve(target, score, drop_intermediate=False)
-    n_pneumonia = int(np.sum(np.asarray(target) == 1))
-    missed, alarms = (1 - tpr) * n_pneumonia, fpr * (np.size(target) - n_pneumonia)
-    tolerance = 1e-9  # 1 - 0.95 is not 0.05 in floats
+    tn, fp, fn, tp, thresholds = confusion_matrix_at_thresholds(target, score)  # from the highest score down
+    sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
     if rule.name == "sensitivity":
-        best = int(np.argmax(tpr >= rule.value - tolerance))
+        best = int(np.argmax(sensitivity >= rule.value))
     elif rule.name == "specificity":
-        best = int(np.flatnonzero(fpr <= 1 - rule.value + tolerance)[-1])
+        kept = np.flatnonzero(specificity >= rule.value)
+        best = int(kept[-1]) if len(kept) else -1
     elif rule.name == "cost":
-        best = int(np.argmin(rule.value * missed + alarms))
+        costs = np.append(tp[-1] * rule.value, rule.value * fn + fp)  # the first is that of calling nothing pneumonia
+        best = int(np.argmin(costs)) - 1
     else:
-        best = 1 + int(np.argmax((tpr - fpr)[1:]))
-    if best == 0:  # the first threshold is infinite: nothing is called pneumonia
-        return float(np.nextafter(thresholds[1], np.inf))
+        best = int(np.argmax(sensitivity + specificity))
+    if best < 0:
+        return float(np.nextafter(thresholds[0], np.inf))
     lower = thresholds[min(best + 1, len(thresholds) - 1)]
     return float((thresholds[best] + lower) / 2)
 
@@ -126,18 +133,25 @@ def choose_threshold(scores: pd.DataFrame, rule: Rule) -> dict[str, float | int 
         "value"; "rule"; "source", which is "val" where the validation split has enough images, else "out-of-fold", or
         "fixed"; "n_images" and the "sensitivity" and "specificity" there; "n_val" and "n_val_rarer", the size of the
         validation split and of its rarer class.
+
+    Raises
+    ------
+    DataError
+        If neither validation nor out-of-fold scores have both classes.
     """
     source, used = images_to_choose_on(scores)
+    if _rarer(used) == 0:
+        raise DataError("no threshold can be chosen: there are not both classes among the out-of-fold scores")
     value = find_threshold(rule, used["target"], used["score"])
-    (tn, fp), (fn, tp) = confusion_matrix(used["target"], used["score"] >= value, labels=[0, 1]).tolist()
+    cells = confusion_cells(used["target"], used["score"], value)
     val = scores[scores["split"] == "val"]
     return {
         "value": value,
         "rule": str(rule),
         "source": "fixed" if rule.name == "fixed" else source,
         "n_images": len(used),
-        "sensitivity": tp / (tp + fn),
-        "specificity": tn / (tn + fp),
+        "sensitivity": cells["tp"] / (cells["tp"] + cells["fn"]),
+        "specificity": cells["tn"] / (cells["tn"] + cells["fp"]),
         "n_val": len(val),
         "n_val_rarer": _rarer(val),
     }

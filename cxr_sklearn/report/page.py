@@ -9,16 +9,19 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..evaluation.metrics import DECISION_METRICS, METRICS
+from ..evaluation.occlusion import PARTS
+from ..evaluation.summary import SHORTCUTS
 from ..files import replacing
 from .figures import learning_figure, reliability_figure, roc_figure, training_figure
 from .gallery import thumbnail
 from .sentences import (
     between,
+    curve_labels,
     decimal,
     finding_sentence,
+    group_name,
     grouped,
-    listed,
-    pipeline_label,
+    pipeline_labels,
     threshold_sentence,
     verdict_sentences,
     with_interval,
@@ -29,29 +32,29 @@ from .words import Words, words
 HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
 
 
-def write_report(
-    metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, folder: Path, lang: str = "en"
-) -> None:
+def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, folder: Path) -> None:
     """Render ``report.html`` and ``model-card.md``.
 
     Parameters
     ----------
     metrics : dict
-        The content of ``metrics.json``.
+        The content of ``metrics.json``; `run` says in which language.
     scores : DataFrame
         Rows of ``scores.csv``, for the curves.
     training : DataFrame
         Rows of ``training.csv``, for those of the training; maybe none.
     folder : Path
         Where to write.
-    lang : {"en", "es"}, default="en"
     """
-    say = words(lang)
-    labels = {name: pipeline_label(name, facts, say) for name, facts in metrics["pipelines"].items()}
+    say = words(metrics["run"]["lang"])
+    labels = pipeline_labels(metrics["pipelines"], say)
     shared = {
         **metrics,
-        "lang": lang,
         "labels": labels,
+        "random_weights": any(label != name for name, label in labels.items()),
+        "sources": {facts["threshold"]["source"] for facts in metrics["pipelines"].values()},
+        "shortcuts": SHORTCUTS,
+        "parts": PARTS,
         "headline": HEADLINE,
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
@@ -90,11 +93,11 @@ def _environment(say: Words) -> Environment:
         "f3": lambda value: decimal(value, say),
         "interval": lambda ends: between(ends, say),
         "with_interval": lambda found: with_interval(found, say),
-        "listed": lambda names: listed(list(names), say),
         "n": grouped,
         "p": lambda value: say("pairs.below") if value < 0.001 else f"{value:.3f}",
         "threshold_sentence": lambda threshold: threshold_sentence(threshold, say),
         "finding_sentence": lambda finding: finding_sentence(finding, say),
+        "group_name": lambda row: group_name(row, say),
         "file_name": lambda path: Path(path).name,
         "cell": _markdown_cell,
     }
@@ -109,11 +112,11 @@ def _markdown_cell(text: str) -> str:
 
 
 def _learning(metrics: dict[str, Any], say: Words) -> str | None:
-    curve = metrics.get("learning_curve")
+    curve = metrics["learning_curve"]
     if not curve:
         return None
-    labels = {name: pipeline_label(name, {"backbones": [facts]}, say) for name, facts in curve["pipelines"].items()}
-    return learning_figure({name: facts["points"] for name, facts in curve["pipelines"].items()}, labels, say)
+    points = {name: facts["points"] for name, facts in curve["pipelines"].items()}
+    return learning_figure(points, curve_labels(curve, say), say)
 
 
 def _pictured(metrics: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..evaluation.summary import SHORTCUTS
@@ -25,8 +25,10 @@ def grouped(n: int) -> str:
     return f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
-def between(ends: Sequence[float | None], say: Words) -> str:
-    """Write an interval; an end that is not there is infinite."""
+def between(ends: Sequence[float | None] | None, say: Words) -> str:
+    """Write an interval, or that there is none; a ratio without an upper end has none in sight."""
+    if ends is None:
+        return say("label.no_interval")
     low, high = (f"{end:.3f}" if end is not None else "\N{INFINITY}" for end in ends)
     return say("label.between", low=low, high=high)
 
@@ -41,10 +43,24 @@ def listed(names: Sequence[str], say: Words) -> str:
     return say("label.and").join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
-def pipeline_label(name: str, facts: Mapping[str, Any], say: Words) -> str:
+def pipeline_label(name: str, weights: Iterable[str], say: Words) -> str:
     """Name of a pipeline wherever its numbers are shown; random weights are always called that."""
-    random = any(backbone["weights"] == "random" for backbone in facts["backbones"])
-    return say("label.random", name=name) if random else name
+    return say("label.random", name=name) if "random" in weights else name
+
+
+def pipeline_labels(pipelines: Mapping[str, Any], say: Words) -> dict[str, str]:
+    """Labels of the pipelines of metrics.json by name."""
+    return {
+        name: pipeline_label(name, [backbone["weights"] for backbone in facts["backbones"]], say)
+        for name, facts in pipelines.items()
+    }
+
+
+def curve_labels(curve: Mapping[str, Any], say: Words) -> dict[str, str]:
+    """Labels of the pipelines of a learning curve by name."""
+    return {
+        name: pipeline_label(name, facts["weights"].split(" + "), say) for name, facts in curve["pipelines"].items()
+    }
 
 
 def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> list[str]:
@@ -70,7 +86,7 @@ def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say
     leaking = [
         labels[name]
         for name, facts in pipelines.items()
-        if facts["sanity"] and facts["sanity"]["permuted"] and not facts["sanity"]["permuted"]["passed"]
+        if facts["sanity"] and not facts["sanity"]["permuted"]["passed"]
     ]
     return [*said, *([say("verdict.sanity_failed", names=listed(leaking, say))] if leaking else [])]
 
@@ -78,29 +94,35 @@ def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say
 def threshold_sentence(threshold: Mapping[str, Any], say: Words) -> str:
     """Say by which rule, and on which images, a threshold was chosen."""
     rule = parse_rule(threshold["rule"])
-    by = say(f"rule.{rule.name}", **({} if rule.name in ("youden", "fixed") else {"value": f"{rule.value:g}"}))
+    by = say(f"rule.{rule.name}", value=f"{rule.value:g}")
     key = threshold["source"]
     if key == "out-of-fold":
         key = "few" if threshold["n_val"] else "absent"
-    values = {"n": grouped(threshold["n_images"]), "rarer": threshold["n_val_rarer"]}
-    wanted = {"val": ("n",), "few": ("n", "rarer"), "absent": ("n",), "fixed": ()}[key]
-    return say(f"source.{key}", rule=by, **{name: values[name] for name in wanted})
+    return say(f"source.{key}", rule=by, n=grouped(threshold["n_images"]), rarer=threshold["n_val_rarer"])
+
+
+def group_name(row: Mapping[str, Any], say: Words) -> str:
+    """Name a subgroup."""
+    group = say(f"group.{row['group']}") if row["group"] in ("bacteria", "virus") else row["group"]
+    return say(f"attribute.{row['attribute']}", group=group)
 
 
 def finding_sentence(finding: Mapping[str, Any], say: Words) -> str:
     """Put a finding of the diagnosis into words."""
     if finding["finding"] == "memorises":
         (val_from, val_to), (from_, to) = finding["val_loss"], finding["loss"]
-        losses = {"val_from": val_from, "val_to": val_to, "from_": from_, "to": to}
         return say(
             "findings.memorises",
             head=say("findings.head") if finding["phase"] == "head" else "",
             best=finding["best_epoch"],
             last=finding["last_epoch"],
-            **{name: f"{loss:.3f}" for name, loss in losses.items()},
+            val_from=f"{val_from:.3f}",
+            val_to=f"{val_to:.3f}",
+            from_=f"{from_:.3f}",
+            to=f"{to:.3f}",
         )
     share, accuracy, auc = (f"{finding[name]:.3f}" for name in ("share", "accuracy", "auc"))
-    said = [say("findings.one_class", share=share, accuracy=accuracy, called=say(f"findings.{finding['called']}"))]
+    said = [say("findings.poor_at_half", share=share, accuracy=accuracy, called=say(f"findings.{finding['called']}"))]
     cause = finding["batch_norm"]
     if cause and cause["verdict"] == "exact":
         said.append(say("findings.exact"))

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from ..exceptions import InputError
+
 LANGUAGES = ("en", "es")
 
 #: From a key of the catalogue and the values it has places for to a text.
@@ -37,7 +39,14 @@ def words(lang: str) -> Words:
     Parameters
     ----------
     lang : {"en", "es"}
+
+    Raises
+    ------
+    ValueError
+        If there is no such language.
     """
+    if lang not in LANGUAGES:
+        raise InputError(f"lang={lang!r} must be one of {LANGUAGES}")
     texts = catalogue()
 
     def say(key: str, **values: Any) -> str:

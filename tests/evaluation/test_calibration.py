@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
@@ -8,12 +9,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
-from cxr_sklearn.evaluation.calibration import METHODS, calibrate, calibrated, calibration_facts
-from cxr_sklearn.exceptions import InputError
+from cxr_sklearn.evaluation.calibration import METHODS, calibrated, calibrated_rows, calibration_facts, fit_calibrator
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+def calibrate(scores, method):
+    calibrator = fit_calibrator(scores, method)
+    return calibrated_rows(scores, calibrator), calibrator
 
 
 def facts(target, score):
@@ -107,8 +112,11 @@ def test_the_calibrated_model_gives_the_calibrated_scores():
     whole = calibrated(model, calibrator)
     np.testing.assert_array_equal(whole.predict_proba(X)[:, 1], after["score"])
     assert whole.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(clone(whole)[0].transform(X), scores[["score"]])  # what is frozen stays fitted
 
 
-def test_an_unknown_method():
-    with pytest.raises(InputError, match="must be one of"):
-        calibrate(table(6), "magic")
+def test_without_a_calibrator_nothing_changes():
+    scores = table(6)
+    assert calibrated_rows(scores, None) is scores
+    model = LogisticRegression()
+    assert calibrated(model, None) is model

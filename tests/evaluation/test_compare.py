@@ -209,6 +209,10 @@ def test_embedders_inside_other_steps_are_found(embedded_frame, tmp_path):
         (lambda frame: frame[frame["target"] == 1], "no normal images in the train split"),
         (lambda frame: frame[frame["split"] != "test"], "no normal images in the test split"),
         (lambda frame: frame.assign(patient="one"), "1 normal patients in the train split are too few for 3 folds"),
+        (
+            lambda frame: frame.assign(patient=frame["patient"].mask(frame["split"] == "test", "one")),
+            "one normal patient in the test split",
+        ),
     ],
 )
 def test_tables_that_cannot_be_compared_on(embedded_frame, tmp_path, spoil, message):

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxr_sklearn.evaluation.anatomy import training_table
 from cxr_sklearn.evaluation.diagnosis import diagnose
-from cxr_sklearn.evaluation.training import training_table
 from cxr_sklearn.report.sentences import finding_sentence
 from cxr_sklearn.report.words import words
 

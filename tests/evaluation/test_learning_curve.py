@@ -8,8 +8,9 @@ from cxr_sklearn.evaluation.learning_curve import (
     _sizes,
     frozen_recipes,
     learning_facts,
-    read_learning_curve,
 )
+from cxr_sklearn.evaluation.results import fits
+from cxr_sklearn.evaluation.tables import read_table
 from cxr_sklearn.exceptions import DataError, InputError
 
 
@@ -55,16 +56,17 @@ def test_more_patients_are_better(curve):
     assert all(point["low"] <= point["mean"] <= point["high"] for point in points)
     assert points[-1]["low"] == points[-1]["high"]
     assert (table.groupby("patients").size().iloc[:-1] == 4).all()
-    pd.testing.assert_frame_equal(read_learning_curve(out / "learning_curve.csv"), table.reset_index(drop=True))
+    pd.testing.assert_frame_equal(read_table(out, "learning_curve"), table.reset_index(drop=True))
     assert set(table["weights"]) == {"random"}
 
 
 def test_a_small_validation_split_is_not_used(curve):
     table, _, frame = curve
-    rarer = frame[frame["split"] == "val"]["target"].value_counts().min()
-    source, images = table["source"].iloc[0], table["images"].iloc[0]
-    n_val = (frame["split"] == "val").sum()
-    assert (source, images == n_val) == (("val", True) if rarer >= 30 else ("held-out", False))
+    assert frame[frame["split"] == "val"]["target"].value_counts().min() < 30
+    assert set(table["source"]) == {"held-out"}
+    n_train = (frame["split"] == "train").sum()
+    assert 0.15 * n_train < table["images"].iloc[0] < 0.35 * n_train
+    assert table["patients"].max() < frame[frame["split"] == "train"]["patient"].nunique()
 
 
 def test_a_large_validation_split_is_used_and_no_patient_of_it_is_trained_on(embedded_frame, tmp_path):
@@ -85,7 +87,22 @@ def test_what_it_cannot_do(embedded_frame, tmp_path):
         learning_curve(frame, ["shortcuts"], out=tmp_path, store=store, n_repeats=0)
     with pytest.raises(DataError, match="no images in the train split"):
         learning_curve(frame[frame["split"] == "test"], ["shortcuts"], out=tmp_path, store=store)
-    (tmp_path / "learning_curve.csv").write_text("pipeline\nx\n")
-    with pytest.raises(DataError, match="lacks the columns"):
-        read_learning_curve(tmp_path / "learning_curve.csv")
-    assert read_learning_curve(tmp_path / "none.csv") is None
+
+
+def test_a_patient_in_both_splits(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    both = frame.assign(split=np.where(np.arange(len(frame)) % 2 == 0, "train", "val"))
+    with pytest.raises(DataError, match="patients have images in both train and val"):
+        learning_curve(both, ["shortcuts"], out=tmp_path, store=store)
+
+
+def test_a_curve_of_other_images_does_not_fit(curve):
+    table, _, frame = curve
+    train, val = ({"patients": rows["patient"].nunique(), "images": len(rows)}
+                  for rows in (frame[frame["split"] == split] for split in ("train", "val")))  # fmt: skip
+    data = {"splits": {"train": train, "val": val}}
+    assert fits(table, data)
+    assert not fits(table[:0], data)
+    assert not fits(table.assign(source="val"), data)
+    assert fits(table.assign(source="val", images=val["images"], patients=train["patients"]), data)
+    assert not fits(table, {"splits": {"train": {"patients": 20, "images": 40}, "val": val}})

@@ -6,6 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap
 from cxr_sklearn.evaluation.paired import compare_pairs, delong_test, holm, mcnemar_test
+from cxr_sklearn.exceptions import DataError
 
 # Ovarian cancer with bowel obstruction: albumin, total protein, K-G score and outcome of 43 patients, of DeLong,
 # DeLong and Clarke-Pearson (1988), with the results that the manual of SAS/STAT prints (PROC LOGISTIC, comparing ROC
@@ -32,7 +33,7 @@ def test_delong_agrees_with_the_published_example(score, auc, delta, error, chi_
     assert roc_auc_score(OUTCOME, score) == pytest.approx(auc, abs=5e-5)
     assert found["delta"] == pytest.approx(delta, abs=5e-5)
     assert found["standard_error"] == pytest.approx(error, abs=5e-5)
-    assert found["z"] ** 2 == pytest.approx(chi_square, abs=5e-5)
+    assert (found["delta"] / found["standard_error"]) ** 2 == pytest.approx(chi_square, abs=5e-5)
     assert found["p"] == pytest.approx(p, abs=5e-5)
 
 
@@ -42,11 +43,18 @@ def test_delong_is_antisymmetric_and_its_delta_is_that_of_scikit_learn():
     a, b = np.round(rng.normal(target, 1), 1), rng.normal(target, 2)
     there, back = delong_test(target, a, b), delong_test(target, b, a)
     assert there["delta"] == pytest.approx(roc_auc_score(target, a) - roc_auc_score(target, b))
-    assert (there["delta"], there["z"], there["p"]) == pytest.approx((-back["delta"], -back["z"], back["p"]))
+    assert (there["delta"], there["p"]) == pytest.approx((-back["delta"], back["p"]))
 
 
-def test_delong_of_the_same_ranking():
-    assert delong_test([0, 0, 1, 1], [1, 2, 3, 4], [2, 4, 6, 8]) == {"delta": 0, "standard_error": 0, "z": 0, "p": 1}
+@pytest.mark.parametrize(("other", "delta", "p"), [([2, 4, 6, 8], 0, 1), ([4, 3, 2, 1], 1, 0), ([5, 5, 5, 5], 0.5, 0)])
+def test_delong_without_an_error(other, delta, p):
+    """The same ranking, its mirror image, and none at all."""
+    assert delong_test([0, 0, 1, 1], [1, 2, 3, 4], other) == {"delta": delta, "standard_error": 0, "p": p}
+
+
+def test_delong_of_too_few():
+    with pytest.raises(DataError, match="two images of each class"):
+        delong_test([0, 1, 1], [1, 2, 3], [1, 2, 3])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -57,7 +65,8 @@ def test_delongs_error_is_what_repetitions_show(seed):
     for _ in range(400):
         target = np.repeat([0, 1], 60)
         shared = rng.normal(target, 1)
-        z.append(delong_test(target, shared + rng.normal(0, 0.7, 120), shared + rng.normal(0, 0.7, 120))["z"])
+        found = delong_test(target, shared + rng.normal(0, 0.7, 120), shared + rng.normal(0, 0.7, 120))
+        z.append(found["delta"] / found["standard_error"])
     assert np.std(z) == pytest.approx(1, abs=0.12)
     assert np.mean(np.abs(z) > norm.ppf(0.975)) < 0.09
 

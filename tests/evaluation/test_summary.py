@@ -17,7 +17,8 @@ from cxr_sklearn.exceptions import DataError
 # What only the run knows: it cannot be found in a table.
 FACTS = {"description", "balance", "calibrated", "backbones", "n_embedded", "n_cached", "seconds", "best_params",
          "batch_norm"}  # fmt: skip
-DECISIONS = ("accuracy", "precision", "recall", "specificity", "f1", "mcc")
+NO_ROWS = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
+NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "batch_norm": {}}
 
 
 def seven_metrics(y, p, cut, w=None):
@@ -149,7 +150,8 @@ def expected(rows, images, cut):
                      "recall": wilson(tp, tp + fn), "specificity": wilson(tn, tn + fp)},
         "at_half": {**by_hand.found(seven_metrics(y, p, 0.5), by_hand.half, 0.5), "confusion": cells["half"]},
         "sensitivity_at_specificity": [
-            {"specificity": s, "value": v, "ci95": corrected(by_hand.roc[:, round(100 * (1 - s))], v)}
+            {"specificity": s, "value": v, "ci95": corrected(by_hand.roc[:, round(100 * (1 - s))], v),
+             "method": "bootstrap"}
             for s, v in zip((0.8, 0.9, 0.95), at, strict=True)
         ],
         "roc_band": {"fpr": [i / 100 for i in range(101)], "low": low.tolist(), "high": high.tolist()},
@@ -214,7 +216,7 @@ def test_every_number_comes_from_the_tables(run):
 def test_the_facts_are_named(run):
     metrics, _, _ = run
     assert all(set(facts) >= FACTS for facts in metrics["pipelines"].values())
-    assert set(metrics) == {"pipelines", "comparisons", "verdict", "data", "run"}
+    assert set(metrics) == {"pipelines", "comparisons", "verdict", "data", "run", "learning_curve"}
 
 
 def test_every_two_pipelines_are_compared_on_the_same_images(run):
@@ -254,11 +256,8 @@ def test_a_patient_in_two_splits_is_told(embedded_frame, tmp_path):
 
 
 def test_test_scores_do_not_touch_the_threshold(scores):
-    nothing = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
-
     def chosen(table):
-        options = {"images": nothing, "probes": nothing, "training": nothing, "batch_norm": {}}
-        return summarise(table, Rule("youden", 0), **options)["pipelines"]["NA"]["threshold"]
+        return summarise(table, Rule("youden", 0), **NOTHING_ELSE)["pipelines"]["NA"]["threshold"]
 
     changed = scores.assign(score=np.where(scores["split"] == "test", 0.5, scores["score"]))
     assert chosen(changed) == chosen(scores)
@@ -266,12 +265,33 @@ def test_test_scores_do_not_touch_the_threshold(scores):
     assert chosen(moved) != chosen(scores)
 
 
-def test_pipelines_that_scored_different_images(scores):
-    nothing = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
-    other = scores.assign(pipeline="other", path=scores["path"] + "x")
+@pytest.mark.parametrize("column", ["path", "patient", "target"])
+def test_pipelines_that_scored_different_images(scores, column):
+    other = scores.assign(pipeline="other", path=scores["path"] + "x" * (column == "path"))
+    if column == "patient":
+        other["patient"] += "x"
+    if column == "target":
+        other["target"] = 1 - other["target"]
     with pytest.raises(DataError, match="other and NA scored different test images"):
-        summarise(pd.concat([scores, other]), Rule("youden", 0), images=nothing, probes=nothing, training=nothing,
-                  batch_norm={})  # fmt: skip
+        summarise(pd.concat([scores, other]), Rule("youden", 0), **NOTHING_ELSE)
+
+
+def test_one_patient_is_no_sample(scores):
+    few = scores[(scores["split"] != "test") | (scores["target"] == 0) | (scores["patient"] == "0000")]
+    with pytest.raises(DataError, match="fewer than two patients of a class"):
+        summarise(few, Rule("youden", 0), **NOTHING_ELSE)
+
+
+def test_a_perfect_classifier_is_not_called_certain(scores):
+    """Every draw of it is alike, and an interval of no width would be a lie."""
+    perfect = scores.assign(score=np.where(scores["target"] == 1, 0.9, 0.1))
+    found = summarise(perfect, Rule("youden", 0), **NOTHING_ELSE)["pipelines"]["NA"]
+    assert found["test"]["roc_auc"]["ci95"] is None
+    assert found["test"]["f1"]["ci95"] is None
+    assert found["test"]["recall"] == {"value": 1, "ci95": wilson(45, 45), "method": "wilson"}
+    assert found["sensitivity_at_specificity"][0]["method"] == "wilson"
+    assert found["elsewhere"]["predictive_values"][0]["ppv"]["ci95"] is None
+    json.dumps(found, allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from cxr_sklearn.evaluation.thresholds import MIN_IMAGES_PER_CLASS, Rule, choose_threshold, find_threshold, parse_rule
-from cxr_sklearn.exceptions import InputError
+from cxr_sklearn.exceptions import DataError, InputError
 
 YOUDEN = Rule("youden", 0)
 
@@ -16,10 +16,11 @@ YOUDEN = Rule("youden", 0)
         ("sensitivity", Rule("sensitivity", 0.95), "sensitivity=0.95"),
         ("sensitivity=.9", Rule("sensitivity", 0.9), "sensitivity=0.9"),
         ("specificity=.90", Rule("specificity", 0.9), "specificity=0.9"),
-        ("cost=5:1", Rule("cost", 5), "cost=5"),
-        ("cost=1:4", Rule("cost", 0.25), "cost=0.25"),
+        ("cost=5:1", Rule("cost", 5.0), "cost=5.0"),
+        ("0.12345678", Rule("fixed", 0.12345678), "0.12345678"),
+        ("cost=1:3", Rule("cost", 1 / 3), "cost=0.3333333333333333"),
         ("0.5", Rule("fixed", 0.5), "0.5"),
-        (" 1 ", Rule("fixed", 1), "1"),
+        (" 1 ", Rule("fixed", 1.0), "1.0"),
     ],
 )
 def test_rules_as_they_are_typed(text, rule, written):
@@ -130,6 +131,12 @@ def test_too_few_validation_images_do_not(n):
 def test_no_validation_split():
     chosen = choose_threshold(scores(0, 0), YOUDEN)
     assert (chosen["source"], chosen["n_val"]) == ("out-of-fold", 0)
+
+
+def test_out_of_fold_scores_of_one_class():
+    one = scores(0, 0).query("split != 'train' or target == 1")
+    with pytest.raises(DataError, match="not both classes"):
+        choose_threshold(one, YOUDEN)
 
 
 def test_a_fixed_threshold_is_chosen_from_nothing():

@@ -8,13 +8,31 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import compare
-from cxr_sklearn.evaluation.learning_curve import COLUMNS
+from cxr_sklearn.evaluation.anatomy import training_table
 from cxr_sklearn.evaluation.results import write_results
-from cxr_sklearn.evaluation.training import training_table, write_training
+from cxr_sklearn.evaluation.tables import TABLES, write_table
+from cxr_sklearn.report import page
+from cxr_sklearn.report.words import words
+
+
+def recording(lang, said):
+    say = words(lang)
+
+    def say_and_note(key, **values):
+        said.add(key)
+        return say(key, **values)
+
+    return say_and_note
 
 
 @pytest.fixture(scope="session")
-def rendered(embedded_frame, tmp_path_factory):
+def said():
+    """Keys of the catalogue that the reports of `rendered` asked for."""
+    return set()
+
+
+@pytest.fixture(scope="session")
+def rendered(embedded_frame, said, tmp_path_factory):
     """Folder of a run by language; its tables hold epochs, probes and a learning curve too."""
     frame, store = embedded_frame
     first = tmp_path_factory.mktemp("report")
@@ -22,19 +40,23 @@ def rendered(embedded_frame, tmp_path_factory):
     epochs = {"head": {"loss": [1.0, 0.5], "auc": [0.5, 0.75]},
               "all": {"loss": [0.5, 0.4, 0.1, 0.05, 0.02], "auc": [0.8, 0.9, 1.0, 1.0, 1.0],
                       "val_loss": [0.5, 0.45, 0.6, 0.9, 1.1]}}  # fmt: skip
-    write_training(training_table("vgg16_logistic", epochs), first / "training.csv")
+    write_table(training_table("vgg16_logistic", epochs), first, "training")
     scores = pd.read_csv(first / "scores.csv")
     rng = np.random.default_rng(0)
     probes = [scores[scores["split"] == "train"].assign(probe="permuted")]
     probes += [scores[(scores["split"] == "test") & (scores["pipeline"] != "shortcuts")].assign(probe=part)
                for part in ("border", "centre")]  # fmt: skip
     table = pd.concat(probes)
-    table.assign(score=rng.random(len(table))).to_csv(first / "probes.csv", index=False)
+    write_table(table.assign(score=rng.random(len(table))), first, "probes")
     curve = [("vgg16_logistic", "random", "held-out", 40, n, repeat, 0.5 + n / 400 + 0.01 * repeat)
-             for n in (30, 60, 90) for repeat in range(3)]  # fmt: skip
-    pd.DataFrame(curve, columns=COLUMNS).to_csv(first / "learning_curve.csv", index=False)
+             for n in (30, 60, 75) for repeat in range(3)]  # fmt: skip
+    write_table(pd.DataFrame(curve, columns=TABLES["learning_curve"].columns), first, "learning_curve")
     folders = {"en": first, "es": tmp_path_factory.mktemp("report") / "es"}
     shutil.copytree(first, folders["es"])
     for lang, folder in folders.items():
-        write_results(folder, json.loads(json.dumps(metrics)), lang)
+        facts = json.loads(json.dumps(metrics))
+        facts["run"]["lang"] = lang
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(page, "words", lambda lang: recording(lang, said))
+            write_results(folder, facts)
     return folders

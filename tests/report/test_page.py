@@ -6,10 +6,11 @@ import shutil
 import pandas as pd
 import pytest
 
+from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.results import write_results
 from cxr_sklearn.evaluation.scores import read_scores
-from cxr_sklearn.evaluation.training import read_training
-from cxr_sklearn.report.page import write_report
+from cxr_sklearn.evaluation.tables import read_table
+from cxr_sklearn.report.page import HEADLINE, write_report
 from cxr_sklearn.report.words import LANGUAGES, catalogue
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[\N{NARROW NO-BREAK SPACE}.,]\d+)*")
@@ -26,19 +27,24 @@ def shown(html):
     return entities.unescape(re.sub(r"<[^>]*>", " ", html) + said)
 
 
-def numbers_of(node):
-    """Every number of metrics.json in the ways a page may write it, and every number inside its texts."""
+# How a number is written depends on what it is.
+TWO_DIGITS, ONE_DIGIT = {"specificity", "prevalence"}, {"embedding", "fitting", "scoring"}
+
+
+def numbers_of(node, key=""):
+    """Every number of metrics.json as the page may write it, and every number inside its texts; no points of curves."""
     if isinstance(node, dict):
-        return {n for key, value in node.items() for n in numbers_of(value) | set(NUMBER.findall(key))}
+        items = {name: value for name, value in node.items() if name != "roc_band"}
+        return {n for name, value in items.items() for n in numbers_of(value, name) | set(NUMBER.findall(name))}
     if isinstance(node, list):
         return {n for value in node for n in numbers_of(value)}
     if isinstance(node, bool) or node is None:
         return set()
     if isinstance(node, int):
-        return {str(node), f"{node:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"), f"{node:.1f}"}
+        return {f"{node:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")}
     if isinstance(node, float):
-        return {f"{node:.3f}", f"{node:.2f}", f"{node:.1f}", f"{node:g}"}
-    return set(NUMBER.findall(node)) | {node.split("=")[-1]}
+        return {f"{node:.{2 if key in TWO_DIGITS else 1 if key in ONE_DIGIT else 3}f}", f"{node:g}"}
+    return set(NUMBER.findall(node))
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
@@ -69,14 +75,48 @@ def test_the_page_is_self_contained(rendered, lang):
     assert f'<html lang="{lang}">' in html
 
 
-def test_every_metric_is_shown_with_its_interval(rendered):
+def rows_of(html, label):
+    """Cells of the first table after a label, by the heading of their row."""
+    table = html[html.index(label) :].split("</table>")[0]
+    rows = re.findall(r'<tr[^>]*><th scope="row"[^>]*>(.*?)</th>(.*?)</tr>', table, flags=re.DOTALL)
+    return {head: [cell.replace("†", "") for cell in re.findall(r"<td[^>]*>(.*?)</td>", cells, flags=re.DOTALL)]
+            for head, cells in rows}  # fmt: skip
+
+
+def written(found):
+    low, high = found["ci95"]
+    return f"{found['value']:.3f}<small>{low:.3f} to {high:.3f}</small>"
+
+
+def test_every_metric_stands_in_its_own_cell(rendered):
     html, metrics = read(rendered["en"])
-    for facts in metrics["pipelines"].values():
-        for found in facts["test"].values():
-            low, high = found["ci95"]
-            assert f"{found['value']:.3f}<small>{low:.3f} to {high:.3f}</small>" in html.replace("†", "")
-        for found in facts["cv"].values():
-            assert f"{found['mean']:.3f} ± {found['std']:.3f}" in html
+    labels = {"vgg16_logistic": "vgg16_logistic (random weights)", "shortcuts": "shortcuts"}
+    pipelines = metrics["pipelines"]
+    first = rows_of(html, 'aria-label="On the test images"')
+    for name, label in labels.items():
+        assert first[label] == [written(pipelines[name]["test"][m]) for m in HEADLINE]
+    everything, folds = rows_of(html, 'id="test"'), rows_of(html, 'id="cv"')
+    for metric in METRICS:
+        head = catalogue()[f"metric.{metric}"]["en"]
+        assert everything[head] == [written(pipelines[name]["test"][metric]) for name in pipelines]
+        means = [pipelines[name]["cv"][metric] for name in pipelines]
+        assert folds[head] == [f"{found['mean']:.3f} ± {found['std']:.3f}" for found in means]
+    matrix = rows_of(html, "Confusion matrices: vgg16_logistic")
+    cells = pipelines["vgg16_logistic"]["confusion"]
+    assert matrix == {"Normal": [str(cells["tn"]), str(cells["fp"])], "Pneumonia": [str(cells["fn"]), str(cells["tp"])]}
+    ratios = rows_of(html, 'id="elsewhere"')["shortcuts"]
+    facts = pipelines["shortcuts"]["elsewhere"]
+    wanted = [facts["likelihood_ratios"]["positive"], facts["likelihood_ratios"]["negative"]]
+    wanted += [column[key] for column in facts["predictive_values"] for key in ("ppv", "npv")]
+    assert ratios == [written(found) for found in wanted]
+    groups = rows_of(html, 'id="subgroups"')["bacterial pneumonia"]
+    row = pipelines["shortcuts"]["subgroups"][0]
+    assert groups[:3] == ["sensitivity", str(row["images"]), str(row["patients"])]
+    assert groups[4] == written(row)
+    pair = rows_of(html, 'id="pairs"')["vgg16_logistic (random weights) against shortcuts"]
+    found = metrics["comparisons"][0]
+    assert pair[0] == written({"value": found["delta_auc"], "ci95": found["ci95"]})
+    assert pair[3:5] == ["yes", f"{found['mcnemar']['only_a']} / {found['mcnemar']['only_b']}"]
 
 
 def test_random_weights_are_called_that_in_every_table_and_figure(rendered):
@@ -108,7 +148,9 @@ def test_no_english_is_left_in_the_spanish_page(rendered):
 
 
 def test_the_scores_in_both_languages_are_the_same(rendered):
-    assert read(rendered["en"])[1] == read(rendered["es"])[1]
+    english, spanish = (read(rendered[lang])[1] for lang in LANGUAGES)
+    assert english.pop("run") == {**spanish.pop("run"), "lang": "en"}
+    assert english == spanish
 
 
 EVIL = "<img src=x onerror=alert(1)>.jpeg"
@@ -117,7 +159,7 @@ EVIL = "<img src=x onerror=alert(1)>.jpeg"
 def test_names_are_only_names(rendered, tmp_path):
     _, metrics = read(rendered["en"])
     folder = rendered["en"]
-    scores, training = read_scores(folder / "scores.csv"), read_training(folder / "training.csv")
+    scores, training = read_scores(folder), read_table(folder, "training")
     text = json.dumps(metrics).replace("shortcuts", "<img src=x onerror=alert(1)>")
     changed = json.loads(text)
     changed["pipelines"]["vgg16_logistic"]["errors"]["false_negatives"] = [{"path": f"test/{EVIL}", "score": 0.1}]

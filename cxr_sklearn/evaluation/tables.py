@@ -1,0 +1,93 @@
+"""The tables of a run folder: what is in them, and how they are read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ..exceptions import DataError
+from ..files import replacing
+
+
+class Table(NamedTuple):
+    """Columns that a table must have, those of them that are text, and those that may be empty."""
+
+    columns: tuple[str, ...]
+    text: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    written_by: str = "compare"
+
+
+_SCORED = ("path", "patient", "split", "fold", "pipeline", "target", "score")
+TABLES = {
+    # One row per image, pipeline and role: split "train" for out-of-fold scores, with their fold, else "val" or "test".
+    "scores": Table(_SCORED, ("path", "patient", "split", "pipeline"), ("fold",)),
+    # What is known of each image besides its scores.
+    "images": Table(
+        ("path", "split", "patient", "target", "subtype", "series", "brightness"),
+        ("path", "split", "patient", "subtype", "series"),
+        ("subtype", "series"),
+    ),
+    # Scores of occluded test images, and out-of-fold scores of a training on permuted labels.
+    "probes": Table((*_SCORED, "probe"), ("path", "patient", "split", "pipeline", "probe"), ("fold",)),
+    # The epochs of the networks that were trained.
+    "training": Table(("pipeline", "phase", "epoch", "loss"), ("pipeline", "phase"), ("loss",)),
+    "learning_curve": Table(
+        ("pipeline", "weights", "source", "images", "patients", "repeat", "roc_auc"),
+        ("pipeline", "weights", "source"),
+        ("weights",),
+        written_by="learning-curve",
+    ),
+}
+
+
+def write_table(rows: pd.DataFrame, folder: Path, name: str) -> None:
+    """Write a table as ``<name>.csv``; numbers keep nine digits, which every CSV reader reads back alike."""
+    with replacing(folder / f"{name}.csv") as draft:
+        rows.to_csv(draft, index=False, float_format="%.9g")
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """Read a table back; empty where there is none.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    name : str
+        One of ``TABLES``.
+
+    Returns
+    -------
+    DataFrame
+        With the columns of ``TABLES[name]`` and maybe others; `fold` has dtype Int64.
+
+    Raises
+    ------
+    DataError
+        If the file is no such table.
+    """
+    table, path = TABLES[name], folder / f"{name}.csv"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(table.columns))
+    again = f"`cxr-sklearn {table.written_by}` writes it anew"
+    try:
+        # Only what is empty is missing: a patient may be called NA.
+        rows = pd.read_csv(path, dtype=dict.fromkeys(table.text, "str"), keep_default_na=False, na_values=[""])
+    except ValueError as error:
+        raise DataError(f"{path} is not a table ({error}); {again}") from error
+    if missing := [column for column in table.columns if column not in rows]:
+        raise DataError(f"{path} lacks the columns {missing}; {again}")
+    try:
+        if "fold" in rows:
+            rows["fold"] = rows["fold"].astype("Int64")
+        for column in set(table.columns) - set(table.text) - {"fold"}:
+            rows[column] = pd.to_numeric(rows[column])
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} holds text where there should be numbers ({error}); {again}") from error
+    required = [column for column in table.columns if column not in table.optional]
+    if (empty := rows[required].isna().any()).any():
+        raise DataError(f"{path} has empty cells in the columns {empty.index[empty].tolist()}; {again}")
+    return rows

@@ -1,0 +1,55 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxr_sklearn.evaluation.anatomy import training_table
+from cxr_sklearn.evaluation.tables import TABLES, read_table, write_table
+from cxr_sklearn.exceptions import DataError
+
+
+def test_a_table_comes_back_as_it_was_written(scores, tmp_path):
+    write_table(scores, tmp_path, "scores")
+    back = read_table(tmp_path, "scores")
+    assert back["fold"].dtype == "Int64"
+    pd.testing.assert_frame_equal(back.drop(columns="score"), scores.drop(columns="score"), check_dtype=False)
+    np.testing.assert_allclose(back["score"], scores["score"], rtol=1e-8)
+    write_table(back, tmp_path, "probes")
+    assert (tmp_path / "probes.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+
+
+def test_epochs(tmp_path):
+    phases = {"head": {"loss": [0.5], "auc": [0.75]}, "all": {"loss": [0.25, 0.125], "auc": [0.5, 1.0]}}
+    training = training_table("NA", phases)  # a pipeline may have any name
+    assert training["phase"].tolist() == ["head", "all", "all"]
+    assert training["epoch"].tolist() == [1, 1, 2]
+    write_table(training, tmp_path, "training")
+    pd.testing.assert_frame_equal(read_table(tmp_path, "training"), training.reset_index(drop=True))
+    assert training_table("cnn", {"head": {}, "all": {"loss": [1.0]}})["phase"].tolist() == ["all"]
+    write_table(training_table("cnn", {"all": {"loss": [float("nan")]}}), tmp_path, "training")
+    assert read_table(tmp_path, "training")["loss"].isna().all()  # a training that diverged
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_is_not_there_is_empty(tmp_path, name):
+    empty = read_table(tmp_path, name)
+    assert empty.empty
+    assert tuple(empty.columns) == TABLES[name].columns
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda text: "", "is not a table"),
+        (lambda text: '"', "is not a table"),
+        (lambda text: "a,b\n1,2\n", "lacks the columns"),
+        (lambda text: text.replace("7", "seven"), "holds text where there should be numbers"),
+        (lambda text: text.replace("word", ""), "has empty cells in the columns"),
+    ],
+)
+def test_a_file_that_is_something_else(tmp_path, name, spoil, message):
+    table = TABLES[name]
+    row = ["word" if column in table.text else "7" for column in table.columns]
+    (tmp_path / f"{name}.csv").write_text(spoil(",".join(table.columns) + "\n" + ",".join(row) + "\n"))
+    with pytest.raises(DataError, match=rf"{name}\.csv {message}.*`cxr-sklearn {table.written_by}`"):
+        read_table(tmp_path, name)
