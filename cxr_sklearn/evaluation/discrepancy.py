@@ -61,8 +61,8 @@ def diagnose_discrepancy(
     Returns
     -------
     DataFrame of shape (4 or 5, 3)
-        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, likeliest first; "no discrepancy" is
-        a row only where the matrix reproduces the reported metrics.
+        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, by verdict, then from the simpler cause
+        to the next; "no discrepancy" is a row only where the matrix reproduces the reported metrics.
 
     Raises
     ------
@@ -193,24 +193,51 @@ def _threshold(reported: Reported, near: Counts, seen: Counts) -> Row:
     if (near.tp - seen.tp) * (near.fp - seen.fp) < 0:
         return "ruled out", f"A threshold moves both rates up or both down, not {way}."
     auc, rounding = reported.get("roc_auc", (0.5, 0.5))
-    t, f = (np.sort([near[i], seen[i]]) / (seen[i] + seen[i + 1]) for i in (0, 2))
-    low, high = np.diff([0, *f, 1]) @ np.transpose([[0, *t], [*t, 1]])
+    low, high = _auc_bounds(near, seen)
     if not low - rounding <= auc <= high + rounding:
         return "ruled out", f"An ROC curve {way} has an AUC of {low:.3f} to {high:.3f}, not the reported {auc:.3f}."
-    hits, misses = np.array([near, seen]).reshape(2, 2, 2).transpose(2, 0, 1)
-    z = ndtri((hits + 0.5) / (hits + misses + 1))  # never infinite; only to start from and for people to read
-    d, (rise, run) = z[:, 0] - z[:, 1], z[0] - z[1]
-
-    def misfit(parameters: np.ndarray) -> float:  # of d' and both thresholds
-        above = np.stack([parameters[0] - parameters[1:], -parameters[1:]], axis=1)
-        return -float((hits * log_ndtr(above) + misses * log_ndtr(-above)).sum())
-
-    best = xlogy(hits, hits / (hits + misses)).sum() + xlogy(misses, misses / (hits + misses)).sum()
-    p = float(chi2.sf(2 * (minimize(misfit, [d.mean(), *-z[:, 1]]).fun + best), 1))
+    p = _equal_spread_p(near, seen)
     if p >= UNLIKELY:
         return "consistent", f"One binormal ROC curve of equal spread leads {way} (p = {p:.2g})."
-    why = f"One binormal ROC curve of equal spread hardly leads {way} (d' {d[0]:.2f} and {d[1]:.2f}, p = {p:.2g})."
-    if run:
-        area = ndtr((z[1, 0] - rise / run * z[1, 1]) / np.hypot(1, rise / run))
-        why += f" One of unequal spread, slope {rise / run:.1f} and AUC {area:.3f}, would."
+    (hit, alarm), (hit_seen, alarm_seen) = _probits(near), _probits(seen)
+    d_primes = f"d' {hit - alarm:.2f} and {hit_seen - alarm_seen:.2f}"
+    why = f"One binormal ROC curve of equal spread hardly leads {way} ({d_primes}, p = {p:.2g})."
+    if alarm != alarm_seen:
+        slope = (hit - hit_seen) / (alarm - alarm_seen)
+        area = ndtr((hit_seen - slope * alarm_seen) / np.hypot(1, slope))
+        why += f" One of unequal spread, slope {slope:.1f} and AUC {area:.3f}, would."
     return "unlikely", why
+
+
+def _auc_bounds(a: Counts, b: Counts) -> tuple[float, float]:
+    """Smallest and largest area under a rising curve through two points."""
+    points = ((c.fp / (c.fp + c.tn), c.tp / (c.tp + c.fn)) for c in (a, b))
+    (fpr_low, tpr_low), (fpr_high, tpr_high) = sorted(points)
+    between, right = fpr_high - fpr_low, 1 - fpr_high
+    return tpr_low * between + tpr_high * right, tpr_low * fpr_low + tpr_high * between + right
+
+
+def _probits(c: Counts) -> tuple[float, float]:
+    """Normal quantiles of both rates, half an image away from infinity."""
+    hit, alarm = ndtri((c.tp + 0.5) / (c.tp + c.fn + 1)), ndtri((c.fp + 0.5) / (c.fp + c.tn + 1))
+    return float(hit), float(alarm)
+
+
+def _equal_spread_p(a: Counts, b: Counts) -> float:
+    """Likelihood-ratio test of one d' for both points, one degree of freedom.
+
+    The points are of the same images, so the test is conservative; Wald's would reject moves to the ends of the curve.
+    """
+
+    def misfit(parameters: np.ndarray) -> float:
+        d, *cuts = parameters
+        return -sum(
+            c.tp * log_ndtr(d - cut) + c.fn * log_ndtr(cut - d) + c.fp * log_ndtr(-cut) + c.tn * log_ndtr(cut)
+            for c, cut in zip((a, b), cuts, strict=True)
+        )
+
+    pairs = [pair for c in (a, b) for pair in ((c.tp, c.fn), (c.fp, c.tn))]
+    best = sum(xlogy(k, k / (k + rest)) + xlogy(rest, rest / (k + rest)) for k, rest in pairs)
+    (hit_a, alarm_a), (hit_b, alarm_b) = _probits(a), _probits(b)
+    start = [(hit_a - alarm_a + hit_b - alarm_b) / 2, -alarm_a, -alarm_b]
+    return float(chi2.sf(2 * (minimize(misfit, start).fun + best), 1))
