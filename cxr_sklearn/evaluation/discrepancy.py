@@ -61,8 +61,8 @@ def diagnose_discrepancy(
     Returns
     -------
     DataFrame of shape (4 or 5, 3)
-        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, by verdict, then from the simpler cause
-        to the next; "no discrepancy" is a row only where the matrix reproduces the reported metrics.
+        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, sorted by verdict, of equal ones the
+        simpler cause first; "no discrepancy" is a row only where the matrix reproduces the reported metrics.
 
     Raises
     ------
