@@ -23,6 +23,7 @@ from cxr_sklearn import (
     ImageLoader,
     ShortcutFeatures,
 )
+from cxr_sklearn.evaluation.occlusion import ImageOccluder
 
 
 def _rows(X):
@@ -157,6 +158,7 @@ ESTIMATORS = [
     ImageAugmenter(),
     FrozenEmbedder(weights="random", store=None),
     ShortcutFeatures(store=None),
+    ImageOccluder(),
 ]
 
 

@@ -3,13 +3,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from sklearn import metrics as sk
 
 from cxr_sklearn import compare, load_folder, write_radiographs
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.results import write_results
-from cxr_sklearn.exceptions import DataError, RecipeError
+from cxr_sklearn.exceptions import DataError, InputError, RecipeError
 
 from .conftest import FROZEN
 
@@ -141,6 +142,42 @@ def test_a_classifier_that_takes_groups_gets_the_patients_of_its_images(embedded
     compare(frame, [tmp_path / "grouped.py"], out=tmp_path / "run", store=store, cv=3)
 
 
+@pytest.mark.parametrize("calibrate", [None, "isotonic", "temperature"])
+def test_the_saved_model_gives_the_saved_scores(embedded_frame, tmp_path, calibrate):
+    frame, store = embedded_frame
+    metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, calibrate=calibrate)
+    assert metrics["pipelines"]["shortcuts"]["calibrated"] == calibrate
+    path = tmp_path / "models" / "shortcuts.skops"
+    model = skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+    scores = pd.read_csv(tmp_path / "scores.csv").query("split == 'test'")
+    np.testing.assert_allclose(model.predict_proba(scores["path"])[:, 1], scores["score"], rtol=1e-6)
+
+
+def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    turned = frame.assign(target=frame["target"].where(frame["split"] != "test", 1 - frame["target"]))
+    tables = []
+    for name, images in (("as it is", frame), ("turned", turned)):
+        compare(images, ["shortcuts"], out=tmp_path / name, store=store, cv=3, calibrate="sigmoid")
+        tables.append(pd.read_csv(tmp_path / name / "scores.csv")["score"])
+    pd.testing.assert_series_equal(*tables)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"threshold": "best"}, "must be youden"),
+        ({"calibrate": "magic"}, "calibrate='magic' must be one of"),
+        ({"lang": "fr"}, "lang='fr' must be one of"),
+        ({"balance": "much"}, "balance='much' must be one of"),
+    ],
+)
+def test_wrong_options_cost_no_time(embedded_frame, tmp_path, option, message):
+    with pytest.raises(InputError, match=message):
+        compare(embedded_frame[0], ["shortcuts"], out=tmp_path / "run", **option)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.keras
 def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
     write_radiographs(tmp_path / "images", 40, size=32, random_state=0)
@@ -150,13 +187,15 @@ def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
         "    cnn = ScratchCNNClassifier((4, 8), batch_norm_statistics='moving', epochs=2, random_state=random_state)\n"
         "    return Pipeline([('load', ImageLoader(size=32)), ('classify', cnn)])\n"
     )
-    metrics = compare(load_folder(tmp_path / "images"), [tmp_path / "cnn.py"], out=tmp_path / "run", cv=2)
+    metrics = compare(load_folder(tmp_path / "images"), [tmp_path / "cnn.py"], out=tmp_path / "run", cv=2, sanity=True)
     facts = metrics["pipelines"]["cnn"]
     training = pd.read_csv(tmp_path / "run" / "training.csv")
     assert training["epoch"].tolist() == [1, 2]
     assert set(training["phase"]) == {"all"}
     assert np.isfinite(training[["loss", "auc", "val_loss", "val_auc"]]).all(axis=None)
     assert facts["batch_norm"]["used"] == "moving"
+    hidden = pd.read_csv(tmp_path / "run" / "probes.csv").query("pipeline == 'cnn' and probe == 'centre'")
+    assert facts["sanity"]["occlusion"]["centre"]["roc_auc"] == sk.roc_auc_score(hidden["target"], hidden["score"])
     scores = pd.read_csv(tmp_path / "run" / "scores.csv").query("split == 'test'")
     assert facts["diagnosis"] == diagnose(scores, facts["test"]["roc_auc"]["value"], training, facts["batch_norm"])
     page = (tmp_path / "run" / "report.html").read_text()
