@@ -77,7 +77,7 @@ def test_the_line_to_beat():
     assert "may have learnt just that" not in said(metrics())
     high = said(metrics(0.85, no_better_than_shortcuts=["a", "b"]))
     assert "may have learnt just that" in high
-    assert "It is not shown to be beaten by A and B." in high
+    assert "Not shown to beat it: A and B." in high
 
 
 def test_a_failed_sanity_check_is_in_the_verdict():
