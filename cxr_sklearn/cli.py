@@ -28,6 +28,7 @@ stderr = Console(stderr=True)
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
 ]
+_MAX_SEED = 2**32 - 1000  # the draws of a learning curve count on from it
 _RULES = "youden|sensitivity=.95|specificity=.90|cost=5:1|0.5"
 Balance = Literal["none", "undersample", "weights", "augment"]
 Calibration = Literal["temperature", "sigmoid", "isotonic"]
@@ -91,7 +92,7 @@ def compare(
     ] = False,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of folds and estimators.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of folds and estimators.")] = 0,
     lang: Language = "en",
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
@@ -188,7 +189,7 @@ def learning_curve(
     weights: Weights = "imagenet",
     store: Store = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the draws and of the estimators.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
     with _one_line_errors():
@@ -232,8 +233,8 @@ def _print_summary(metrics: dict[str, Any]) -> None:
     table = Table("pipeline", "threshold", *heads.values(), "95 % interval", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
-        low, high = facts["test"]["roc_auc"]["ci95"]
-        table.add_row(Text(labels[name]), *cells, f"{low:.3f}-{high:.3f}")
+        ends = facts["test"]["roc_auc"]["ci95"]
+        table.add_row(Text(labels[name]), *cells, f"{ends[0]:.3f}-{ends[1]:.3f}" if ends else "none")
     console.print("On the test images:", table)
 
 

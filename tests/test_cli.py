@@ -101,7 +101,7 @@ def test_learning_curve_goes_into_the_report(embedded_frame, tmp_path):
     assert "3 draws" not in (tmp_path / "report.html").read_text()
     done = call("learning-curve", folder, *options, "--repeats", 3)
     assert "Report:" in done.output
-    assert "the band spans 3 draws" in (tmp_path / "report.html").read_text()
+    assert "The band spans 3 draws" in (tmp_path / "report.html").read_text()
     other = pd.read_csv(tmp_path / "learning_curve.csv").assign(images=9999)
     other.to_csv(tmp_path / "learning_curve.csv", index=False)
     assert call("report", tmp_path).exit_code == 0
@@ -119,6 +119,7 @@ def test_help_names_every_command():
     [
         ["compare", "--nonsense"],
         ["compare", "--balance", "much"],
+        ["compare", "--seed", -1],
         ["synth"],
         ["nonsense"],
         ["synth", "x", "--patients", 1],

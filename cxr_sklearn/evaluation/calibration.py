@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import d2_brier_score
+from sklearn.metrics import d2_brier_score, roc_auc_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 
@@ -146,8 +146,11 @@ class PredictedScores(TransformerMixin, BaseEstimator):
         return tags
 
 
-def fit_calibrator(scores: pd.DataFrame, method: str) -> CalibratedClassifierCV:
+def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV | None]:
     """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
+
+    Out-of-fold scores that calibrate are themselves calibrated by those of the other folds, so that their figures stay
+    cross-validated.
 
     Parameters
     ----------
@@ -157,8 +160,11 @@ def fit_calibrator(scores: pd.DataFrame, method: str) -> CalibratedClassifierCV:
 
     Returns
     -------
-    CalibratedClassifierCV
-        Takes scores, shape (n, 1).
+    scores : DataFrame
+        The same rows with calibrated scores.
+    calibrator : CalibratedClassifierCV or None
+        Takes scores, shape (n, 1). None where calibration would turn the ranking round or make all scores alike, as it
+        does with scores that tell nothing; the scores are as they were then.
 
     References
     ----------
@@ -166,10 +172,31 @@ def fit_calibrator(scores: pd.DataFrame, method: str) -> CalibratedClassifierCV:
     Zadrozny, Elkan (2002). Transforming classifier scores into accurate multiclass probability estimates. KDD, 694-699.
     Guo, Pleiss, Sun, Weinberger (2017). On calibration of modern neural networks. ICML, 1321-1330.
     """
-    _, used = images_to_choose_on(scores)
-    column, target = used[["score"]].to_numpy(), used["target"].to_numpy()
+    source, used = images_to_choose_on(scores)
+    calibrator = _fit(used, method)
+    if not _keeps_order(calibrator, used):
+        return scores, None
+    after = calibrated_rows(scores, calibrator)
+    if source == "out-of-fold":
+        for fold in used["fold"].unique():
+            others = _fit(used[used["fold"] != fold], method)
+            rows = used[used["fold"] == fold]
+            after.loc[rows.index, "score"] = calibrated_rows(rows, others)["score"]
+    return after, calibrator
+
+
+def _fit(rows: pd.DataFrame, method: str) -> CalibratedClassifierCV:
+    column, target = rows[["score"]].to_numpy(dtype=float), rows["target"].to_numpy()
     known = KnownScores().fit(column, target)
     return CalibratedClassifierCV(FrozenEstimator(known), method=method).fit(column, target)
+
+
+def _keeps_order(calibrator: CalibratedClassifierCV, rows: pd.DataFrame) -> bool:
+    if roc_auc_score(rows["target"], rows["score"]) <= 0.5:
+        return False
+    ends = np.array([[rows["score"].min()], [rows["score"].max()]])
+    low, high = calibrator.predict_proba(ends)[:, 1]
+    return bool(high > low)
 
 
 def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | None) -> pd.DataFrame:

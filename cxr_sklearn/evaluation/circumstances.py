@@ -44,25 +44,41 @@ def describe_images(frame: pd.DataFrame, store: str | os.PathLike[str] | None) -
     )
 
 
-def describe_data(frame: pd.DataFrame) -> dict[str, Any]:
-    """Count images, patients and classes by split, and the patients that stand on both sides of one."""
+def describe_data(rows: pd.DataFrame) -> dict[str, Any]:
+    """Count images, patients and classes by split.
 
-    def count(rows: pd.DataFrame) -> dict[str, int]:
-        n_pneumonia = int(rows["target"].sum())
+    Parameters
+    ----------
+    rows : DataFrame
+        One row per image, with `path`, `patient`, `split` and `target`.
+
+    Returns
+    -------
+    dict
+        Counts over all and by "splits"; "patients_in_several_splits", and "patients_unknown", the images that count as
+        patients of their own because their names tell none.
+    """
+
+    def count(part: pd.DataFrame) -> dict[str, int]:
+        n_pneumonia = int(part["target"].sum())
         return {
-            "images": len(rows),
-            "patients": int(rows["patient"].nunique()),
-            "normal": len(rows) - n_pneumonia,
+            "images": len(part),
+            "patients": int(part["patient"].nunique()),
+            "normal": len(part) - n_pneumonia,
             "pneumonia": n_pneumonia,
         }
 
-    used = frame[frame["split"].isin(SPLITS)]
+    used = rows[rows["split"].isin(SPLITS)]
     n_splits = used.groupby("patient")["split"].nunique()
+    own = [
+        Path(path).as_posix().endswith(f"/{patient}")
+        for path, patient in zip(used["path"], used["patient"], strict=True)
+    ]
     return {
         **count(used),
         "splits": {split: count(used[used["split"] == split]) for split in SPLITS},
         "patients_in_several_splits": int((n_splits > 1).sum()),
-        "synthetic": bool(frame.attrs.get("synthetic", False)),
+        "patients_unknown": sum(own),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from ..report.words import words
 from ..resampling import METHODS
 from .anatomy import backbones_of, embed_all, last_classifier, training_of
 from .calibration import METHODS as CALIBRATIONS
-from .calibration import calibrated, calibrated_rows, fit_calibrator
-from .circumstances import describe_data, describe_images, describe_run
+from .calibration import calibrate as calibrate_scores
+from .calibration import calibrated, calibrated_rows
+from .circumstances import describe_images, describe_run
 from .occlusion import occluded_rows
 from .permutation import permuted_rows
 from .results import write_results
@@ -42,7 +44,7 @@ def compare(
     weights: str | os.PathLike[str] = "imagenet",
     store: str | os.PathLike[str] | None = "auto",
     balance: str = "none",
-    threshold: str = "youden",
+    threshold: str | float = "youden",
     calibrate: str | None = None,
     sanity: bool = False,
     cv: int = 5,
@@ -74,13 +76,13 @@ def compare(
     balance : {"none", "undersample", "weights", "augment"}, default="none"
         Passed to the recipes, and by them to :class:`BalancedClassifier`. What a recipe that knows no `balance` was
         fitted on stays as it is, and the report says so.
-    threshold : str, default="youden"
+    threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
         against a false alarm) or a number like "0.5".
     calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
         How to calibrate the scores, on the images that the threshold is chosen on.
     sanity : bool, default=False
-        Also cross-validate on permuted labels, and score test images whose border or centre is hidden.
+        Also train on permuted labels, and score test images whose border or centre is hidden.
     cv : int, default=5
         Number of folds.
     n_jobs : int or None, default=None
@@ -110,7 +112,7 @@ def compare(
     WeightsUnavailableError
         If the weights of a backbone are neither here nor to be had.
     """
-    rule = parse_rule(threshold)
+    rule = parse_rule(str(threshold))
     words(lang)
     for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
         if value not in known:
@@ -123,12 +125,16 @@ def compare(
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
     run = {**describe_run(random_state, cv), "threshold": str(rule), "lang": lang}
-    facts: dict[str, Any] = {"pipelines": {}, "data": describe_data(frame), "run": run}
+    facts: dict[str, Any] = {
+        "pipelines": {},
+        "data": {"synthetic": bool(frame.attrs.get("synthetic", False))},
+        "run": run,
+    }
     for name, (recipe, pipeline) in built.items():
         facts["pipelines"][name] = {
             "description": recipe.description,
             "balance": balance if recipe.takes("balance") else "none",
-            "calibrated": calibrate,
+            "calibrated": None,
             **embed_all(pipeline, frame, verbose),
         }
     images = describe_images(frame, store)
@@ -139,17 +145,21 @@ def compare(
         known["seconds"] |= found.pop("seconds")
         known |= found
         tables["training"] += training_of(name, model)
-        calibrator = fit_calibrator(scores, calibrate) if calibrate else None
+        scores = scores.reset_index(drop=True)
+        calibrator = None
+        if calibrate:
+            scores, calibrator = calibrate_scores(scores, calibrate)
+            known["calibrated"] = calibrate if calibrator is not None else "reversed"
         with replacing(folder / "models" / f"{name}.skops") as draft:
             skops.io.dump(calibrated(model, calibrator), draft)
-        tables["scores"].append(calibrated_rows(scores, calibrator))
+        tables["scores"].append(scores)
         # After each pipeline, and before what only looks at it: a later failure costs no more than itself.
         metrics = _keep(folder, tables, images, facts)
         if sanity:
             best = clone(pipeline).set_params(**found["best_params"])
             tables["probes"] += [
                 calibrated_rows(occluded_rows(name, model, test, verbose), calibrator),
-                permuted_rows(name, best, train, cv=cv, random_state=random_state, n_jobs=n_jobs, verbose=verbose),
+                permuted_rows(name, best, train, random_state=random_state, verbose=verbose),
             ]
             metrics = _keep(folder, tables, images, facts)
     return metrics
@@ -159,6 +169,8 @@ def _build(
     pipelines: Sequence[str | os.PathLike[str]] | None, options: dict[str, Any]
 ) -> dict[str, tuple[Recipe, Pipeline]]:
     """Build the pipelines by name, that of the shortcuts with them."""
+    if isinstance(pipelines, str | os.PathLike):
+        pipelines = [pipelines]
     recipes = [load_recipe(name) for name in pipelines or recipe_names()]
     if options["balance"] != "none" and not any(recipe.takes("balance") for recipe in recipes):
         raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
@@ -190,8 +202,21 @@ def check_splits(frame: pd.DataFrame, cv: int) -> None:
     Raises
     ------
     DataError
-        If train or test lacks a class, or a class has fewer training patients than folds or one test patient.
+        If the table lacks a column or a value, an image stands in it twice, train or test lacks a class, or a class has
+        fewer training patients than folds or one test patient.
+    ValueError
+        If `cv` is no number of folds.
     """
+    if not isinstance(cv, Integral) or cv < 2:
+        raise InputError(f"cv={cv!r} must be an integer of at least 2")
+    used = ("path", "target", "split", "patient")
+    if missing := [name for name in used if name not in frame]:
+        raise DataError(f"the table lacks the columns {missing}; load_folder makes one that has them")
+    rows = frame[frame["split"].notna()]
+    if empty := [name for name in used if rows[name].isna().any()]:
+        raise DataError(f"the table has images without {' and '.join(empty)}")
+    if rows["path"].duplicated().any():
+        raise DataError(f"{rows['path'][rows['path'].duplicated()].iloc[0]} stands in the table twice")
     classes = ((0, "normal"), (1, "pneumonia"))
     for split in ("train", "test"):
         for target, label in classes:

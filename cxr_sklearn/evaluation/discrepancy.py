@@ -109,8 +109,12 @@ def _checked_metrics(given: Mapping[str, Any]) -> tuple[Reported, int | None]:
         raise InputError(f"reported_metrics must hold two or more of {list(_USED[:5])} to imply counts")
     used = {name: given[name] for name in _USED if name in given}
     for name, value in used.items():
-        if not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
             raise InputError(f"{name}={value!r} must be a fraction from 0 to 1; divide a percentage by 100")
+    if {"accuracy", "recall", "specificity"} <= set(used):
+        low, high = sorted((used["recall"], used["specificity"]))
+        if not low - 0.01 <= used["accuracy"] <= high + 0.01:
+            raise InputError("the metrics contradict each other: accuracy lies between recall and specificity")
     n = given.get("n")
     if n is not None and (not isinstance(n, int | np.integer) or n < 1):
         raise InputError(f"n={n!r} must be a number of images")

@@ -13,7 +13,7 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
 from ..embedder import FrozenEmbedder
-from ..exceptions import DataError, InputError
+from ..exceptions import DataError, InputError, RecipeError
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
 from .anatomy import embed_all
@@ -79,6 +79,10 @@ def learning_curve(
     sizes = _sizes(train["patient"].nunique())
     options = {"weights": weights, "store": store, "random_state": random_state}
     recipes = [load_recipe(name) for name in pipelines or frozen_recipes()]
+    if len({recipe.name for recipe in recipes}) < len(recipes):
+        raise RecipeError("two recipes have the same name; rename one of the files")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     tables = []
     for recipe in recipes:
@@ -96,10 +100,8 @@ def learning_curve(
         tables.append(pd.DataFrame(rows, columns=columns).assign(
             weights=" + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]})), source=source
         ))  # fmt: skip
-    table = pd.concat(tables)[list(TABLES["learning_curve"].columns)]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_table(table, folder, "learning_curve")
+        table = pd.concat(tables)[list(TABLES["learning_curve"].columns)]
+        write_table(table, folder, "learning_curve")  # after each pipeline: a later failure costs no more than itself
     return table
 
 

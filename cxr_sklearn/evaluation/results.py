@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..exceptions import DataError
 from ..files import replacing
+from .circumstances import describe_data
 from .learning_curve import learning_facts
 from .scores import read_scores
 from .summary import summarise
@@ -53,9 +54,11 @@ def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
-    metrics = {**summary, "pipelines": pipelines, "data": facts["data"], "run": facts["run"]}
+    one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
+    data = {**describe_data(one), "synthetic": facts["data"]["synthetic"]}
+    metrics = {**summary, "pipelines": pipelines, "data": data, "run": facts["run"]}
     curve = read_table(folder, "learning_curve")
-    metrics["learning_curve"] = learning_facts(curve) if fits(curve, facts["data"]) else None
+    metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
     with replacing(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")

@@ -93,13 +93,13 @@ def _test_scores(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.
 
 def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], draws: Draws) -> dict[str, Any]:
     cut, target, score = float(threshold["value"]), test["target"], test["score"]
-    folds = [
-        compute_metrics(fold["target"], fold["score"], cut)
-        for _, fold in rows[rows["split"] == "train"].groupby("fold")
-    ]
+    folds = [fold for _, fold in rows[rows["split"] == "train"].groupby("fold")]
+    if not folds or min(fold["target"].nunique() for fold in folds) < 2:
+        raise DataError(f"{rows['pipeline'].iloc[0]} has no out-of-fold scores, or a fold of one class")
+    by_fold = [compute_metrics(fold["target"], fold["score"], cut) for fold in folds]
     cells, at_half = (confusion_cells(target, score, value) for value in (cut, 0.5))
     return {
-        "cv": {name: _mean_and_std([fold[name] for fold in folds]) for name in METRICS},
+        "cv": {name: _mean_and_std([values[name] for values in by_fold]) for name in METRICS},
         "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics, METRICS),
         "threshold": threshold,
         "confusion": cells,
@@ -181,23 +181,25 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
     Returns
     -------
     dict
-        "best" by ROC AUC on test, the names "as_good" (the difference is not supported by the data), "worse", and
-        "no_better_than_shortcuts".
+        "best" by ROC AUC on test, shortcuts aside, and the names "as_good" (the difference is not supported by the
+        data) and "worse"; "not_beating_shortcuts" (again, not supported) and "worse_than_shortcuts".
     """
 
     def supported(a: str, b: str) -> bool:
         return any(pair["supported"] for pair in pairs if {pair["a"], pair["b"]} == {a, b})
 
-    learners = [name for name in pipelines if name != SHORTCUTS] or list(pipelines)
-    auc = {name: pipelines[name]["test"]["roc_auc"]["value"] for name in pipelines}
-    best = max(learners, key=lambda name: auc[name])
+    auc = {name: facts["test"]["roc_auc"]["value"] for name, facts in pipelines.items()}
+    learners = [name for name in pipelines if name != SHORTCUTS]
+    best = max(learners or pipelines, key=lambda name: auc[name])
     others = [name for name in learners if name != best]
-    beaten = [name for name in learners if supported(name, SHORTCUTS) and auc[name] > auc[SHORTCUTS]]
-    return {
+    found = {
         "best": best,
         "as_good": [name for name in others if not supported(best, name)],
         "worse": [name for name in others if supported(best, name)],
-        "no_better_than_shortcuts": [
-            name for name in learners if SHORTCUTS in pipelines and name != SHORTCUTS and name not in beaten
-        ],
     }
+    if SHORTCUTS in pipelines:
+        differ = [name for name in learners if supported(name, SHORTCUTS)]
+        worse = [name for name in differ if auc[name] < auc[SHORTCUTS]]
+        found["worse_than_shortcuts"] = worse
+        found["not_beating_shortcuts"] = [name for name in learners if name not in differ]
+    return found

@@ -55,7 +55,8 @@ def parse_rule(text: str) -> Rule:
             return Rule(name, _within(float(argument or _DEFAULTS[name]), 1))
         if name == "cost":
             missed, _, alarm = argument.partition(":")
-            return Rule("cost", _within(float(missed) / float(alarm or 1) or np.nan, np.finfo(float).max))
+            costs = [_within(float(cost), np.finfo(float).max) for cost in (missed, alarm or "1")]
+            return Rule("cost", _within(costs[0] / costs[1] or np.nan, np.finfo(float).max))
         return Rule("fixed", _within(float(text), 1))
     except (ValueError, ZeroDivisionError) as error:
         raise InputError(

@@ -26,6 +26,7 @@ _STYLE: Any = {
     "svg.hashsalt": "cxr_sklearn",
     "font.family": "sans-serif",
     "font.size": 11,
+    "text.parse_math": False,  # a name may hold dollars
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "xtick.color": _INK,

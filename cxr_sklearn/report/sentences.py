@@ -71,18 +71,30 @@ def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say
         return listed([labels[name] for name in verdict[key]], say)
 
     best = pipelines[verdict["best"]]["test"]
-    said = [say("verdict.best", name=labels[verdict["best"]], auc=with_interval(best["roc_auc"], say))]
+    auc = with_interval(best["roc_auc"], say)
+    line = pipelines[SHORTCUTS]["test"]["roc_auc"] if SHORTCUTS in pipelines and len(pipelines) > 1 else None
+    said = [say("verdict.best", name=labels[verdict["best"]], auc=auc)]
+    if line and line["value"] >= best["roc_auc"]["value"]:
+        line_auc = with_interval(line, say)
+        said = [
+            say(
+                "verdict.best_but_shortcuts",
+                line=labels[SHORTCUTS],
+                line_auc=line_auc,
+                name=labels[verdict["best"]],
+                auc=auc,
+            )
+        ]
     said += [say(f"verdict.{key}", names=names(key)) for key in ("as_good", "worse") if verdict[key]]
     rates = {name: with_interval(best[name], say) for name in ("recall", "specificity")}
     said.append(say("verdict.decisions", **rates))
-    if SHORTCUTS in pipelines and len(pipelines) > 1:
-        line = pipelines[SHORTCUTS]["test"]["roc_auc"]
+    if line:
         said.append(say("verdict.shortcuts", name=labels[SHORTCUTS], auc=with_interval(line, say)))
         if line["value"] >= HIGH_SHORTCUTS:
             said.append(say("verdict.shortcuts_high"))
-        not_beaten = verdict["no_better_than_shortcuts"]
-        said.append(say("verdict.not_beaten", names=names("no_better_than_shortcuts")) if not_beaten
-                    else say("verdict.beaten"))  # fmt: skip
+        short = [(key, text) for key, text in (("not_beating_shortcuts", "not_beaten"), ("worse_than_shortcuts",) * 2)
+                 if verdict[key]]  # fmt: skip
+        said += [say(f"verdict.{text}", names=names(key)) for key, text in short] or [say("verdict.beaten")]
     leaking = [
         labels[name]
         for name, facts in pipelines.items()

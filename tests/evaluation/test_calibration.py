@@ -9,16 +9,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
-from cxr_sklearn.evaluation.calibration import METHODS, calibrated, calibrated_rows, calibration_facts, fit_calibrator
+from cxr_sklearn.evaluation.calibration import METHODS, calibrate, calibrated, calibrated_rows, calibration_facts
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
-
-
-def calibrate(scores, method):
-    calibrator = fit_calibrator(scores, method)
-    return calibrated_rows(scores, calibrator), calibrator
 
 
 def facts(target, score):
@@ -57,7 +52,8 @@ def table(seed, n_val=400):
     parts = []
     for split, n in (("train", 300), ("val", n_val), ("test", 2000)):
         logit = rng.normal(0, 1.5, n)
-        parts.append(pd.DataFrame({"split": split, "target": rng.binomial(1, sigmoid(logit)),
+        fold = np.arange(n) % 3 if split == "train" else -1
+        parts.append(pd.DataFrame({"split": split, "fold": fold, "target": rng.binomial(1, sigmoid(logit)),
                                    "score": sigmoid(3 * logit + 1)}))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 
@@ -106,7 +102,7 @@ def test_the_calibrated_model_gives_the_calibrated_scores():
     X = rng.normal(size=(300, 2))
     y = (X[:, 0] + rng.normal(size=300) > 0).astype(int)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=100)).fit(X[:100], y[:100])
-    scores = pd.DataFrame({"split": np.repeat(["train", "val", "test"], 100), "target": y,
+    scores = pd.DataFrame({"split": np.repeat(["train", "val", "test"], 100), "fold": 0, "target": y,
                            "score": model.predict_proba(X)[:, 1]})  # fmt: skip
     after, calibrator = calibrate(scores, "isotonic")
     whole = calibrated(model, calibrator)
@@ -120,3 +116,29 @@ def test_without_a_calibrator_nothing_changes():
     assert calibrated_rows(scores, None) is scores
     model = LogisticRegression()
     assert calibrated(model, None) is model
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
+def test_scores_against_the_labels_are_not_turned_round(method):
+    """Out-of-fold scores of a classifier that learnt nothing can run against the labels by chance."""
+    before = table(7)
+    against = before.assign(target=1 - before["target"])
+    after, calibrator = calibrate(against, method)
+    assert calibrator is None
+    assert after is against
+
+
+def test_out_of_fold_scores_are_calibrated_by_those_of_other_folds():
+    """Scores that tell nothing stay so: calibrated on themselves they would look better than chance."""
+    rng = np.random.default_rng(0)
+    auc = []
+    for _ in range(40):
+        scores = pd.DataFrame({"split": "train", "fold": np.arange(60) % 5, "target": rng.integers(0, 2, 60),
+                               "score": rng.random(60)})  # fmt: skip
+        after, calibrator = calibrate(scores, "isotonic")
+        if calibrator is not None:
+            auc += [roc_auc_score(rows["target"], rows["score"]) for _, rows in after.groupby("fold")
+                    if rows["target"].nunique() == 2]  # fmt: skip
+            itself = calibrated_rows(scores, calibrator)
+            assert not np.allclose(itself["score"], after["score"])
+    assert np.mean(auc) < 0.53

@@ -53,41 +53,43 @@ class ByName:
 def test_nothing_is_learnt_from_permuted_labels():
     train = frame()
     model = make_pipeline(FunctionTransformer(ByName(train, leak=True)), KNeighborsClassifier(1))
-    facts = permutation_facts(permuted_rows("x", model, train, cv=4, random_state=0, n_jobs=None, verbose=0))
+    rows = permuted_rows("x", model, train, random_state=0, verbose=0)
+    assert 0.4 * len(train) < len(rows) < 0.6 * len(train)
+    facts = permutation_facts(rows)
     low, high = facts["chance95"]
-    assert low < facts["roc_auc"] < high
-    assert low + high == pytest.approx(1, abs=0.05)
+    assert low < 0.5 < high
+    assert facts["p"] > 0.02
     assert facts["passed"]
 
 
-def test_a_patient_on_both_sides_of_a_fold_is_found_out():
-    """Where folds cut patients apart, what is learnt of one image is true of the others."""
+def test_a_patient_on_both_sides_of_a_split_is_found_out():
+    """Where a split cuts patients apart, what is learnt of one image is true of the others."""
     train = frame()
     model = make_pipeline(FunctionTransformer(ByName(train, True)), KNeighborsClassifier(1))
     dealt = train.assign(target=permuted_labels(train, 0))
     half = train.groupby("patient").cumcount() == 0
     scores = model.fit(dealt["path"][half], dealt["target"][half]).predict_proba(dealt["path"][~half])[:, 1]
-    facts = permutation_facts(dealt[~half].assign(fold=0, score=scores))
+    facts = permutation_facts(dealt[~half].assign(score=scores))
     assert facts["roc_auc"] > 0.95
+    assert facts["p"] < 0.001
     assert not facts["passed"]
 
 
 def test_chance_is_where_chance_ends():
-    """95 of 100 runs of scores that know nothing end in the interval, though images of a patient share their score.
-
-    A tenth of the patients have ten times as many images: what counts is how many patients there are, not images.
-    """
-    inside, passed = [], []
+    """95 of 100 trainings on permuted labels end in the interval, though some patients have many images much alike."""
+    inside, p = [], []
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        patients = np.repeat(np.arange(90), np.where(np.arange(90) % 10 == 0, 15, 1))
-        train = pd.DataFrame({"patient": patients, "target": patients % 2, "fold": patients % 3})
-        rows = train.assign(target=permuted_labels(train, seed), score=rng.random(90)[patients])
-        facts = permutation_facts(rows)
+        patients = np.repeat(np.arange(120), np.where(np.arange(120) % 10 == 0, 15, 1))
+        train = pd.DataFrame({"path": np.arange(len(patients)), "patient": patients, "split": "train",
+                              "target": patients % 2})  # fmt: skip
+        features = rng.normal(size=(120, 5))[patients] + rng.normal(0, 0.1, (len(patients), 5))
+        model = make_pipeline(FunctionTransformer(features.__getitem__), LogisticRegression())
+        facts = permutation_facts(permuted_rows("x", model, train, random_state=seed, verbose=0))
         inside.append(facts["chance95"][0] <= facts["roc_auc"] <= facts["chance95"][1])
-        passed.append(facts["passed"])
+        p.append(facts["p"])
     assert 0.91 <= np.mean(inside) <= 0.98
-    assert np.mean(passed) >= 0.94
+    assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.09
 
 
 @pytest.mark.parametrize("part", ["border", "centre"])
@@ -158,10 +160,9 @@ def test_sanity_is_kept_and_told(embedded_frame, tmp_path):
     metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, sanity=True)
     probes = read_table(tmp_path, "probes")
     assert set(probes["probe"]) == {"permuted"}
-    assert len(probes) == (frame["split"] == "train").sum()
+    assert 0.3 < len(probes) / (frame["split"] == "train").sum() < 0.7
     facts = metrics["pipelines"]["shortcuts"]["sanity"]
-    by_fold = [roc_auc_score(rows["target"], rows["score"]) for _, rows in probes.groupby("fold")]
-    assert facts["permuted"]["roc_auc"] == pytest.approx(np.mean(by_fold))
+    assert facts["permuted"]["roc_auc"] == roc_auc_score(probes["target"], probes["score"])
     assert facts["occlusion"] == {}
     page = (tmp_path / "report.html").read_text()
     assert "AUC on permuted labels" in page

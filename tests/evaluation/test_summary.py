@@ -252,7 +252,7 @@ def test_a_patient_in_two_splits_is_told(embedded_frame, tmp_path):
     frame.loc[first["test"], "patient"] = frame.loc[first["train"], "patient"]
     metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3)
     assert metrics["data"]["patients_in_several_splits"] == 1
-    assert "1 patients have images in more than one split" in (tmp_path / "report.html").read_text()
+    assert "Patients with images in more than one split: 1." in (tmp_path / "report.html").read_text()
 
 
 def test_test_scores_do_not_touch_the_threshold(scores):
@@ -282,6 +282,15 @@ def test_one_patient_is_no_sample(scores):
         summarise(few, Rule("youden", 0), **NOTHING_ELSE)
 
 
+@pytest.mark.parametrize(
+    "kept", [lambda rows: rows["split"] != "train", lambda rows: (rows["fold"] != 0) | (rows["target"] == 1)]
+)
+def test_folds_that_measure_nothing(scores, kept):
+    rows = scores[kept(scores).fillna(True)]
+    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not both classes"):
+        summarise(rows, Rule("youden", 0), **NOTHING_ELSE)
+
+
 def test_a_perfect_classifier_is_not_called_certain(scores):
     """Every draw of it is alike, and an interval of no width would be a lie."""
     perfect = scores.assign(score=np.where(scores["target"] == 1, 0.9, 0.1))
@@ -295,7 +304,7 @@ def test_a_perfect_classifier_is_not_called_certain(scores):
 
 
 @pytest.mark.parametrize(
-    ("supported", "as_good", "worse", "no_better"),
+    ("supported", "as_good", "worse", "not_beating"),
     [
         ({"ab", "as", "bs"}, [], ["b"], []),
         ({"as", "bs"}, ["b"], [], []),
@@ -303,20 +312,21 @@ def test_a_perfect_classifier_is_not_called_certain(scores):
         (set(), ["b"], [], ["a", "b"]),
     ],
 )
-def test_the_verdict_says_no_more_than_the_data(supported, as_good, worse, no_better):
+def test_the_verdict_says_no_more_than_the_data(supported, as_good, worse, not_beating):
     auc = {"a": 0.9, "b": 0.8, "shortcuts": 0.6}
     pairs = [{"a": one, "b": other, "supported": one[0] + other[0] in supported}
              for one, other in (("a", "b"), ("a", "shortcuts"), ("b", "shortcuts"))]  # fmt: skip
     pipelines = {name: {"test": {"roc_auc": {"value": value}}} for name, value in auc.items()}
     assert verdict(pipelines, pairs) == {
-        "best": "a", "as_good": as_good, "worse": worse, "no_better_than_shortcuts": no_better
+        "best": "a", "as_good": as_good, "worse": worse, "not_beating_shortcuts": not_beating,
+        "worse_than_shortcuts": [],
     }  # fmt: skip
 
 
-def test_shortcuts_that_are_better_are_not_beaten_and_never_the_best():
+def test_shortcuts_that_are_better_are_never_the_best():
     pipelines = {name: {"test": {"roc_auc": {"value": value}}} for name, value in (("a", 0.6), ("shortcuts", 0.9))}
     found = verdict(pipelines, [{"a": "a", "b": "shortcuts", "supported": True}])
-    assert (found["best"], found["no_better_than_shortcuts"]) == ("a", ["a"])
+    assert (found["best"], found["worse_than_shortcuts"], found["not_beating_shortcuts"]) == ("a", ["a"], [])
 
 
 def test_metrics_are_json_that_every_reader_takes(run):

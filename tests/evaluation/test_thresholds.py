@@ -31,8 +31,9 @@ def test_rules_as_they_are_typed(text, rule, written):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "best", "youden=1", "sensitivity=95", "sensitivity=x", "cost", "cost=0:1", "cost=5:0", "cost=-1", "1.5", "nan",
-     "inf", "specificity=nan"],
+    ["", "best", "youden=1", "sensitivity=95", "sensitivity=x", "cost", "cost=0:1", "cost=5:0",
+     "cost=-1", "cost=-5:-1", "1.5",
+     "nan", "inf", "specificity=nan"],
 )  # fmt: skip
 def test_rules_that_are_none(text):
     with pytest.raises(InputError, match="must be youden, sensitivity=S"):

@@ -55,7 +55,7 @@ def metrics(shortcuts_auc=0.6, **verdict):
         test = {"roc_auc": {"value": auc, "ci95": [auc - 0.1, auc + 0.1]}, "recall": rate, "specificity": rate}
         return {"test": test, "sanity": {"permuted": {"passed": passed}}}
 
-    defaults = {"best": "a", "as_good": [], "worse": [], "no_better_than_shortcuts": []}
+    defaults = {"best": "a", "as_good": [], "worse": [], "not_beating_shortcuts": [], "worse_than_shortcuts": []}
     pipelines = {"a": pipeline(0.9), "b": pipeline(0.8, passed=False), "shortcuts": pipeline(shortcuts_auc)}
     return {"pipelines": pipelines, "verdict": defaults | verdict}
 
@@ -75,13 +75,22 @@ def test_the_verdict_names_what_the_data_do_not_support():
 def test_the_line_to_beat():
     assert "Every other pipeline beats it" in said(metrics())
     assert "may have learnt just that" not in said(metrics())
-    high = said(metrics(0.85, no_better_than_shortcuts=["a", "b"]))
+    high = said(metrics(0.85, not_beating_shortcuts=["a", "b"]))
     assert "may have learnt just that" in high
     assert "Not shown to beat it: A and B." in high
 
 
+def test_shortcuts_that_rank_best_are_named_first():
+    text = said(metrics(0.95, worse_than_shortcuts=["b"], not_beating_shortcuts=["a"]))
+    assert text.startswith("SHORTCUTS, which sees no lung, ranks the test images best: ROC AUC 0.950")
+    assert "Of the others A ranks them best: ROC AUC 0.900" in text
+    assert "Worse than it, and the data support that: B." in text
+    assert "Not shown to beat it: A." in text
+    assert "Every other pipeline beats it" not in text
+
+
 def test_a_failed_sanity_check_is_in_the_verdict():
-    assert "Trained on permuted labels, B still tell" in said(metrics())
+    assert "Better on permuted labels than chance would have it: B." in said(metrics())
 
 
 def test_shortcuts_alone():
