@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cxr_sklearn import load_folder
@@ -88,6 +89,20 @@ def test_report_with_another_rule_and_in_spanish(embedded_frame, tmp_path):
     assert "second look" not in (tmp_path / "report.html").read_text()
     wrong = call("report", tmp_path, "--threshold", "best")
     assert (wrong.exit_code, "must be youden" in wrong.output) == (1, True)
+
+
+def test_a_perfect_classifier_has_no_interval(tmp_path):
+    for i in range(80):
+        split = "test" if i % 4 == 0 else "train"
+        label, grey = (("NORMAL", 40), ("PNEUMONIA", 200))[i // 4 % 2]
+        folder = tmp_path / "images" / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (32, 32), grey + i % 7).save(folder / f"{i}.png")
+    options = ["--pipeline", "shortcuts", "--store", tmp_path / "store", "--out", tmp_path / "run"]
+    for done in (call("compare", tmp_path / "images", *options), call("report", tmp_path / "run")):
+        assert done.exit_code == 0, done.output
+        assert "1.000 none" in " ".join(done.output.split())
+    assert "no interval" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_learning_curve_goes_into_the_report(embedded_frame, tmp_path):

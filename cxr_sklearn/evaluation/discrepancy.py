@@ -22,6 +22,8 @@ VERDICTS = ("consistent", "unlikely", "ruled out")
 #: p-values below which a cause is unlikely, and below which it is ruled out if the test assumes nothing of the scores.
 UNLIKELY, RULED_OUT = 0.05, 0.001
 _USED = ("accuracy", "precision", "recall", "specificity", "f1", "roc_auc")
+# What Keras and the clinic call them.
+_ALIASES = {"auc": "roc_auc", "sensitivity": "recall"}
 Reported = dict[str, tuple[float, float]]
 Row = tuple[str, str]
 
@@ -54,7 +56,8 @@ def diagnose_discrepancy(
     ----------
     reported_metrics : mapping of str to float
         Two or more of "accuracy", "precision", "recall", "specificity" and "f1", rounded as published; "roc_auc" and
-        "n", the number of images, if known. The other names of ``METRICS`` are let pass and not used.
+        "n", the number of images, if known. "sensitivity" and "auc" are understood, too; the other names of ``METRICS``
+        are let pass and not used.
     confusion_matrix : array-like of int, shape (2, 2), or mapping of str to int
         ``[[tn, fp], [fn, tp]]`` as scikit-learn has it, or by the keys "tp", "fn", "fp" and "tn"; of both classes.
 
@@ -103,6 +106,7 @@ def diagnose_discrepancy(
 
 
 def _checked_metrics(given: Mapping[str, Any]) -> tuple[Reported, int | None]:
+    given = {_ALIASES.get(name, name): value for name, value in given.items()}
     if unknown := sorted(set(given) - {*METRICS, "n"}):
         raise InputError(f"reported_metrics holds {unknown}; the names are {[*_USED, 'n']}")
     if len(set(given) & set(_USED[:5])) < 2:

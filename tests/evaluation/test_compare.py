@@ -153,6 +153,50 @@ def test_the_saved_model_gives_the_saved_scores(embedded_frame, tmp_path, calibr
     np.testing.assert_allclose(model.predict_proba(scores["path"])[:, 1], scores["score"], rtol=1e-6)
 
 
+def test_a_recipe_by_its_name_alone_and_a_number_for_a_threshold(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    metrics = compare(frame, "shortcuts", out=tmp_path, store=store, cv=3, threshold=0.4)
+    assert metrics["pipelines"]["shortcuts"]["threshold"]["value"] == 0.4
+
+
+def test_a_recipe_whose_name_looks_like_a_formula(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    path = tmp_path / "a$\\frac$b.py"
+    path.write_text(
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import Pipeline\n"
+        "from cxr_sklearn import ShortcutFeatures\n"
+        "def build(store):\n"
+        "    classifier = LogisticRegression(max_iter=9999)\n"
+        "    return Pipeline([('measure', ShortcutFeatures(store=store)), ('classify', classifier)])\n"
+    )
+    compare(frame, [path], out=tmp_path / "run", store=store, cv=3)
+    assert "a$\\frac$b" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_images_that_tell_no_patient_are_counted_and_told(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    own = frame["path"].str.split("/").str[-3:].str.join("/")
+    few = frame.assign(patient=frame["patient"].where(frame["split"] != "test", own))
+    metrics = compare(few, "shortcuts", out=tmp_path, store=store, cv=3)
+    n_test = int((frame["split"] == "test").sum())
+    assert metrics["data"]["patients_unknown"] == n_test
+    assert f"Images whose name tells no patient: {n_test}." in (tmp_path / "report.html").read_text()
+
+
+def test_calibration_that_would_turn_the_ranking_round_is_left_and_told(embedded_frame, tmp_path):
+    """Shortcuts tell nothing of synthetic radiographs; with these folds their scores run against the labels."""
+    frame, store = embedded_frame
+    for seed in range(20):
+        metrics = compare(frame, "shortcuts", out=tmp_path, store=store, cv=3, calibrate="sigmoid", random_state=seed)
+        if metrics["pipelines"]["shortcuts"]["calibrated"] == "reversed":
+            break
+    else:
+        pytest.skip("the scores of no seed ran against the labels")
+    assert "it would turn the ranking round" in (tmp_path / "report.html").read_text()
+    plain = compare(frame, "shortcuts", out=tmp_path / "plain", store=store, cv=3, random_state=seed)
+    assert metrics["pipelines"]["shortcuts"]["test"] == plain["pipelines"]["shortcuts"]["test"]
+
+
 def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
     frame, store = embedded_frame
     turned = frame.assign(target=frame["target"].where(frame["split"] != "test", 1 - frame["target"]))
@@ -170,6 +214,8 @@ def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
         ({"calibrate": "magic"}, "calibrate='magic' must be one of"),
         ({"lang": "fr"}, "lang='fr' must be one of"),
         ({"balance": "much"}, "balance='much' must be one of"),
+        ({"cv": 1}, "cv=1 must be an integer of at least 2"),
+        ({"cv": "5"}, "cv='5' must be an integer of at least 2"),
     ],
 )
 def test_wrong_options_cost_no_time(embedded_frame, tmp_path, option, message):
@@ -252,6 +298,9 @@ def test_embedders_inside_other_steps_are_found(embedded_frame, tmp_path):
             lambda frame: frame.assign(patient=frame["patient"].mask(frame["split"] == "test", "one")),
             "one normal patient in the test split",
         ),
+        (lambda frame: frame.drop(columns=["patient", "split"]), r"lacks the columns \['split', 'patient'\]"),
+        (lambda frame: frame.assign(patient=frame["patient"].mask(frame.index == 3)), "images without patient"),
+        (lambda frame: pd.concat([frame, frame[:1]]), "stands in the table twice"),
     ],
 )
 def test_tables_that_cannot_be_compared_on(embedded_frame, tmp_path, spoil, message):

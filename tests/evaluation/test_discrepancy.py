@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 from sklearn.metrics import confusion_matrix, roc_auc_score
@@ -240,7 +241,9 @@ def test_all_metrics_and_either_layout():
         ({"recall": -0.1}, "recall=-0.1 must be a fraction"),
         ({"roc_auc": float("nan")}, "roc_auc=nan must be a fraction"),
         ({"precision": ".91"}, "precision='.91' must be a fraction"),
-        ({"auc": 0.96}, r"holds \['auc'\]; the names are \['accuracy'"),
+        ({"acc": 0.96}, r"holds \['acc'\]; the names are \['accuracy'"),
+        ({"recall": True}, "recall=True must be a fraction"),
+        ({"recall": 0.1, "specificity": 0.1}, "accuracy lies between recall and specificity"),
         ({"n": 468.5}, "n=468.5 must be a number of images"),
         ({"n": 0}, "n=0 must be a number of images"),
     ],
@@ -248,6 +251,12 @@ def test_all_metrics_and_either_layout():
 def test_bad_metrics(changed, message):
     with pytest.raises(InputError, match=message):
         diagnose_discrepancy({**REPORTED, **changed}, PREDICTED)
+
+
+def test_names_of_keras_and_of_the_clinic():
+    other = {"accuracy": 0.9103, "sensitivity": 0.9060, "precision": 0.9138, "auc": 0.9608}
+    same = {"accuracy": 0.9103, "recall": 0.9060, "precision": 0.9138, "roc_auc": 0.9608}
+    pd.testing.assert_frame_equal(diagnose_discrepancy(other, PREDICTED), diagnose_discrepancy(same, PREDICTED))
 
 
 @pytest.mark.parametrize("few", [{}, {"accuracy": 0.91}, {"accuracy": 0.91, "roc_auc": 0.96, "n": 468}])
