@@ -125,16 +125,12 @@ def compare(
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
     run = {**describe_run(random_state, cv), "threshold": str(rule), "lang": lang}
-    facts: dict[str, Any] = {
-        "pipelines": {},
-        "data": {"synthetic": bool(frame.attrs.get("synthetic", False))},
-        "run": run,
-    }
+    data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
+    facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
     for name, (recipe, pipeline) in built.items():
         facts["pipelines"][name] = {
             "description": recipe.description,
             "balance": balance if recipe.takes("balance") else "none",
-            "calibrated": None,
             **embed_all(pipeline, frame, verbose),
         }
     images = describe_images(frame, store)
@@ -145,11 +141,8 @@ def compare(
         known["seconds"] |= found.pop("seconds")
         known |= found
         tables["training"] += training_of(name, model)
-        scores = scores.reset_index(drop=True)
-        calibrator = None
-        if calibrate:
-            scores, calibrator = calibrate_scores(scores, calibrate)
-            known["calibrated"] = calibrate if calibrator is not None else "reversed"
+        scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
+        known["calibrated"] = calibrate and ("reversed" if calibrator is None else calibrate)
         with replacing(folder / "models" / f"{name}.skops") as draft:
             skops.io.dump(calibrated(model, calibrator), draft)
         tables["scores"].append(scores)
@@ -255,4 +248,4 @@ def _evaluate(
     seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
     batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
     found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
-    return pd.concat(parts), model, found
+    return pd.concat(parts, ignore_index=True), model, found
