@@ -75,3 +75,10 @@ def test_recipes_build_and_their_grids_fit(path):
 
 def test_there_are_recipes():
     assert len(RECIPES) == 2
+
+
+@pytest.mark.slow
+def test_the_report_is_timed():
+    done = run("benchmarks/report.py", "--images", 3000)
+    assert "report of 3,000 x 5" in done.stdout
+    assert "ratio" in done.stdout
