@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .evaluation.learning_curve import learning_curve as learning_curve
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
     from .images import ImageBatch as ImageBatch
-    from .images import ImageLoader as ImageLoader
+    from .loader import ImageLoader as ImageLoader
     from .resampling import AugmentedClassifier as AugmentedClassifier
     from .resampling import BalancedClassifier as BalancedClassifier
     from .store import FeatureStore as FeatureStore
@@ -34,7 +34,7 @@ _HOMES = {
     "FrozenEmbedder": "embedder",
     "ImageAugmenter": "augment",
     "ImageBatch": "images",
-    "ImageLoader": "images",
+    "ImageLoader": "loader",
     "ScratchCNNClassifier": "classifiers.scratch_cnn",
     "ShortcutFeatures": "evaluation.shortcuts",
     "balanced_subset": "datasets",

@@ -13,7 +13,7 @@ from cxr_sklearn import load_folder
 from cxr_sklearn.cli import app
 
 from .conftest import write_image
-from .test_images import write_png_header
+from .test_decoding import write_png_header
 
 
 def call(*arguments):

@@ -13,7 +13,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 
 from ..exceptions import DataError, InputError
-from ..images import ImageBatch, ImageLoader, PassesImages, as_batch
+from ..images import ImageBatch, PassesImages, as_batch
+from ..loader import ImageLoader
 from ..progress import progress_bar
 from .bootstrap import Draws, bootstrap, interval
 from .scores import score_rows

@@ -9,7 +9,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from ..images import ImageBatch, ImageLoader
+from ..images import ImageBatch
+from ..loader import ImageLoader
 from ..progress import progress_bar
 from ..rows import stored_rows
 from ..store import FeatureStore, NoStore, store_directory

@@ -8,7 +8,7 @@ import io
 from PIL import Image
 
 from ..exceptions import ImageReadError
-from ..images import ImageLoader
+from ..loader import ImageLoader
 
 #: Height and width in pixels.
 SIZE = 176

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
-from numbers import Integral
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 
-from .decoding import FORMATS
-from .exceptions import DataError
+from ..decoding import FORMATS
+from ..exceptions import DataError
+from .names import patient_of
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}
 SPLITS = {"train": "train", "val": "val", "test": "test"}
-
-# The two etiologies are numbered separately: person1_virus and person1_bacteria are two children.
-_PNEUMONIA_NAME = re.compile(r"person(\d+)_(bacteria|virus)_\d+(_\d+)?", re.IGNORECASE)
-# So are the studies with and without NORMAL2.
-_NORMAL_NAME = re.compile(r"(NORMAL2-)?IM-(\d+)-\d+(-\d+)?", re.IGNORECASE)
 
 
 class _Entry(NamedTuple):
@@ -34,46 +27,6 @@ class _Entry(NamedTuple):
     place: tuple[str, ...]
     #: The folders above that.
     prefix: tuple[str, ...]
-
-
-def patient_of(name: str) -> tuple[str | None, str | None]:
-    """Read patient and etiology from a file name of the Kaggle set.
-
-    Parameters
-    ----------
-    name : str
-        File name, with or without its suffix.
-
-    Returns
-    -------
-    patient : str or None
-        E.g. "bacteria-12", "virus-12", "IM-0115" or "NORMAL2-IM-0115"; None where the name follows no known pattern.
-    subtype : {"bacteria", "virus", None}
-
-    Examples
-    --------
-    >>> patient_of("person1_virus_6.jpeg"), patient_of("NORMAL2-IM-0115-0001.jpeg"), patient_of("scan 7.png")
-    (('virus-1', 'virus'), ('NORMAL2-IM-0115', None), (None, None))
-    """
-    stem = PurePath(name).stem
-    if match := _PNEUMONIA_NAME.fullmatch(stem):
-        etiology = match[2].lower()
-        return f"{etiology}-{match[1]}", etiology
-    if match := _NORMAL_NAME.fullmatch(stem):
-        return f"{(match[1] or '').upper()}IM-{match[2]}", None
-    return None, None
-
-
-def series_of(name: str) -> str | None:
-    """Read from a file name of the Kaggle set which of its two series a normal radiograph belongs to.
-
-    Returns
-    -------
-    {"IM", "NORMAL2", None}
-        None for a pneumonia, and where the name follows no known pattern.
-    """
-    match = _NORMAL_NAME.fullmatch(PurePath(name).stem)
-    return None if match is None else "NORMAL2" if match[1] else "IM"
 
 
 def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataFrame:
@@ -134,81 +87,6 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
         }
     )
     return frame.join(_sizes(frame["path"].tolist()) if sizes else _no_sizes(len(frame)))
-
-
-def balanced_subset(
-    frame: pd.DataFrame,
-    train: int = 240,
-    val: int = 240,
-    test: int | None = 234,
-    random_state: int | None = None,
-) -> pd.DataFrame:
-    """Draw a subset with equally many images of both classes in each split, patient by patient.
-
-    Training and validation images are both drawn from the official train split, since the official validation split
-    of 16 images decides nothing. No patient is in two splits; of the last patient of a split and class, images may be
-    left over, which are in none.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        As :func:`load_folder` returns it.
-    train, val : int
-        Images of each class.
-    test : int or None
-        Images of each class, from the test split; None takes all there are, balanced or not.
-    random_state : int or None, default=None
-
-    Returns
-    -------
-    DataFrame
-        Rows of `frame`, sorted by path, with `split` as drawn.
-
-    Raises
-    ------
-    DataError
-        If a class has too few images, or a patient would be in two splits: in train and test already, or because of
-        images of both classes.
-    """
-    for name, n in (("train", train), ("val", val), ("test", test)):
-        if n is not None and (not isinstance(n, Integral) or n < 0):
-            raise DataError(f"{name}={n!r} must be a number of images")
-    draw = np.random.default_rng(random_state)
-    parts = []
-    for target, label in enumerate(("normal", "pneumonia")):
-        rows = frame[frame["target"] == target]
-        official = {split: rows[rows["split"] == split] for split in ("train", "test")}
-        drawn = _draw_patients(official["train"], label, {"train": train, "val": val}, draw)
-        drawn += [official["test"]] if test is None else _draw_patients(official["test"], label, {"test": test}, draw)
-        parts += drawn
-    subset = pd.concat(parts).sort_values("path")
-    n_splits = subset.groupby("patient")["split"].nunique()
-    if shared := n_splits.index[n_splits > 1].tolist():
-        raise DataError(
-            f"{len(shared)} patients would be in two splits, {shared[0]} among them; repair their rows first"
-        )
-    return subset
-
-
-def _draw_patients(
-    rows: pd.DataFrame, label: str, wanted: dict[str, int], draw: np.random.Generator
-) -> list[pd.DataFrame]:
-    """Fill the wanted splits one after the other; what a split leaves of its last patient is in none."""
-    order = draw.permutation(rows["patient"].unique())
-    # A stable sort by the patient's turn keeps a patient's images together.
-    rows = rows.iloc[np.argsort(pd.Index(order).get_indexer(rows["patient"]), kind="stable")]
-    n_all = len(rows)
-    parts = []
-    for split, n in wanted.items():
-        part = rows.iloc[:n]
-        if len(part) < n:
-            raise DataError(
-                f"{n} {label} images of patients in no other split were asked for as {split}, but {len(part)} of "
-                f"{n_all} are left"
-            )
-        parts.append(part.assign(split=split))
-        rows = rows[~rows["patient"].isin(part["patient"])]
-    return parts
 
 
 def _entries(folder: Path) -> list[_Entry]:

@@ -2,39 +2,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn import balanced_subset, load_folder, write_radiographs
-from cxr_sklearn.datasets import patient_of
+from cxr_sklearn import load_folder, write_radiographs
 from cxr_sklearn.exceptions import CXRError, DataError
 
-from .conftest import write_image
+from ..conftest import write_image
 
 
 def fill(root, *places):
     for place in places:
         write_image(root / place)
     return load_folder(root)
-
-
-@pytest.mark.parametrize(
-    ("name", "patient", "subtype"),
-    [
-        ("person1_bacteria_1.jpeg", "bacteria-1", "bacteria"),
-        ("person1_virus_6.jpeg", "virus-1", "virus"),
-        ("person1946_bacteria_4875.jpeg", "bacteria-1946", "bacteria"),
-        ("person441_bacteria_1918_2.jpeg", "bacteria-441", "bacteria"),
-        ("PERSON7_VIRUS_12.JPG", "virus-7", "virus"),
-        ("IM-0115-0001.jpeg", "IM-0115", None),
-        ("IM-0011-0001-0002.jpeg", "IM-0011", None),
-        ("NORMAL2-IM-0115-0001.jpeg", "NORMAL2-IM-0115", None),
-        ("NORMAL2-IM-1020-0001-0001.jpeg", "NORMAL2-IM-1020", None),
-        ("person_bacteria_1.jpeg", None, None),
-        ("person12_fungus_3.jpeg", None, None),
-        ("IM-0115.jpeg", None, None),
-        ("my-IM-0115-0001.jpeg", None, None),
-    ],
-)
-def test_patients_by_name(name, patient, subtype):
-    assert patient_of(name) == (patient, subtype)
 
 
 def test_a_row_per_image(tmp_path):
@@ -135,56 +112,3 @@ def test_the_real_folder(real_data):
     assert frame.drop_duplicates(["patient", "split"])["patient"].is_unique
     assert (frame["patient"].str.contains("/")).sum() == 0
     assert (frame[["width", "height"]] == 224).all(axis=None)
-
-
-class TestBalancedSubset:
-    @pytest.fixture
-    def frame(self):
-        """Sixty patients of two images each per class in train, ten in test; names as in the Kaggle set."""
-        rows = [
-            {"path": f"{split}/{label}/{patient}-{i}", "label": label, "target": target, "split": split,
-             "patient": f"{split}{label}{patient}"}
-            for split, n in (("train", 60), ("test", 10))
-            for target, label in enumerate(("normal", "pneumonia"))
-            for patient in range(n)
-            for i in range(2)
-        ]  # fmt: skip
-        return pd.DataFrame(rows)
-
-    def test_equally_many_of_both_classes_and_no_patient_twice(self, frame):
-        drawn = balanced_subset(frame, 31, 20, 7, random_state=0)
-        counts = drawn.groupby(["split", "target"]).size()
-        assert counts.to_dict() == {
-            ("train", 0): 31, ("train", 1): 31, ("val", 0): 20, ("val", 1): 20, ("test", 0): 7, ("test", 1): 7
-        }  # fmt: skip
-        assert drawn.groupby("patient")["split"].nunique().max() == 1
-        assert drawn["path"].is_monotonic_increasing
-        assert not drawn["path"].duplicated().any()
-        official = frame.set_index("path").loc[drawn["path"], "split"].to_numpy()
-        assert (official[drawn["split"] == "test"] == "test").all()
-        assert (official[drawn["split"] != "test"] == "train").all()
-
-    def test_the_seed_decides(self, frame):
-        first = balanced_subset(frame, 10, 10, 5, random_state=1)
-        pd.testing.assert_frame_equal(balanced_subset(frame, 10, 10, 5, random_state=1), first)
-        assert set(balanced_subset(frame, 10, 10, 5, random_state=2)["path"]) != set(first["path"])
-
-    def test_all_of_test(self, frame):
-        assert (balanced_subset(frame, 10, 10, None)["split"] == "test").sum() == 40
-
-    def test_a_patient_that_would_be_in_two_splits(self, frame):
-        with pytest.raises(DataError, match="would be in two splits, everybody among them"):
-            balanced_subset(frame.assign(patient="everybody"), 10, 0, 10)
-
-    @pytest.mark.parametrize("n", [-5, 2.5])
-    def test_what_is_no_number_of_images(self, frame, n):
-        with pytest.raises(DataError, match=f"val={n}"):
-            balanced_subset(frame, 10, n)
-
-    def test_too_few(self, frame):
-        with pytest.raises(DataError, match=r"5 pneumonia images .* but 0 of 0 are left"):
-            balanced_subset(frame[frame["target"] == 0], 5, 0, None)
-        with pytest.raises(DataError, match=r"120 normal images of patients in no other split.*as val"):
-            balanced_subset(frame, 120, 120, None)
-        with pytest.raises(DataError, match=r"21 normal images .* as test, but 20 of 20 are left"):
-            balanced_subset(frame, 10, 10, 21)

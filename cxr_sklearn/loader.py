@@ -1,0 +1,110 @@
+"""From paths to images: :class:`ImageLoader`, the first step of a pipeline."""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+
+from .decoding import Decoding
+from .exceptions import InputError
+from .images import ImageBatch, PassesImages, as_batch
+
+
+class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Turn paths into a lazy batch of 8-bit grey images of one size.
+
+    JPEG, PNG, TIFF, BMP and WebP are read, whatever their colours: 16-bit levels are scaled by the image's own range,
+    palettes and CMYK are converted, transparency is laid over black, EXIF rotation is undone. The single grey channel
+    is repeated to the three that ImageNet networks take.
+
+    Parameters
+    ----------
+    size : int or tuple of two int, default=224
+        Height and width in pixels.
+    resize : {"stretch", "pad", "crop"}, default="stretch"
+        What becomes of the aspect ratio: given up, kept with black borders, or kept by cutting the longer side.
+
+    See Also
+    --------
+    ImageAugmenter : Random views of the images while a pipeline is fitted.
+    FrozenEmbedder : Feature vectors of the images.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import ImageLoader
+    >>> ImageLoader(size=64).fit_transform(["a.jpeg", "b.jpeg"])  # nothing is opened yet
+    ImageBatch(n=2, height=64, width=64)
+    """
+
+    def __init__(self, size: int | tuple[int, int] = 224, resize: str = "stretch") -> None:
+        self.size = size
+        self.resize = resize
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters; nothing is learnt.
+
+        Parameters
+        ----------
+        X : as for :meth:`transform`
+        y : ignored
+
+        Returns
+        -------
+        self : ImageLoader
+        """
+        self._decoding()
+        return self
+
+    def transform(self, X: Any) -> ImageBatch:
+        """Return the images at the given paths, not opened yet.
+
+        Parameters
+        ----------
+        X : array-like of n paths, one-column DataFrame, or images as an array of shape (n, H, W[, C]) and dtype uint8
+
+        Returns
+        -------
+        ImageBatch of n images
+
+        Raises
+        ------
+        ValueError
+            If `X` holds anything else, or a parameter is wrong.
+        """
+        decoding = self._decoding()
+        if isinstance(X, ImageBatch):
+            raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
+        values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
+        if values.ndim > 2:
+            return ImageBatch(as_batch(values)._sources, decoding)
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values[:, 0]
+        if values.ndim != 1 or not all(isinstance(path, str | os.PathLike) for path in values):
+            raise InputError(
+                f"expected one path per image (a list, array, Series or one-column DataFrame of str), but got shape "
+                f"{values.shape} and dtype {values.dtype}"
+            )
+        return ImageBatch(np.array([os.fspath(path) for path in values], dtype=object), decoding)
+
+    def _decoding(self) -> Decoding:
+        size = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
+        if len(size) != 2 or not all(isinstance(s, Integral) and not isinstance(s, bool) and s > 0 for s in size):
+            raise InputError(f"size={self.size!r} must be a positive integer or a pair of them")
+        if self.resize not in ("stretch", "pad", "crop"):
+            raise InputError(f"resize={self.resize!r} must be 'stretch', 'pad' or 'crop'")
+        return Decoding(int(size[0]), int(size[1]), self.resize)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.transformer_tags.preserves_dtype = []
+        tags.requires_fit = False
+        return tags
