@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast lint synthetic-cache clean
+.PHONY: help demo test test-fast lint fuzz synthetic-cache clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -27,6 +27,9 @@ test-fast: $(READY)  ## Tests that need neither Keras nor a browser
 
 test: lint  ## Everything: ruff, mypy, all tests
 	$(BIN)/pytest
+
+fuzz: $(READY)  ## Damage 20,000 image files and see that each is read or refused
+	$(BIN)/python -m tests.fuzz --files 20000
 
 synthetic-cache: $(READY)  ## Draw and embed the images behind cache/synthetic again
 	$(BIN)/python cache/synthetic/make.py

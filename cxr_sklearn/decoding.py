@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
+#: Part of every content key: count it up when the same bytes come out as other pixels than before.
+DECODER = 1
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-#: Larger images are refused before a pixel is decoded; the largest radiography detectors have 30 megapixels.
-MAX_PIXELS = 80_000_000
+#: Larger images are refused before a pixel is decoded. The largest radiography detectors have 30 megapixels; with
+#: this many, no format and depth takes more than 1 GB to decode.
+MAX_PIXELS = 40_000_000
+#: The longest side JPEG and DICOM can hold; in other formats no more makes sense.
+MAX_SIDE = 65_535
+#: Larger files are not opened: MAX_PIXELS of 4 bytes each, not compressed, and as much metadata as anyone needs.
+MAX_BYTES = 200_000_000
+#: Each number of the metadata becomes a Python object of 36 bytes; no camera writes this many.
+_MAX_NUMBERS = 1_000_000
+_BLOCK_PIXELS = 1_000_000
+#: TIFF's types that Pillow keeps as bytes, however many.
+_BYTE_TAGS = (1, 2, 6, 7)
+#: Pillow cuts the low byte off 16-bit colour; with fewer levels than this left, steps would be visible.
+_MIN_LEVELS = 128
+_MAX_REASON = 200
+#: What Python prints for an object or for bytes: it tells the reader nothing.
+_OBJECTS = re.compile(r"""<[^<>]* at 0x[0-9a-f]+>|b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*"|bytearray\(.*\)""")
+
+_Flip = Image.Transpose
+_UPRIGHT = {
+    2: _Flip.FLIP_LEFT_RIGHT,
+    3: _Flip.ROTATE_180,
+    4: _Flip.FLIP_TOP_BOTTOM,
+    5: _Flip.TRANSPOSE,
+    6: _Flip.ROTATE_270,
+    7: _Flip.TRANSVERSE,
+    8: _Flip.ROTATE_90,
+}
+
+
+class RefusedError(ValueError):
+    """A reason in this package's own words why a file is not read."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +60,13 @@ class Decoding:
     resize: str
 
     def __call__(self, source: bytes | np.ndarray) -> np.ndarray:
-        """Return ``uint8 (height, width)``; whatever a file's bytes can make Pillow raise comes out unchanged."""
+        """Return ``uint8 (height, width)``; whatever a file's bytes can make a codec raise comes out unchanged."""
         if isinstance(source, np.ndarray):
             return self._fit(Image.fromarray(grey_array(source)))
-        with Image.open(io.BytesIO(source), formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width:,} x {image.height:,} pixels are more than the {MAX_PIXELS:,} allowed")
-            # JPEG can be decoded at a half, quarter or eighth; twice the wanted size leaves the resize filter its work.
-            image.draft("L", (2 * self.width, 2 * self.height))
-            return self._fit(_to_grey(ImageOps.exif_transpose(image)))
+        if _is_dicom(source):
+            return self._fit(Image.fromarray(_dicom().grey_pixels(io.BytesIO(source))))
+        with _open(io.BytesIO(source)) as image:
+            return self._fit(_upright_grey(image, self.width, self.height))
 
     def _fit(self, image: Image.Image) -> np.ndarray:
         size = (self.width, self.height)
@@ -43,23 +79,168 @@ class Decoding:
         return np.asarray(image, dtype=np.uint8)
 
 
+def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str]:
+    """Return width, height and mode as a file's header has them, without decoding a pixel.
+
+    The mode is Pillow's, or a DICOM file's photometric interpretation. Whatever a header can make a codec raise comes
+    out unchanged.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
+        if _is_dicom(file.read(132)):
+            return _dicom().size_and_mode(file)
+        with _open(file) as image:
+            return image.width, image.height, image.mode
+
+
+def open_regular(path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file that can hold an image: opening a named pipe or a device may never come to an end."""
+    facts = os.stat(path)  # noqa: PTH116 - a path may be bytes
+    if not stat.S_ISREG(facts.st_mode):
+        if stat.S_ISDIR(facts.st_mode):
+            raise IsADirectoryError("a folder, not a file")
+        raise OSError("a pipe, socket or device, not a file")
+    if facts.st_size > MAX_BYTES:
+        raise OSError(f"{facts.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
+    return open(path, "rb")  # noqa: PTH123 - a path may be bytes; the caller closes it
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse an image that is larger than any radiograph."""
+    if width * height > MAX_PIXELS:
+        raise RefusedError(f"{width:,} x {height:,} pixels are more than the {MAX_PIXELS:,} allowed")
+    if max(width, height) > MAX_SIDE:
+        raise RefusedError(f"{width:,} x {height:,} pixels: no side may be longer than {MAX_SIDE:,}")
+
+
+def _is_dicom(source: bytes) -> bool:
+    return source[128:132] == b"DICM"
+
+
+def _dicom() -> Any:
+    """Return the module that reads DICOM; it needs pydicom, which is an extra."""
+    try:
+        from . import dicom
+    except ImportError as error:
+        raise RefusedError("reading DICOM needs pydicom; run pip install 'cxr-sklearn[dicom]'") from error
+    return dicom
+
+
+def _open(file: BinaryIO) -> ImageFile.ImageFile:
+    _check_tiff_tags(file)
+    return Image.open(file, formats=FORMATS)
+
+
+def _check_tiff_tags(file: BinaryIO) -> None:
+    """Refuse a TIFF whose tags would fill the memory: Pillow unpacks them before it tells the size."""
+    file.seek(0)
+    start = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2])
+    if order is None or len(start) < 16:
+        return
+    is_big = struct.unpack(f"{order}H", start[2:4])[0] == 43
+    file.seek(struct.unpack(f"{order}Q", start[8:])[0] if is_big else struct.unpack(f"{order}L", start[4:8])[0])
+    n_tags, entry = (f"{order}Q", f"{order}2xHQ8x") if is_big else (f"{order}H", f"{order}2xHL4x")
+    counted = file.read(struct.calcsize(n_tags))
+    if len(counted) < struct.calcsize(n_tags):
+        return
+    size = struct.calcsize(entry)
+    tags = file.read(min(struct.unpack(n_tags, counted)[0], 65_536) * size)
+    for kind, count in struct.iter_unpack(entry, tags[: len(tags) // size * size]):
+        if kind not in _BYTE_TAGS and count > _MAX_NUMBERS:
+            raise RefusedError(f"one of its TIFF tags has {count:,} values; {_MAX_NUMBERS:,} are allowed")
+
+
+def _upright_grey(image: ImageFile.ImageFile, width: int, height: int) -> Image.Image:
+    """Decode an opened file; a JPEG only as large as a good picture of `width` and `height` needs."""
+    check_pixels(image.width, image.height)
+    # The second picture of a phone's MPO file is a preview or a depth map of the first.
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        raise RefusedError("holds more than one image; save the one you mean as a file of its own")
+    if image.format in ("JPEG", "MPO"):
+        # JPEG can be decoded at a half, quarter or eighth; twice the wanted size leaves the resize filter its work.
+        is_lying = _orientation(image) in (5, 6, 7, 8)
+        image.draft("L", (2 * height, 2 * width) if is_lying else (2 * width, 2 * height))
+    has_lost_levels = _has_16_bit_channels(image)
+    is_unsigned = image.mode == "I" and _tiff_tag(image, 339) == 1
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))  # TIFF is upright once it is loaded
+    grey = _scaled_grey(image, is_unsigned) if image.mode.startswith(("I", "F")) else _to_grey(image)
+    if has_lost_levels:
+        n_levels = int(np.ptp(np.asarray(grey))) + 1
+        if n_levels < _MIN_LEVELS:
+            raise RefusedError(f"its 16-bit colours would leave {n_levels} grey levels; save it as 16-bit grey")
+    return grey if turn is None else grey.transpose(turn)
+
+
+def _orientation(image: ImageFile.ImageFile) -> Any:
+    if len(image.info.get("exif", b"")) > _MAX_NUMBERS:
+        raise RefusedError(f"its EXIF metadata are more than the {_MAX_NUMBERS:,} bytes allowed")
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _has_16_bit_channels(image: ImageFile.ImageFile) -> bool:
+    if image.format not in ("PNG", "TIFF") or image.mode.startswith("I") or not image.tile:
+        return False
+    args: Any = image.tile[0].args
+    return ";16" in str(args if isinstance(args, str) else args[0])
+
+
+def _tiff_tag(image: Image.Image, number: int) -> Any:
+    """Value of a tag, the first where there is one per channel; None where there is none or the file is no TIFF."""
+    value = image.tag_v2.get(number) if hasattr(image, "tag_v2") else None
+    return value[0] if isinstance(value, tuple) else value
+
+
 def _to_grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_scale_to_8_bit(np.asarray(image, dtype=np.float64)))
-    if image.has_transparency_data:
-        opaque = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(opaque, image.convert("RGBA"))
-    elif image.mode in ("CMYK", "P"):
-        image = image.convert("RGB")
-    return image.convert("L")
+    if not image.has_transparency_data:
+        return (image.convert("RGB") if image.mode in ("CMYK", "P") else image).convert("L")
+    # Over black, a pixel's grey is its own times its opacity.
+    image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    return ImageChops.multiply(image.convert("L"), image.getchannel("A"))
 
 
-def _scale_to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale by the image's own range: detectors use 10 to 14 of the 16 bits, so a fixed shift would leave it black."""
-    low, high = float(values.min()), float(values.max())
+def _scaled_grey(image: Image.Image, is_unsigned: bool) -> Image.Image:
+    """Return a deep image in 8 bits, block by block."""
+    if "transparency" in image.info:
+        raise RefusedError("its transparent level is not read at 16 bits; save it without transparency")
+
+    def block(start: int, stop: int) -> np.ndarray:
+        values = np.asarray(image.crop((0, start, image.width, stop)))
+        return values.view(np.uint32) if is_unsigned else values
+
+    grey = scale_to_8_bit(block, image.height, image.width)
+    if _tiff_tag(image, 262) == 0:  # white is zero; Pillow turns 8-bit images round, but no deep ones
+        np.subtract(255, grey, out=grey)
+    return Image.fromarray(grey)
+
+
+def row_blocks(height: int, width: int) -> list[tuple[int, int]]:
+    """Return first and last row of blocks so small that a copy of one in float64 does not matter."""
+    step = max(_BLOCK_PIXELS // width, 1)
+    return [(start, min(start + step, height)) for start in range(0, height, step)]
+
+
+def scale_to_8_bit(block: Callable[[int, int], np.ndarray], height: int, width: int) -> np.ndarray:
+    """Scale by the image's own range: detectors use 10 to 14 of the 16 bits, so a fixed shift would leave it black.
+
+    Parameters
+    ----------
+    block : callable
+        Gives the values of the rows from its first argument to its second.
+    height, width : int
+    """
+    blocks = row_blocks(height, width)
+    extremes = np.array(
+        [(values.min(), values.max()) for values in (block(*rows) for rows in blocks)], dtype=np.float64
+    )
+    low, high = float(extremes.min()), float(extremes.max())
     if not np.isfinite(high - low):
-        raise ValueError("pixel values are not finite")
-    return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        raise RefusedError("some of its pixel values are not finite")
+    grey = np.empty((height, width), dtype=np.uint8)
+    for start, stop in blocks:
+        values = (block(start, stop).astype(np.float64) - low) * (255 / max(high - low, 1e-12))
+        grey[start:stop] = np.rint(values)
+    return grey
 
 
 def grey_array(pixels: np.ndarray) -> np.ndarray:
@@ -70,9 +251,17 @@ def grey_array(pixels: np.ndarray) -> np.ndarray:
 
 
 def reason_of(error: Exception) -> str:
-    """Say in one line why a file cannot be read."""
+    """Say in one printable line why a file cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image"
+        return f"not a {', '.join(FORMATS)} or DICOM image"
+    if isinstance(error, MemoryError):
+        return "decoding it takes more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(f"{error}".split()) or type(error).__name__
+    text = " ".join(_OBJECTS.sub("...", f"{error}").split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    if len(text) > _MAX_REASON:
+        text = f"{text[:_MAX_REASON]}..."
+    if isinstance(error, ValueError | OSError | SyntaxError) and text:  # Pillow's SyntaxError: "broken PNG file"
+        return text
+    return f"its data are damaged ({type(error).__name__}{text and ': '}{text})"

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .database import open_database, transaction
+from .decoding import open_regular
 from .exceptions import StoreDamagedError
 
 _SCHEMA = ["CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, digest BLOB)"]
@@ -27,7 +28,7 @@ def hash_files(paths: Sequence[str] | Sequence[bytes]) -> list[bytes | OSError]:
 
 def _hash_file(path: str | bytes) -> bytes | OSError:
     try:
-        with open(path, "rb") as file:  # noqa: PTH123 - a path may be bytes
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
         return error

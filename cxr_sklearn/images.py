@@ -7,14 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
-from PIL import Image
 
-from .decoding import FORMATS, Decoding, grey_array, reason_of
+from .decoding import DECODER, Decoding, grey_array, open_regular, reason_of, size_and_mode
 from .digests import hash_files
 from .exceptions import ImageReadError, InputError
 
@@ -83,7 +81,7 @@ class ImageBatch(Sequence[np.ndarray]):
         """Keys, None where a file cannot be read, and the reason for each of those by path."""
         failures: dict[str, str] = {}
         keys: list[bytes | None] = []
-        operations = repr(self._decoding).encode()
+        operations = f"{DECODER} {self._decoding!r}".encode()
         for i, digest in enumerate(self._source_digests(hash_files) if self._digests is None else self._digests):
             if isinstance(digest, OSError):
                 failures[self.name(i)] = reason_of(digest)
@@ -105,13 +103,21 @@ class ImageBatch(Sequence[np.ndarray]):
         """Path of image `i`, or its position where it has none."""
         return str(self._sources[i]) if self._sources.ndim == 1 else f"image {i}"
 
-    def source_size(self, i: int) -> tuple[int, int]:
-        """Width and height of image `i` before any resizing, in pixels."""
+    def source_header(self, i: int) -> tuple[int, int, str]:
+        """Width, height and mode of image `i` as its file's header has them; no pixel is decoded.
+
+        Raises
+        ------
+        ImageReadError
+            If the header cannot be read, whatever is wrong with it.
+        """
         source = self._sources[i]
         if isinstance(source, np.ndarray):
-            return source.shape[1], source.shape[0]
-        with Image.open(source, formats=FORMATS) as image:
-            return image.size
+            return source.shape[1], source.shape[0], "RGB" if source.shape[2:] == (3,) else "L"
+        try:
+            return size_and_mode(source)
+        except Exception as error:
+            raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
 
     def augmented(self, operation: Operation, view: int | np.ndarray) -> Self:
         """Add `operation` to each image whose `view`, an integer or one per image, is not 0."""
@@ -140,7 +146,8 @@ class ImageBatch(Sequence[np.ndarray]):
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
     def _bytes(self, i: int) -> bytes:
-        content = Path(self._sources[i]).read_bytes()
+        with open_regular(self._sources[i]) as file:
+            content = file.read()
         if self._digests is not None and hashlib.sha256(content).digest() != self._digests[i]:
             raise ValueError("the file changed while it was being read; run again")
         return content

@@ -19,9 +19,14 @@ from .images import ImageBatch, PassesImages, as_batch
 class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Turn paths into a lazy batch of 8-bit grey images of one size.
 
-    JPEG, PNG, TIFF, BMP and WebP are read, whatever their colours: 16-bit levels are scaled by the image's own range,
-    palettes and CMYK are converted, transparency is laid over black, EXIF rotation is undone. The single grey channel
-    is repeated to the three that ImageNet networks take.
+    JPEG, PNG, TIFF, BMP, WebP and DICOM are read, whatever their colours: levels of more than 8 bits are scaled by the
+    image's own range, palettes and CMYK are converted, transparency is laid over black, EXIF rotation is undone. DICOM
+    needs ``pip install 'cxr-sklearn[dicom]'``; its window or look-up tables are applied, MONOCHROME1 is turned round,
+    and what it says about the patient is not read. The single grey channel is repeated to the three that ImageNet
+    networks take.
+
+    A file of several images, of more than 40 megapixels or of more than 200 MB is refused, like any that is damaged:
+    asking for its pixels raises :class:`~cxr_sklearn.exceptions.ImageReadError`.
 
     Parameters
     ----------
