@@ -10,7 +10,11 @@ if TYPE_CHECKING:
     from .classifiers.finetuned import FineTunedClassifier as FineTunedClassifier
     from .classifiers.scratch_cnn import ScratchCNNClassifier as ScratchCNNClassifier
     from .datasets import balanced_subset as balanced_subset
+    from .datasets import fetch_chest_xray as fetch_chest_xray
+    from .datasets import group_split as group_split
     from .datasets import load_folder as load_folder
+    from .datasets import load_frame as load_frame
+    from .datasets import write_subset as write_subset
     from .embedder import FrozenEmbedder as FrozenEmbedder
     from .evaluation.compare import compare as compare
     from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
@@ -40,10 +44,14 @@ _HOMES = {
     "balanced_subset": "datasets",
     "compare": "evaluation.compare",
     "diagnose_discrepancy": "evaluation.discrepancy",
+    "fetch_chest_xray": "datasets",
+    "group_split": "datasets",
     "learning_curve": "evaluation.learning_curve",
     "load_folder": "datasets",
+    "load_frame": "datasets",
     "make_radiographs": "synthetic",
     "write_radiographs": "synthetic",
+    "write_subset": "datasets",
 }
 __all__ = sorted(_HOMES)
 

@@ -49,6 +49,10 @@ class ImageReadError(CXRError, OSError):
         return type(self), (self.failures, self.n_images)
 
 
+class DataUnavailableError(CXRError, OSError):
+    """A public set of images is neither here nor to be had."""
+
+
 class WeightsUnavailableError(CXRError, OSError):
     """The weights of a backbone are neither here nor to be had."""
 

@@ -22,7 +22,30 @@ def stored_rows(
     chunk_size: int,
     advance: Callable[[int], None],
 ) -> tuple[np.ndarray, int]:
-    """Return one feature row per image and how many images had to be computed.
+    """Return one feature row per image and how many images had to be computed; as :func:`readable_rows` does it.
+
+    Raises
+    ------
+    ImageReadError
+        If images cannot be read; the rows of all others are in the store by then.
+    StoreError
+        If the store cannot be read or written.
+    """
+    rows, n_computed, failures = readable_rows(batch, store, compute, chunk_size=chunk_size, advance=advance)
+    if failures:
+        raise ImageReadError(failures, len(batch))
+    return rows, n_computed
+
+
+def readable_rows(
+    batch: ImageBatch,
+    store: FeatureStore | NoStore,
+    compute: Compute,
+    *,
+    chunk_size: int,
+    advance: Callable[[int], None],
+) -> tuple[np.ndarray, int, dict[str, str]]:
+    """Return one feature row per image, how many images had to be computed, and which cannot be read.
 
     Images are decoded ahead in threads and computed in chunks; a finished chunk is in the store before the next one
     starts. Images with equal content keys are computed once.
@@ -40,12 +63,13 @@ def stored_rows(
     Returns
     -------
     rows : ndarray of shape (n, d) and dtype float32
+        Zeros where an image cannot be read; d is 0 where none can.
     n_computed : int
+    failures : dict of str to str
+        The reason for each unreadable image, by path.
 
     Raises
     ------
-    ImageReadError
-        If images cannot be read; the rows of all others are in the store by then.
     StoreError
         If the store cannot be read or written.
     """
@@ -65,9 +89,10 @@ def stored_rows(
             rows[pending[key]] = row
         n_computed += n
         advance(len(fresh))
-    if failures:
-        raise ImageReadError(failures, len(batch))
-    return rows, n_computed
+    for first, *others in pending.values():
+        if reason := failures.get(batch.name(first)):
+            failures |= {batch.name(i): reason for i in others}
+    return rows, n_computed, failures
 
 
 def _compute(

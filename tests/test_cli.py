@@ -1,9 +1,11 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -36,8 +38,9 @@ def only_line(stderr):
 def folder_of(root, n=6):
     for split in ("train", "test"):
         for i in range(n):
-            write_image(root / split / "NORMAL" / f"IM-{i}{len(split)}-0001.png", seed=i)
-            write_image(root / split / "PNEUMONIA" / f"person{i}{len(split)}_virus_1.png", seed=100 + i)
+            seed = 1000 * len(split) + i
+            write_image(root / split / "NORMAL" / f"IM-{i}{len(split)}-0001.png", seed=seed)
+            write_image(root / split / "PNEUMONIA" / f"person{i}{len(split)}_virus_1.png", seed=100 + seed)
     return root
 
 
@@ -97,7 +100,8 @@ def test_a_perfect_classifier_has_no_interval(tmp_path):
         label, grey = (("NORMAL", 40), ("PNEUMONIA", 200))[i // 4 % 2]
         folder = tmp_path / "images" / split / label
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (32, 32), grey + i % 7).save(folder / f"{i}.png")
+        noise = np.random.default_rng(i).integers(-9, 10, (32, 32))
+        Image.fromarray((grey + noise).astype(np.uint8)).save(folder / f"{i}.png")
     options = ["--pipeline", "shortcuts", "--store", tmp_path / "store", "--out", tmp_path / "run"]
     for done in (call("compare", tmp_path / "images", *options), call("report", tmp_path / "run")):
         assert done.exit_code == 0, done.output
@@ -123,10 +127,104 @@ def test_learning_curve_goes_into_the_report(embedded_frame, tmp_path):
     assert "How much data it takes" not in (tmp_path / "report.html").read_text()  # a curve of other images
 
 
+class TestCheck:
+    def test_a_clean_folder(self, tmp_path):
+        done = call("check", folder_of(tmp_path))
+        assert done.exit_code == 0, done.output
+        said = " ".join(done.output.split())
+        assert "24 images of 24 patients" in said
+        assert "train normal 6 6 train pneumonia virus 6 6 test normal 6 6 test pneumonia virus 6 6" in said
+        assert "Warning: there is no val split" in said
+        assert said.endswith("No leaks, and every file can be read.")
+
+    def test_leaks_and_unreadable_files(self, tmp_path):
+        folder = folder_of(tmp_path / "set[/b]")
+        shutil.copy(folder / "train/NORMAL/IM-05-0001.png", folder / "test/NORMAL/IM-99-0001.png")
+        (folder / "train/NORMAL/IM-98-0001.png").write_text("no image")
+        done = call("check", folder)
+        assert done.exit_code == 1
+        unreadable, leak, *_, verdict = (line for line in done.output.splitlines()
+                                         if line.startswith(("Unread", "Leak", "Not fit")))  # fmt: skip
+        assert unreadable.startswith(f"Unreadable: {folder}/train/NORMAL/IM-98-0001.png: not a JPEG")
+        assert leak.startswith("Leak: 1 group of identical files across splits: test/NORMAL/IM-99-0001.png = ")
+        assert verdict == "Not fit for use as it is."
+
+    def test_json(self, tmp_path):
+        folder = folder_of(tmp_path)
+        shutil.copy(folder / "train/NORMAL/IM-05-0001.png", folder / "test/NORMAL/IM-99-0001.png")
+        done = call("check", folder, "--json")
+        assert done.exit_code == 1
+        found = json.loads(done.stdout)
+        assert found["identical"][0]["splits"] == ["test", "train"]
+        assert len(found["leaks"]) == 1
+
+    def test_a_table_of_images(self, tmp_path):
+        folder_of(tmp_path)
+        (tmp_path / "labels.csv").write_text("path,label\ntrain/NORMAL/IM-05-0001.png,normal\n")
+        done = call("check", tmp_path / "labels.csv")
+        assert "1 images of 1 patients" in done.output
+        (tmp_path / "labels.csv").write_text("path\n")
+        assert "lacks the column 'label'" in fails("check", tmp_path / "labels.csv")
+
+
+def test_subset(tmp_path):
+    folder = folder_of(tmp_path / "set")
+    options = ["--train", 2, "--val", 2, "--test", 3]
+    done = call("subset", folder, tmp_path / "a", *options)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("14 images of 14 patients in ")
+    assert "(hard links), listed in manifest.csv" in done.output
+    assert call("subset", folder, tmp_path / "b", *options).exit_code == 0
+    assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()
+    assert call("subset", folder, tmp_path / "b", *options, "--seed", 1).exit_code == 0
+    assert (tmp_path / "a/manifest.csv").read_bytes() != (tmp_path / "b/manifest.csv").read_bytes()
+    assert "240 normal images" in fails("subset", folder, tmp_path / "c")
+    assert "lies inside" in fails("subset", folder, folder / "sub", *options)
+    assert call("check", tmp_path / "a" / "manifest.csv").exit_code == 0
+
+
+@pytest.mark.parametrize("layout", ["kaggle", "lower case", "no splits", "no val"])
+def test_subset_of_every_layout(tmp_path, layout):
+    for i in range(12):
+        split = "test" if i > 7 else "train"
+        for label, name in (("NORMAL", f"IM-{i:04d}-0001.png"), ("PNEUMONIA", f"person{i}_virus_{i}.png")):
+            place = {
+                "kaggle": f"chest_xray/{split}/{label}",
+                "lower case": f"{split}/{label.lower()}",
+                "no splits": label.lower(),
+                "no val": f"{split}/{label}",
+            }[layout]
+            write_image(tmp_path / "set" / place / name, seed=2 * i + (label == "NORMAL"))
+            if layout == "kaggle":
+                write_image(tmp_path / "set" / "chest_xray" / place / name, seed=2 * i + (label == "NORMAL"))
+                write_image(tmp_path / "set" / f"chest_xray/val/{label}" / name.replace("0", "9"), seed=99)
+    for name in ("a", "b"):
+        done = call("subset", tmp_path / "set", tmp_path / name, "--train", 4, "--val", 2, "--test", 3)
+        assert done.exit_code == 0, done.output
+    manifest = (tmp_path / "a/manifest.csv").read_bytes()
+    assert manifest == (tmp_path / "b/manifest.csv").read_bytes()
+    frame = load_folder(tmp_path / "a")
+    assert frame.groupby(["split", "label"]).size().tolist() == [3, 3, 4, 4, 2, 2]
+    assert frame["patient"].is_unique
+
+
+def test_compare_refuses_leaks(tmp_path):
+    folder = folder_of(tmp_path / "set")
+    shutil.copy(folder / "train/NORMAL/IM-05-0001.png", folder / "test/NORMAL/IM-99-0001.png")
+    options = ["--pipeline", "shortcuts", "--folds", 3, "--out", tmp_path / "run"]
+    line = fails("compare", folder, *options)
+    assert "1 group of identical files across splits: test/NORMAL/IM-99-0001.png = train/NORMAL/IM-05-0001.png" in line
+    assert "--allow-leaks" in line
+    done = call("compare", folder, *options, "--allow-leaks")
+    assert done.exit_code == 0, done.output
+    assert "Warning: there is no val split" in done.output
+    assert "Leak: " in done.output
+
+
 def test_help_names_every_command():
     done = call("--help")
     assert done.exit_code == 0
-    assert all(name in done.output for name in ("synth", "compare", "report", "learning-curve"))
+    assert all(name in done.output for name in ("synth", "fetch", "check", "subset", "compare", "report"))
 
 
 @pytest.mark.parametrize(

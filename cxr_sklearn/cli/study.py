@@ -1,29 +1,19 @@
-"""The command line: thin, quiet, and quick to say what is wrong."""
+"""The commands that compare pipelines and report on them."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .app import Images, Store, app, console, load, one_line_errors, print_findings, say, stderr
+
 if TYPE_CHECKING:
     import pandas as pd
-
-app = typer.Typer(
-    help="Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way. Not a medical device.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-console = Console()
-stderr = Console(stderr=True)
 
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
@@ -34,49 +24,15 @@ Balance = Literal["none", "undersample", "weights", "augment"]
 Calibration = Literal["temperature", "sigmoid", "isotonic"]
 Language = Annotated[Literal["en", "es"], typer.Option(help="Language of the report.")]
 Pipelines = Annotated[
-    list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file [default: all shipped].")
+    list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file (default: all shipped).")
 ]
-Store = Annotated[
-    str | None, typer.Option(help="Folder of the feature store [default: $CXR_SKLEARN_CACHE, ./cache, user cache].")
-]
-
-
-@contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with the data, the model or the disk into one line and exit status 1."""
-    from .exceptions import CXRError
-
-    try:
-        yield
-    except (CXRError, OSError) as error:
-        _say(f"cxr-sklearn: {error}", stderr, style="red")
-        raise typer.Exit(1) from error
-
-
-def _say(line: str, where: Console = console, style: str | None = None) -> None:
-    """Print a line as it is: brackets and colons in a path are no markup."""
-    where.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-@app.command()
-def synth(
-    directory: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    patients: Annotated[int, typer.Option(min=10, help="Number of patients.")] = 200,
-    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
-) -> None:
-    """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""
-    with _one_line_errors():
-        from .synthetic import write_radiographs
-
-        frame = write_radiographs(directory, patients, size=size, random_state=seed)
-        _say(f"{len(frame)} radiographs of {patients} patients in {directory}")
 
 
 @app.command()
 def compare(
-    directory: Annotated[
-        Path | None, typer.Argument(help="Folder of radiographs [default: synthetic ones, drawn into OUT]")
+    images: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of radiographs, or a CSV file (default: synthetic ones, drawn into OUT)."),
     ] = None,
     pipeline: Pipelines = None,
     out: Annotated[Path, typer.Option(help="Folder for the report, scores and models.")] = Path("runs/compare"),
@@ -93,18 +49,20 @@ def compare(
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of folds and estimators.")] = 0,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on although images or patients are on both sides of a split.")
+    ] = False,
     lang: Language = "en",
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
-    with _one_line_errors():
-        from .datasets import load_folder
-        from .evaluation.compare import compare as run
+    with one_line_errors():
+        from ..evaluation.compare import compare as run
 
-        if directory is None:
+        if images is None:
             weights = _weights_for_synthetic(weights)
             frame = _synthetic_frame(out, seed)
         else:
-            frame = load_folder(directory, sizes=False)
+            frame = load(images)
         metrics = run(
             frame,
             pipeline,
@@ -118,32 +76,34 @@ def compare(
             cv=folds,
             n_jobs=jobs,
             random_state=seed,
+            allow_leaks=allow_leaks,
             lang=lang,
             verbose=1,
         )
         _print_summary(metrics)
-        _say(f"Report: {out / 'report.html'}")
+        print_findings(metrics["run"])
+        say(f"Report: {out / 'report.html'}")
 
 
 def _weights_for_synthetic(weights: str) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
-    from .backbones import weights_path
-    from .exceptions import WeightsUnavailableError
+    from ..backbones import weights_path
+    from ..exceptions import WeightsUnavailableError
 
     if weights != "imagenet":
         return weights
     try:
         weights_path("VGG16", weights)
     except WeightsUnavailableError:
-        _say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
+        say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"
     return weights
 
 
 def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
     """Draw the synthetic radiographs below the run's folder; the same seed draws the same files again."""
-    from .datasets import load_folder
-    from .synthetic import write_radiographs
+    from ..datasets import load_folder
+    from ..synthetic import write_radiographs
 
     folder = out / f"synthetic-{seed}"
     write_radiographs(folder, 150, random_state=seed)
@@ -161,10 +121,10 @@ def report(
     lang: Annotated[Literal["en", "es"] | None, typer.Option(help="Another language of the report.")] = None,
 ) -> None:
     """Compute the metrics again from scores.csv and render the report, without Keras."""
-    with _one_line_errors():
-        from .evaluation.results import write_results
-        from .evaluation.scores import read_metrics
-        from .evaluation.thresholds import parse_rule
+    with one_line_errors():
+        from ..evaluation.results import write_results
+        from ..evaluation.scores import read_metrics
+        from ..evaluation.thresholds import parse_rule
 
         facts = read_metrics(run)
         known = facts["run"]
@@ -180,11 +140,11 @@ def report(
 
 @app.command()
 def learning_curve(
-    directory: Annotated[Path, typer.Argument(help="Folder of radiographs.")],
+    images: Images,
     out: Annotated[Path, typer.Option(help="Folder for the table, e.g. that of a `compare` run on the same images.")],
     pipeline: Annotated[
         list[str] | None,
-        typer.Option(help="Recipe, by name or by the path of your own file [default: all frozen]."),
+        typer.Option(help="Recipe, by name or by the path of your own file (default: all frozen)."),
     ] = None,
     weights: Weights = "imagenet",
     store: Store = None,
@@ -192,28 +152,25 @@ def learning_curve(
     seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
-    with _one_line_errors():
-        from .datasets import load_folder
-        from .evaluation.learning_curve import learning_curve as run
-        from .evaluation.learning_curve import learning_facts
-        from .evaluation.results import write_results
-        from .evaluation.scores import read_metrics
+    with one_line_errors():
+        from ..evaluation.learning_curve import learning_curve as run
+        from ..evaluation.learning_curve import learning_facts
+        from ..evaluation.results import write_results
+        from ..evaluation.scores import read_metrics
 
-        frame = load_folder(directory, sizes=False)
+        frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
                     random_state=seed, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
-        _say(f"Table: {out / 'learning_curve.csv'}")
+        say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():
             shown = write_results(out, read_metrics(out))["learning_curve"]
-            _say(
-                f"Report: {out / 'report.html'}" if shown else "The report there is of other images and leaves it out."
-            )
+            say(f"Report: {out / 'report.html'}" if shown else "The report there is of other images and leaves it out.")
 
 
 def _print_curve(facts: dict[str, Any]) -> None:
-    from .report.sentences import curve_labels
-    from .report.words import words
+    from ..report.sentences import curve_labels
+    from ..report.words import words
 
     labels = curve_labels(facts, words("en"))
     table = Table("pipeline", "patients", "AUC", "range", box=box.SIMPLE, padding=0, pad_edge=False)
@@ -225,8 +182,8 @@ def _print_curve(facts: dict[str, Any]) -> None:
 
 
 def _print_summary(metrics: dict[str, Any]) -> None:
-    from .report.sentences import pipeline_labels
-    from .report.words import words
+    from ..report.sentences import pipeline_labels
+    from ..report.words import words
 
     labels = pipeline_labels(metrics["pipelines"], words("en"))
     heads = {"accuracy": "accuracy", "recall": "recall", "roc_auc": "AUC"}
@@ -236,7 +193,3 @@ def _print_summary(metrics: dict[str, Any]) -> None:
         ends = facts["test"]["roc_auc"]["ci95"]
         table.add_row(Text(labels[name]), *cells, f"{ends[0]:.3f}-{ends[1]:.3f}" if ends else "none")
     console.print("On the test images:", table)
-
-
-if __name__ == "__main__":
-    app()

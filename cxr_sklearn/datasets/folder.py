@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from PIL import Image
 
-from ..decoding import FORMATS
-from ..exceptions import DataError
+from ..decoding import size_and_mode
+from ..exceptions import DataError, InputError
 from .names import patient_of
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}
 SPLITS = {"train": "train", "val": "val", "test": "test"}
+#: Opening more files than this takes a while, and on a network drive far longer.
+_MANY = 20_000
+_Header = tuple[int | None, int | None, str | None]
 
 
 class _Entry(NamedTuple):
@@ -29,7 +32,7 @@ class _Entry(NamedTuple):
     prefix: tuple[str, ...]
 
 
-def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataFrame:
+def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
     Class folders are called "normal" or "pneumonia" (or "neumonia"), in any case; the folder above may be "train",
@@ -38,16 +41,16 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
     Parameters
     ----------
     root : path
-    sizes : bool, default=True
-        Whether to open every file for its width, height and mode.
+    sizes : bool or "auto", default="auto"
+        Whether to open every file for its width, height and mode; "auto" does so for up to 20,000 files.
 
     Returns
     -------
     DataFrame
         One row per image: `path` (str), `label` ("normal" or "pneumonia"), `target` (int64; 1 is pneumonia), `split`
         ("train", "val", "test" or NA), `patient` (str; a file whose name tells no patient is its own), `subtype`
-        ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's), NA where a file
-        cannot be opened or `sizes` is False.
+        ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's, or DICOM's photometric
+        interpretation), NA where a file was not opened or cannot be.
 
     Raises
     ------
@@ -69,8 +72,7 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
             f"{folder} holds no images in class folders; expected "
             f"{folder / '[train|val|test]' / 'NORMAL|PNEUMONIA' / '*.jpeg'}"
         )
-    if odd := [entry.path for entry in entries if not entry.path.isprintable()]:
-        raise DataError(f"rename the files with characters that cannot be printed: {', '.join(map(ascii, odd))}")
+    refuse_unprintable(entry.path for entry in entries)
     entries.sort(key=lambda entry: entry.path)
     named = [patient_of(entry.place[-1]) for entry in entries]
     frame = pd.DataFrame(
@@ -86,7 +88,40 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool = True) -> pd.DataF
             "subtype": pd.array([subtype for _, subtype in named], dtype="str"),
         }
     )
-    return frame.join(_sizes(frame["path"].tolist()) if sizes else _no_sizes(len(frame)))
+    return with_sizes(frame, sizes)
+
+
+def refuse_unprintable(paths: Iterable[str]) -> None:
+    """Refuse file names that would break a table, a report or a terminal."""
+    if odd := [path for path in paths if not path.isprintable()]:
+        raise DataError(f"rename the files with characters that cannot be printed: {', '.join(map(ascii, odd))}")
+
+
+def names_no_patient(frame: pd.DataFrame) -> pd.Series:
+    """Return for each image whether it counts as a patient of its own, because nothing tells whose it is."""
+    pairs = zip(frame["path"].str.replace(os.sep, "/"), frame["patient"], strict=True)
+    return pd.Series([f"/{path}".endswith(f"/{patient}") for path, patient in pairs], frame.index, dtype=bool)
+
+
+def with_sizes(frame: pd.DataFrame, sizes: bool | str) -> pd.DataFrame:
+    """Add the columns `width`, `height` and `mode`, as :func:`load_folder` describes them."""
+    n = len(frame)
+    if sizes not in (True, False, "auto"):
+        raise InputError(f"sizes={sizes!r} must be True, False or 'auto'")
+    if sizes is False or (sizes == "auto" and n > _MANY):
+        facts: list[_Header] = [(None, None, None)] * n
+    else:
+        with ThreadPoolExecutor() as pool:
+            facts = list(pool.map(_header, frame["path"]))
+    headers = pd.DataFrame(facts, frame.index, ["width", "height", "mode"])
+    return frame.join(headers.astype({"width": "Int64", "height": "Int64", "mode": "str"}))
+
+
+def _header(path: str) -> _Header:
+    try:
+        return size_and_mode(path)
+    except Exception:  # noqa: BLE001 - whatever is wrong with a file, ImageLoader and check are where it is told
+        return None, None, None
 
 
 def _entries(folder: Path) -> list[_Entry]:
@@ -119,23 +154,3 @@ def _without_second_copy(entries: list[_Entry]) -> list[_Entry]:
         for entry in entries
         if not any((entry.prefix[:depth], entry.place) in there for depth in range(len(entry.prefix)))
     ]
-
-
-def _sizes(paths: list[str]) -> pd.DataFrame:
-    with ThreadPoolExecutor() as pool:
-        facts = list(pool.map(_size, paths))
-    frame = pd.DataFrame(facts, columns=["width", "height", "mode"])
-    return frame.astype({"width": "Int64", "height": "Int64", "mode": "str"})
-
-
-def _size(path: str) -> tuple[int | None, int | None, str | None]:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image.width, image.height, image.mode
-    except Exception:  # noqa: BLE001 - whatever is wrong with a file, ImageLoader is where it is reported
-        return None, None, None
-
-
-def _no_sizes(n: int) -> pd.DataFrame:
-    missing = pd.array([pd.NA] * n, dtype="Int64")
-    return pd.DataFrame({"width": missing, "height": missing, "mode": pd.array([None] * n, dtype="str")})

@@ -7,7 +7,7 @@ from numbers import Integral
 import numpy as np
 import pandas as pd
 
-from ..exceptions import DataError
+from ..exceptions import DataError, InputError
 
 
 def balanced_subset(
@@ -20,8 +20,9 @@ def balanced_subset(
     """Draw a subset with equally many images of both classes in each split, patient by patient.
 
     Training and validation images are both drawn from the official train split, since the official validation split
-    of 16 images decides nothing. No patient is in two splits; of the last patient of a split and class, images may be
-    left over, which are in none.
+    of 16 images decides nothing; where no image is in train, from those in no split. Test images are drawn from the
+    test split; where there is none, from the same images as the others. No patient is in two splits; of the last
+    patient of a split and class, images may be left over, which are in none.
 
     Parameters
     ----------
@@ -30,7 +31,7 @@ def balanced_subset(
     train, val : int
         Images of each class.
     test : int or None
-        Images of each class, from the test split; None takes all there are, balanced or not.
+        Images of each class; None takes the whole test split, balanced or not.
     random_state : int or None, default=None
 
     Returns
@@ -48,20 +49,87 @@ def balanced_subset(
         if n is not None and (not isinstance(n, Integral) or n < 0):
             raise DataError(f"{name}={n!r} must be a number of images")
     draw = np.random.default_rng(random_state)
+    in_test, in_train = frame["split"] == "test", frame["split"] == "train"
+    pool = in_train if in_train.any() else frame["split"].isna()
     parts = []
     for target, label in enumerate(("normal", "pneumonia")):
-        rows = frame[frame["target"] == target]
-        official = {split: rows[rows["split"] == split] for split in ("train", "test")}
-        drawn = _draw_patients(official["train"], label, {"train": train, "val": val}, draw)
-        drawn += [official["test"]] if test is None else _draw_patients(official["test"], label, {"test": test}, draw)
-        parts += drawn
+        of_class = frame["target"] == target
+        pooled, official = frame[pool & of_class], frame[in_test & of_class]
+        if test is None or not in_test.any():
+            parts += _draw_patients(pooled, label, {"train": train, "val": val, "test": test or 0}, draw)
+            parts.append(official)
+        else:
+            parts += _draw_patients(pooled, label, {"train": train, "val": val}, draw)
+            parts += _draw_patients(official, label, {"test": test}, draw)
     subset = pd.concat(parts).sort_values("path")
-    n_splits = subset.groupby("patient")["split"].nunique()
+    _refuse_shared(subset)
+    return subset
+
+
+def group_split(
+    frame: pd.DataFrame, val: float = 0.15, test: float = 0.15, random_state: int | None = None
+) -> pd.DataFrame:
+    """Divide images into train, validation and test, patient by patient.
+
+    For folders without splits, or whose validation split is missing or too small. Images of the test split stay where
+    they are, if there are any; all others are divided anew, those of an official validation split among them.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As :func:`load_folder` returns it.
+    val, test : float, default=0.15
+        Parts of the images of each class to put there, up to the size of a patient; `test` counts only where `frame`
+        has no test split.
+    random_state : int or None, default=None
+
+    Returns
+    -------
+    DataFrame
+        All rows of `frame` in their order, with `split` as divided.
+
+    Raises
+    ------
+    DataError
+        If a split would lack a class, or a patient of the test split has images elsewhere.
+    ValueError
+        If `val` and `test` are no parts of a whole.
+
+    Examples
+    --------
+    >>> from cxr_sklearn import load_folder
+    >>> from cxr_sklearn.datasets import group_split
+    >>> frame = group_split(load_folder("chest_xray"), val=0.2, random_state=0)  # doctest: +SKIP
+    """
+    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+        raise InputError(f"val={val!r} and test={test!r} must be parts of a whole that leave something to train on")
+    in_test = (frame["split"] == "test").to_numpy()
+    test = 0 if in_test.any() else test
+    rest = frame[~in_test]
+    patients = rest.groupby("patient", sort=True)["target"].agg(["size", "max"])
+    draw = np.random.default_rng(random_state)
+    split_of: dict[str, str] = {}
+    for target in (0, 1):
+        # Whoever was ill once counts as pneumonia.
+        sizes = patients["size"][patients["max"] == target]
+        sizes = sizes.iloc[draw.permutation(len(sizes))]
+        place = (sizes.cumsum() - sizes / 2) / max(sizes.sum(), 1)
+        names = np.select([place < val, place < val + test], ["val", "test"], "train")
+        split_of |= dict(zip(sizes.index, names, strict=True))
+    divided = frame.assign(split=frame["split"].mask(~in_test, frame["patient"].map(split_of)).astype("str"))
+    _refuse_shared(divided)
+    for name, part in (("train", 1.0), ("val", val), ("test", test)):
+        if part and divided["target"][divided["split"] == name].nunique() < frame["target"].nunique():
+            raise DataError(f"there are too few patients for a {name} split with images of both classes")
+    return divided
+
+
+def _refuse_shared(frame: pd.DataFrame) -> None:
+    n_splits = frame.groupby("patient")["split"].nunique()
     if shared := n_splits.index[n_splits > 1].tolist():
         raise DataError(
             f"{len(shared)} patients would be in two splits, {shared[0]} among them; repair their rows first"
         )
-    return subset
 
 
 def _draw_patients(

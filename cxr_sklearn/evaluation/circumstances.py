@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any
 
 import pandas as pd
 
-from ..datasets import series_of
+from ..datasets.folder import names_no_patient
+from ..datasets.names import series_of
 from .shortcuts import NAMES, ShortcutFeatures
 
 SPLITS = ("train", "val", "test")
 
 
-def describe_images(frame: pd.DataFrame, store: str | os.PathLike[str] | None) -> pd.DataFrame:
+def describe_images(
+    frame: pd.DataFrame, store: str | os.PathLike[str] | None, found: Mapping[str, Any]
+) -> pd.DataFrame:
     """Return the rows of ``images.csv``.
 
     Parameters
@@ -28,12 +32,14 @@ def describe_images(frame: pd.DataFrame, store: str | os.PathLike[str] | None) -
         As :func:`load_folder` returns it; one without `subtype` will do.
     store : str, path or None
         Where the mean grey levels are kept, as for :class:`ShortcutFeatures`.
+    found : mapping
+        What :func:`check` found.
 
     Returns
     -------
     DataFrame
-        path, split, patient, target, subtype, series (of a normal radiograph of the Kaggle set) and brightness (mean
-        grey level, 0 to 255).
+        path, split, patient, target, subtype, series (of a normal radiograph of the Kaggle set), brightness (mean
+        grey level, 0 to 255) and copies (a number that an image shares with its copies, identical or nearly so).
     """
     rows = frame[frame["split"].isin(SPLITS)]
     measured = ShortcutFeatures(store=store).transform(rows["path"])
@@ -41,22 +47,32 @@ def describe_images(frame: pd.DataFrame, store: str | os.PathLike[str] | None) -
         subtype=rows.get("subtype"),
         series=rows["path"].map(lambda path: series_of(Path(path).name)),
         brightness=measured[:, NAMES.index("mean")],
+        copies=rows["path"].map(_copies(found)).astype("Int64"),
     )
 
 
-def describe_data(rows: pd.DataFrame) -> dict[str, Any]:
+def _copies(found: Mapping[str, Any]) -> dict[str, int]:
+    """Number of its group by path; a near-identical group holds the identical ones that belong to it."""
+    groups = [*found["identical"], *found["near_identical"]]
+    return {path: number for number, group in enumerate(groups, 1) for path in group["paths"]}
+
+
+def describe_data(rows: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
     """Count images, patients and classes by split.
 
     Parameters
     ----------
     rows : DataFrame
         One row per image, with `path`, `patient`, `split` and `target`.
+    images : DataFrame
+        Rows of ``images.csv``.
 
     Returns
     -------
     dict
-        Counts over all and by "splits"; "patients_in_several_splits", and "patients_unknown", the images that count as
-        patients of their own because their names tell none.
+        Counts over all and by "splits"; "patients_in_several_splits"; "copies_in_several_splits", the images with a
+        copy in another split; and "patients_unknown", the images that count as patients of their own because their
+        names tell none.
     """
 
     def count(part: pd.DataFrame) -> dict[str, int]:
@@ -70,15 +86,13 @@ def describe_data(rows: pd.DataFrame) -> dict[str, Any]:
 
     used = rows[rows["split"].isin(SPLITS)]
     n_splits = used.groupby("patient")["split"].nunique()
-    own = [
-        Path(path).as_posix().endswith(f"/{patient}")
-        for path, patient in zip(used["path"], used["patient"], strict=True)
-    ]
+    n_copied = images[images["copies"].notna()].groupby("copies")["split"].transform("nunique")
     return {
         **count(used),
         "splits": {split: count(used[used["split"] == split]) for split in SPLITS},
         "patients_in_several_splits": int((n_splits > 1).sum()),
-        "patients_unknown": sum(own),
+        "copies_in_several_splits": int((n_copied > 1).sum()),
+        "patients_unknown": int(names_no_patient(used).sum()),
     }
 
 

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
+from ..datasets.checks import check, refuse_unfit
 from ..exceptions import DataError, InputError, RecipeError
 from ..files import replacing
 from ..progress import progress_bar
@@ -47,6 +48,7 @@ def compare(
     threshold: str | float = "youden",
     calibrate: str | None = None,
     sanity: bool = False,
+    allow_leaks: bool = False,
     cv: int = 5,
     n_jobs: int | None = None,
     random_state: int = 0,
@@ -55,12 +57,12 @@ def compare(
 ) -> dict[str, Any]:
     """Compare pipelines on the same images, folds and rules, and write a report.
 
-    Every image is embedded once, before any search starts. Then, for each pipeline: a grid search on the training
-    images by stratified folds that keep a patient together, scored by ROC AUC; out-of-fold scores of the best
-    candidate; a refit on all training images; a threshold from the validation images, or from the out-of-fold scores
-    where those are too few; and one look at the test images. A classifier that trains a network holds some of its
-    training patients out for early stopping. The recipe "shortcuts", which sees no lung, is always among them: it is
-    the line to beat.
+    The images are checked first, as by :func:`check`. Every image is embedded once, before any search starts. Then,
+    for each pipeline: a grid search on the training images by stratified folds that keep a patient together, scored
+    by ROC AUC; out-of-fold scores of the best candidate; a refit on all training images; a threshold from the
+    validation images, or from the out-of-fold scores where those are too few; and one look at the test images. A
+    classifier that trains a network holds some of its training patients out for early stopping. The recipe
+    "shortcuts", which sees no lung, is always among them: it is the line to beat.
 
     Parameters
     ----------
@@ -83,6 +85,8 @@ def compare(
         How to calibrate the scores, on the images that the threshold is chosen on.
     sanity : bool, default=False
         Also train on permuted labels, and score test images whose border or centre is hidden.
+    allow_leaks : bool, default=False
+        Whether to go on although images or patients are on both sides of a split; the report says so then.
     cv : int, default=5
         Number of folds.
     n_jobs : int or None, default=None
@@ -102,13 +106,13 @@ def compare(
     Raises
     ------
     DataError
-        If a split or a class is missing, or a class has fewer training patients than folds.
+        If a split or a class is missing, a class has fewer training patients than folds, or there are leaks.
     RecipeError
         If a recipe cannot be used.
     ValueError
         If another parameter is wrong.
     ImageReadError
-        If images cannot be read; the features of all others are in the store by then.
+        If images cannot be read; the error lists every one.
     WeightsUnavailableError
         If the weights of a backbone are neither here nor to be had.
     """
@@ -121,10 +125,18 @@ def compare(
     check_splits(frame, cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     folds = patient_folds(train, cv, random_state)
+    found = check(frame[frame["split"].notna()], store=store, verbose=verbose)
+    refuse_unfit(found, allow_leaks=allow_leaks)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
-    run = {**describe_run(random_state, cv), "threshold": str(rule), "lang": lang}
+    run = {
+        **describe_run(random_state, cv),
+        "threshold": str(rule),
+        "lang": lang,
+        "leaks": found["leaks"],
+        "warnings": found["warnings"],
+    }
     data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
     for name, (recipe, pipeline) in built.items():
@@ -133,7 +145,7 @@ def compare(
             "balance": balance if recipe.takes("balance") else "none",
             **embed_all(pipeline, frame, verbose),
         }
-    images = describe_images(frame, store)
+    images = describe_images(frame, store, found)
     tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
     for name, (recipe, pipeline) in built.items():
         known = facts["pipelines"][name]

@@ -42,20 +42,20 @@ def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """
     from ..report.page import write_report  # matplotlib is wanted only once there is something to show
 
-    scores, training = read_scores(folder), read_table(folder, "training")
+    scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
         raise DataError(f"scores.csv has pipelines that metrics.json does not know: {', '.join(sorted(unknown))}")
     summary = summarise(
         scores,
         parse_rule(facts["run"]["threshold"]),
-        images=read_table(folder, "images"),
+        images=images,
         probes=read_table(folder, "probes"),
         training=training,
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
-    data = {**describe_data(one), "synthetic": facts["data"]["synthetic"]}
+    data = {**describe_data(one, images), "synthetic": facts["data"]["synthetic"]}
     metrics = {**summary, "pipelines": pipelines, "data": data, "run": facts["run"]}
     curve = read_table(folder, "learning_curve")
     metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None

@@ -9,14 +9,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from ..images import ImageBatch
-from ..loader import ImageLoader
-from ..progress import progress_bar
-from ..rows import stored_rows
-from ..store import FeatureStore, NoStore, store_directory
+from ..descriptors import describe
+from ..exceptions import ImageReadError
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
-_CHUNK_SIZE = 256
 
 
 class ShortcutFeatures(TransformerMixin, BaseEstimator):
@@ -80,10 +76,11 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        batch = ImageLoader(size=64).transform(X)
-        with progress_bar("Measuring shortcuts", len(batch), show=self.verbose > 0) as advance:
-            rows, _ = stored_rows(batch, self._store(), _measure, chunk_size=_CHUNK_SIZE, advance=advance)
-        return rows
+        found = describe(X, self.store, "Measuring images", self.verbose)
+        if found.failures:
+            raise ImageReadError(found.failures, len(found.keys))
+        width, height, mean, contrast = found.measures[:, :4].T
+        return np.stack([width, height, width / height, mean, contrast], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the five measurements.
@@ -98,11 +95,6 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         """
         return np.array(NAMES, dtype=object)
 
-    def _store(self) -> FeatureStore | NoStore:
-        if self.store is None:
-            return NoStore()
-        return FeatureStore(store_directory(self.store), "shortcuts", {"features": NAMES})
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
@@ -111,12 +103,3 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         tags.requires_fit = False
         return tags
-
-
-def _measure(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
-    sizes = [batch.source_size(i) for i in range(len(batch))]
-    return np.array(
-        [(width, height, width / height, pixels.mean(), pixels.std())
-         for (width, height), pixels in zip(sizes, images, strict=True)],
-        dtype=np.float32,
-    )  # fmt: skip

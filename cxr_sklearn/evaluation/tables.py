@@ -26,9 +26,9 @@ TABLES = {
     "scores": Table(_SCORED, ("path", "patient", "split", "pipeline"), ("fold",)),
     # What is known of each image besides its scores.
     "images": Table(
-        ("path", "split", "patient", "target", "subtype", "series", "brightness"),
+        ("path", "split", "patient", "target", "subtype", "series", "brightness", "copies"),
         ("path", "split", "patient", "subtype", "series"),
-        ("subtype", "series"),
+        ("subtype", "series", "copies"),
     ),
     # Scores of occluded test images, and out-of-fold scores of a training on permuted labels.
     "probes": Table((*_SCORED, "probe"), ("path", "patient", "split", "pipeline", "probe"), ("fold",)),

@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import balanced_subset
+from cxr_sklearn.datasets import group_split
 from cxr_sklearn.exceptions import DataError
 
 
@@ -61,3 +62,52 @@ def test_too_few(frame):
         balanced_subset(frame, 120, 120, None)
     with pytest.raises(DataError, match=r"21 normal images .* as test, but 20 of 20 are left"):
         balanced_subset(frame, 10, 10, 21)
+
+
+def test_without_splits_all_three_are_drawn_from_all(frame):
+    drawn = balanced_subset(frame.assign(split=None), 31, 20, 7, random_state=0)
+    assert drawn.groupby(["split", "target"]).size().tolist() == [7, 7, 31, 31, 20, 20]
+    assert drawn.groupby("patient")["split"].nunique().max() == 1
+
+
+def test_without_a_test_split_test_is_drawn_from_train(frame):
+    drawn = balanced_subset(frame[frame["split"] == "train"], 31, 20, 7, random_state=0)
+    assert drawn.groupby("split").size().to_dict() == {"train": 62, "val": 40, "test": 14}
+    with pytest.raises(DataError, match=r"70 normal images .* as test"):
+        balanced_subset(frame[frame["split"] == "train"], 31, 20, 70)
+
+
+class TestGroupSplit:
+    def test_a_folder_without_val(self, frame):
+        divided = group_split(frame, val=0.25, random_state=0)
+        assert divided.index.equals(frame.index)
+        assert divided.groupby(["split", "target"]).size().tolist() == [20, 20, 90, 90, 30, 30]
+        assert (divided["split"][frame["split"] == "test"] == "test").all()
+        assert divided.groupby("patient")["split"].nunique().max() == 1
+
+    def test_a_folder_without_splits(self, frame):
+        divided = group_split(frame.assign(split=None), val=0.2, test=0.3, random_state=0)
+        assert divided.groupby("split").size().to_dict() == {"train": 140, "val": 56, "test": 84}
+        assert divided.groupby("patient")["split"].nunique().max() == 1
+
+    def test_a_val_that_is_too_small_is_divided_anew(self, frame):
+        few = frame.assign(split=frame["split"].where(frame["patient"] != "trainnormal3", "val"))
+        assert (group_split(few, val=0.1, random_state=0)["split"] == "val").sum() == 24
+
+    def test_the_seed_decides(self, frame):
+        first = group_split(frame, random_state=1)
+        pd.testing.assert_frame_equal(group_split(frame, random_state=1), first)
+        assert not group_split(frame, random_state=2).equals(first)
+
+    def test_a_patient_of_both_classes_stays_together(self, frame):
+        mixed = frame.assign(patient=frame["patient"].replace("trainnormal7", "trainpneumonia7"))
+        for seed in range(5):
+            assert group_split(mixed, random_state=seed).groupby("patient")["split"].nunique().max() == 1
+
+    def test_what_cannot_be_divided(self, frame):
+        with pytest.raises(ValueError, match=r"val=0.9 and test=0.15 must be parts"):
+            group_split(frame, val=0.9)
+        with pytest.raises(DataError, match="too few patients for a val split"):
+            group_split(frame, val=0.001)
+        with pytest.raises(DataError, match="1 patients would be in two splits"):
+            group_split(frame.assign(patient=frame["patient"].replace("testnormal1", "trainnormal1")))

@@ -1,6 +1,7 @@
 """Every number of metrics.json, computed again from the tables by scikit-learn and SciPy alone."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -243,16 +244,28 @@ def test_counts_of_the_data_are_those_of_the_scores(run):
     assert metrics["data"]["splits"] == counts
     n_splits = one.groupby("patient")["split"].nunique()
     assert metrics["data"]["patients_in_several_splits"] == (n_splits > 1).sum() == 0
+    assert metrics["data"]["copies_in_several_splits"] == 0
 
 
-def test_a_patient_in_two_splits_is_told(embedded_frame, tmp_path):
+def test_leaks_are_refused_or_told(embedded_frame, tmp_path):
     frame, store = embedded_frame
     first = {split: frame.index[frame["split"] == split][0] for split in ("train", "test")}
     frame = frame.copy()
     frame.loc[first["test"], "patient"] = frame.loc[first["train"], "patient"]
-    metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3)
+    twin = tmp_path / "twin.png"
+    shutil.copy(frame["path"][first["train"]], twin)
+    frame.loc[frame.index[frame["split"] == "test"][1], "path"] = str(twin)
+    options = {"out": tmp_path / "run", "store": store, "cv": 3}
+    with pytest.raises(DataError, match=r"1 patient in more than one split: .*; 1 group of identical files across"):
+        compare(frame, ["shortcuts"], **options)
+    assert not (tmp_path / "run").exists()
+    metrics = compare(frame, ["shortcuts"], allow_leaks=True, **options)
     assert metrics["data"]["patients_in_several_splits"] == 1
-    assert "Patients with images in more than one split: 1." in (tmp_path / "report.html").read_text()
+    assert metrics["data"]["copies_in_several_splits"] == 2
+    for name in ("report.html", "model-card.md"):
+        page = (tmp_path / "run" / name).read_text()
+        assert "Patients with images in more than one split: 1." in page
+        assert "Images that have a copy, identical or nearly so, in another split: 2." in page
 
 
 def test_test_scores_do_not_touch_the_threshold(scores):

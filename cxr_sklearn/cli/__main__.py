@@ -1,0 +1,5 @@
+"""``python -m cxr_sklearn.cli`` is ``cxr-sklearn``."""
+
+from . import app
+
+app()

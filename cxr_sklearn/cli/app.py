@@ -1,0 +1,59 @@
+"""What all commands share: the application, its options, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer(
+    help="Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way. Not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+stderr = Console(stderr=True)
+
+Images = Annotated[Path, typer.Argument(help="Folder of radiographs, or a CSV file with the columns path and label.")]
+Store = Annotated[
+    str | None, typer.Option(help="Folder of the feature store (default: $CXR_SKLEARN_CACHE, ./cache, user cache).")
+]
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what is wrong with the data, the model or the disk into one line and exit status 1."""
+    from ..exceptions import CXRError
+
+    try:
+        yield
+    except (CXRError, OSError) as error:
+        say(f"cxr-sklearn: {error}", stderr, style="red")
+        raise typer.Exit(1) from error
+
+
+def say(line: str, where: Console = console, style: str | None = None) -> None:
+    """Print a line as it is: brackets and colons in a path are no markup."""
+    where.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_findings(found: Mapping[str, Any]) -> None:
+    """Print the sentences of a check."""
+    for kind, style in (("leaks", "red"), ("warnings", "yellow")):
+        for sentence in found[kind]:
+            say(f"{kind[:-1].capitalize()}: {sentence}", style=style)
+
+
+def load(images: Path) -> pd.DataFrame:
+    """Read a table of images, or a folder; their sizes are left for whoever opens them."""
+    from ..datasets import load_folder, load_frame
+
+    return load_frame(images, sizes=False) if images.is_file() else load_folder(images, sizes=False)

@@ -1,0 +1,122 @@
+"""The commands that get radiographs and look at them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from .app import Images, Store, app, console, load, one_line_errors, print_findings, say
+
+
+@app.command()
+def synth(
+    directory: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    patients: Annotated[int, typer.Option(min=10, help="Number of patients.")] = 200,
+    size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
+    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+) -> None:
+    """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""
+    with one_line_errors():
+        from ..synthetic import write_radiographs
+
+        frame = write_radiographs(directory, patients, size=size, random_state=seed)
+        say(f"{len(frame)} radiographs of {patients} patients in {directory}")
+
+
+@app.command()
+def fetch(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Folder to put chest_xray into; without one, the cache of kagglehub.")
+    ] = None,
+) -> None:
+    """Download the Kaggle set (2.3 GB, no login); a download that was stopped goes on where it ended."""
+    with one_line_errors():
+        from ..datasets.kaggle import NOTICE, fetch_chest_xray
+
+        folder = fetch_chest_xray(directory)
+        say(NOTICE)
+        say(f"Go on with: cxr-sklearn check {shlex.quote(str(folder))}")
+
+
+@app.command()
+def check(
+    images: Images,
+    store: Store = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+) -> None:
+    """Look for leaks, copies, unreadable files and giveaways; exit status 1 for a leak or an unreadable file."""
+    with one_line_errors():
+        from ..datasets import check as run
+
+        found = run(load(images), store=store or "auto", verbose=1)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _print_check(images, found)
+    if found["leaks"] or found["unreadable"]:
+        raise typer.Exit(1)
+
+
+def _print_check(images: Path, found: dict[str, Any]) -> None:
+    say(f"{found['images']:,} images of {found['patients']:,} patients in {images}")
+    counts = Table("split", "label", "subtype", box=box.SIMPLE, padding=0, pad_edge=False)
+    for name in ("images", "patients"):
+        counts.add_column(name, justify="right")
+    for row in found["counts"]:
+        cells = (
+            row["split"] or "none",
+            row["label"],
+            row["subtype"] or "",
+            f"{row['images']:,}",
+            f"{row['patients']:,}",
+        )
+        counts.add_row(*map(escape, cells))
+    console.print(counts)
+    if found["width"]:
+        sides = [f"{side} {low:,} to {high:,} (median {middle:,})"
+                 for side in ("width", "height") for low, middle, high in [found[side]]]  # fmt: skip
+        say(f"Pixels: {', '.join(sides)}")
+    modes = [f"{mode} {', '.join(f'{n:,} {label}' for label, n in by_label.items())}"
+             for mode, by_label in found["modes"].items()]  # fmt: skip
+    say(f"Modes: {'; '.join(modes) or 'none'}")
+    aucs = [f"{name} {'unknown' if auc is None else format(auc['value'], '.2f')}" for name, auc in found["auc"].items()]
+    say(f"AUC of the label without a look at the picture: {', '.join(aucs)} (.50 is chance)")
+    for path, reason in found["unreadable"].items():
+        say(f"Unreadable: {path}: {reason}", style="red")
+    print_findings(found)
+    if any(found[kind] for kind in ("identical", "near_identical", "patients_in_several_splits")):
+        say("--json lists every group of copies and every patient.")
+    if found["leaks"] or found["unreadable"]:
+        say("Not fit for use as it is.", style="red")
+    else:
+        say("No leaks, and every file can be read.")
+
+
+@app.command()
+def subset(
+    images: Images,
+    out: Annotated[Path, typer.Argument(help="Folder to write to: new, empty, or an earlier subset.")],
+    train: Annotated[int, typer.Option(min=0, help="Training images of each class.")] = 240,
+    val: Annotated[int, typer.Option(min=0, help="Validation images of each class.")] = 240,
+    test: Annotated[int, typer.Option(min=0, help="Test images of each class.")] = 234,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+) -> None:
+    """Draw a balanced subset by patient, as links, with a manifest; the same seed draws the same images."""
+    with one_line_errors():
+        from ..datasets import balanced_subset, write_subset
+        from ..exceptions import InputError
+
+        if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+            raise InputError(f"{out} lies inside {images}, where its images would count again; choose another folder")
+        drawn = balanced_subset(load(images), train, val, test, random_state=seed)
+        how = write_subset(drawn, out)
+        say(
+            f"{len(drawn):,} images of {drawn['patient'].nunique():,} patients in {out} ({how}), listed in manifest.csv"
+        )

@@ -1,0 +1,71 @@
+"""What a radiograph measures and what it looks like from afar, in one short row that is kept like any feature."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.fft import dctn
+
+from .images import ImageBatch
+from .loader import ImageLoader
+from .progress import progress_bar
+from .rows import readable_rows
+from .store import FeatureStore, NoStore, store_directory
+
+MEASURES = ("width", "height", "mean", "contrast", "mode")
+#: Pillow's modes and DICOM's photometric interpretations; a row holds the position, -1 for any other.
+MODES = (
+    "L", "RGB", "1", "P", "LA", "RGBA", "CMYK", "I;16", "I;16B", "I", "F", "YCbCr",
+    "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT",
+)  # fmt: skip
+_SIZE = 64
+_FREQUENCIES = 24
+_CHUNK_SIZE = 256
+
+
+class Descriptors(NamedTuple):
+    """Rows of n images, with no meaning where an image cannot be read."""
+
+    #: Content keys, None where a file cannot be read at all.
+    keys: list[bytes | None]
+    #: float32 (n, 5), in the order of ``MEASURES``: pixels, pixels, grey levels (0 to 255) and a position in ``MODES``.
+    measures: np.ndarray
+    #: float32 (n, 575): the lowest frequencies of the cosine transform, the mean grey level left out.
+    spectra: np.ndarray
+    #: Why images cannot be read, by path.
+    failures: dict[str, str]
+
+
+def describe(X: Any, store: str | os.PathLike[str] | None, title: str, verbose: int) -> Descriptors:
+    """Measure images, or look their rows up in the store.
+
+    Parameters
+    ----------
+    X : as for :meth:`ImageLoader.transform`
+    store : str, path or None
+        As for :class:`FrozenEmbedder`.
+    title : str
+        Of the progress bar.
+    verbose : int
+        1 shows it.
+    """
+    recipe = {"measures": MEASURES, "modes": MODES, "size": _SIZE, "frequencies": _FREQUENCIES}
+    rows_store = NoStore() if store is None else FeatureStore(store_directory(store), "descriptors", recipe)
+    batch = ImageLoader(size=_SIZE).transform(X).pinned(rows_store.digests)
+    with progress_bar(title, len(batch), show=verbose > 0) as advance:
+        rows, _, failures = readable_rows(batch, rows_store, _describe, chunk_size=_CHUNK_SIZE, advance=advance)
+    if not rows.shape[1]:  # not one of them can be read
+        rows = np.zeros((len(batch), len(MEASURES) + _FREQUENCIES**2 - 1), dtype=np.float32)
+    return Descriptors(batch.content_keys()[0], rows[:, : len(MEASURES)], rows[:, len(MEASURES) :], failures)
+
+
+def _describe(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
+    measures = []
+    for i, pixels in enumerate(images):
+        width, height, mode = batch.source_header(i)
+        measures.append((width, height, pixels.mean(), pixels.std(), MODES.index(mode) if mode in MODES else -1))
+    grey = np.stack([pixels[..., 0] for pixels in images]).astype(np.float32)
+    spectra = dctn(grey, axes=(1, 2), norm="ortho")[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(images), -1)[:, 1:]
+    return np.hstack([np.array(measures, dtype=np.float32), spectra])

@@ -1,0 +1,142 @@
+import os
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cxr_sklearn import balanced_subset, load_folder
+from cxr_sklearn.datasets import load_frame, write_subset
+from cxr_sklearn.exceptions import DataError, ImageReadError
+
+from ..conftest import write_image
+
+
+@pytest.fixture
+def root(tmp_path):
+    for i in range(12):
+        split = "test" if i >= 8 else "train"
+        write_image(tmp_path / "set" / split / "NORMAL" / f"IM-{i:04d}-0001.png", seed=i)
+        write_image(tmp_path / "set" / split / "PNEUMONIA" / f"person{i}_virus_{i}.png", seed=100 + i)
+    return tmp_path / "set"
+
+
+def drawn_from(root, **options):
+    return balanced_subset(load_folder(root), 4, 2, 3, random_state=0, **options)
+
+
+def test_a_folder_of_links_with_its_manifest(root, tmp_path):
+    drawn = drawn_from(root)
+    assert write_subset(drawn, tmp_path / "out") == "hard links"
+    found = load_folder(tmp_path / "out")
+    assert found.groupby(["split", "label"]).size().tolist() == [3, 3, 4, 4, 2, 2]
+    assert sorted(found["patient"]) == sorted(drawn["patient"])
+    assert all(Path(path).stat().st_nlink == 2 for path in found["path"])
+    manifest = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert manifest["path"].is_monotonic_increasing
+    for path, digest in zip(manifest["path"], manifest["sha256"], strict=True):
+        assert sha256((tmp_path / "out" / path).read_bytes()).hexdigest() == digest
+    pd.testing.assert_frame_equal(load_frame(tmp_path / "out" / "manifest.csv"), found)
+
+
+def test_twice_gives_the_same_manifest(root, tmp_path):
+    for name in ("a", "b", "a"):
+        write_subset(drawn_from(root), tmp_path / name)
+    assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()
+
+
+def test_another_subset_takes_the_place_of_an_earlier_one(root, tmp_path):
+    write_subset(drawn_from(root), tmp_path / "out")
+    other = balanced_subset(load_folder(root), 3, 1, 2, random_state=9)
+    write_subset(other, tmp_path / "out")
+    assert len(load_folder(tmp_path / "out")) == 12
+
+
+def test_a_run_that_broke_off_is_taken_up_again(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxr_sklearn.datasets.subset._link", fails_after(5))
+    with pytest.raises(OSError, match="disk full"):
+        write_subset(drawn_from(root), tmp_path / "out")
+    monkeypatch.undo()
+    write_subset(drawn_from(root), tmp_path / "out")
+    assert len(load_folder(tmp_path / "out")) == 18
+
+
+def fails_after(n):
+    from cxr_sklearn.datasets.subset import _link
+
+    calls = []
+
+    def link(*arguments):
+        calls.append(arguments)
+        if len(calls) > n:
+            raise OSError("disk full")
+        return _link(*arguments)
+
+    return link
+
+
+@pytest.mark.parametrize(("failing", "how"), [(["link"], "soft links"), (["link", "symlink"], "copies")])
+def test_where_links_do_not_work(root, tmp_path, monkeypatch, failing, how):
+    def refuse(*arguments, **options):
+        raise OSError("not on this file system")
+
+    for name in failing:
+        monkeypatch.setattr(os, name, refuse)
+    assert write_subset(drawn_from(root), tmp_path / "out") == how
+    monkeypatch.undo()
+    found = [Path(path) for path in load_folder(tmp_path / "out")["path"]]
+    assert len(found) == 18
+    assert all(path.is_symlink() == (how == "soft links") for path in found)
+    assert all(path.stat().st_nlink == 1 for path in found)
+
+
+def test_links_lead_to_the_file_itself(root, tmp_path):
+    (tmp_path / "linked").symlink_to(root)
+    write_subset(drawn_from(tmp_path / "linked"), tmp_path / "out")
+    (tmp_path / "linked").unlink()
+    assert load_folder(tmp_path / "out")["width"].notna().all()
+
+
+def test_nothing_but_a_subset_is_replaced(root, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    write_subset(drawn_from(root), out)
+    (out / "train" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"notes.txt for one; choose another folder"):
+        write_subset(drawn_from(root), out)
+    assert (out / "train" / "notes.txt").read_text() == "mine"
+    with pytest.raises(DataError, match="holds what is no part of a subset"):
+        write_subset(drawn_from(root), root)
+    assert len(load_folder(root)) == 24
+    with pytest.raises(DataError, match="is where the images are drawn from"):
+        write_subset(drawn_from(out := whole_subset(root, tmp_path)), out)
+
+
+def whole_subset(root, tmp_path):
+    """A subset large enough to draw a subset of itself from."""
+    write_subset(load_folder(root), tmp_path / "whole")
+    return tmp_path / "whole"
+
+
+def test_a_manifest_that_is_none(root, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.csv").write_text("name\nmine\n")
+    with pytest.raises(DataError, match="is not the list of a subset"):
+        write_subset(drawn_from(root), out)
+
+
+def test_two_images_of_one_name(root, tmp_path):
+    shutil.copytree(root, tmp_path / "both" / "a")
+    shutil.copytree(root, tmp_path / "both" / "b")
+    with pytest.raises(DataError, match=r"two images would be test/NORMAL/IM-0008-0001.png; rename"):
+        write_subset(load_folder(tmp_path / "both"), tmp_path / "out")
+
+
+def test_a_file_that_is_gone(root, tmp_path):
+    drawn = drawn_from(root)
+    Path(drawn["path"].iloc[3]).unlink()
+    with pytest.raises(ImageReadError, match="1 of 18 images cannot be read"):
+        write_subset(drawn, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
