@@ -160,6 +160,8 @@ def _groups(rows: pd.DataFrame, groups: Iterable[np.ndarray]) -> list[dict[str, 
     described = []
     for group in groups:
         part = rows.iloc[group]
+        # One of each split first: these are the ones that a sentence shows.
+        part = part.iloc[np.argsort(part.groupby("split", dropna=False).cumcount(), kind="stable")]
         described.append(
             {"paths": part["path"].tolist(), "splits": sorted(part["split"].dropna().unique()),
              "labels": sorted(part["label"].unique()), "patients": sorted(part["patient"].unique())}
