@@ -49,7 +49,7 @@ def write_run(folder: Path, n_images: int) -> pd.DataFrame:
     scores = pd.concat(parts)
     write_table(scores, folder, "scores")
     subtype = np.where(target == 1, np.where(patient % 2, "bacteria", "virus"), None)
-    images = frame.assign(subtype=subtype, series=None, brightness=rng.normal(120, 20, n_images))
+    images = frame.assign(subtype=subtype, series=None, brightness=rng.normal(120, 20, n_images), copies=None)
     write_table(images, folder, "images")
     known = {"description": "Made up.", "balance": "none", "backbones": [], "n_embedded": None, "n_cached": None,
              "best_params": {}, "seconds": {"embedding": 0.0, "fitting": 0.0, "scoring": 0.0}}  # fmt: skip

@@ -82,3 +82,11 @@ def test_the_report_is_timed():
     done = run("benchmarks/report.py", "--images", 3000)
     assert "report of 3,000 x 5" in done.stdout
     assert "ratio" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_check_of_a_set_is_timed():
+    done = run("benchmarks/data.py", "--images", 30, "--names", 100)
+    assert "check of 30 files" in done.stdout
+    assert "load_folder on 100 file names" in done.stdout
+    assert "grey levels differ by" in done.stdout

@@ -29,8 +29,16 @@ def test_a_network_that_learns(tmp_path, monkeypatch, capsys):
     assert 0 <= float(capsys.readouterr().out) <= 1
 
 
+def test_a_check(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[2], "README.md", "exec"), {})
+    facts, *warnings = capsys.readouterr().out.splitlines()
+    assert facts == "[]"
+    assert any("validation split" in line for line in warnings)
+
+
 def test_a_recipe_of_ones_own(tmp_path):
-    (tmp_path / "mine.py").write_text(BLOCKS[2])
+    (tmp_path / "mine.py").write_text(BLOCKS[3])
     recipe = load_recipe(tmp_path / "mine.py")
     recipe.build(store=None, weights="random", random_state=0).set_params(
         **{name: values[0] for name, values in recipe.param_grid.items()}
@@ -38,4 +46,4 @@ def test_a_recipe_of_ones_own(tmp_path):
 
 
 def test_every_block_is_looked_at():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
