@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
-#: Part of every content key: count it up when the same bytes come out as other pixels than before.
+#: Part of every content key: increase it when the same bytes come out as other pixels than before.
 DECODER = 1
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 #: Larger images are refused before a pixel is decoded. The largest radiography detectors have 30 megapixels; with
@@ -24,8 +24,9 @@ MAX_PIXELS = 40_000_000
 MAX_SIDE = 65_535
 #: Larger files are not opened: MAX_PIXELS of 4 bytes each, not compressed, and as much metadata as anyone needs.
 MAX_BYTES = 200_000_000
-#: Each number of the metadata becomes a Python object of 36 bytes; no camera writes this many.
-_MAX_NUMBERS = 1_000_000
+#: Each value of a TIFF tag becomes a Python object of 36 bytes; no camera writes this many.
+_MAX_VALUES = 1_000_000
+_MAX_EXIF_BYTES = 1_000_000
 _BLOCK_PIXELS = 1_000_000
 #: TIFF's types that Pillow keeps as bytes, however many.
 _BYTE_TAGS = (1, 2, 6, 7)
@@ -93,15 +94,18 @@ def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str
 
 
 def open_regular(path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
-    """Open a file that can hold an image: opening a named pipe or a device may never come to an end."""
-    facts = os.stat(path)  # noqa: PTH116 - a path may be bytes
+    """Open a file that can hold an image: reading a named pipe or a device may never come to an end."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    facts = os.fstat(descriptor)
+    if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_BYTES:
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError("a folder, not a file")
     if not stat.S_ISREG(facts.st_mode):
-        if stat.S_ISDIR(facts.st_mode):
-            raise IsADirectoryError("a folder, not a file")
         raise OSError("a pipe, socket or device, not a file")
-    if facts.st_size > MAX_BYTES:
-        raise OSError(f"{facts.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
-    return open(path, "rb")  # noqa: PTH123 - a path may be bytes; the caller closes it
+    raise OSError(f"{facts.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -127,7 +131,10 @@ def _dicom() -> Any:
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
     _check_tiff_tags(file)
-    return Image.open(file, formats=FORMATS)
+    try:
+        return Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise RefusedError(f"more than the {MAX_PIXELS:,} pixels allowed") from error
 
 
 def _check_tiff_tags(file: BinaryIO) -> None:
@@ -146,8 +153,8 @@ def _check_tiff_tags(file: BinaryIO) -> None:
     size = struct.calcsize(entry)
     tags = file.read(min(struct.unpack(n_tags, counted)[0], 65_536) * size)
     for kind, count in struct.iter_unpack(entry, tags[: len(tags) // size * size]):
-        if kind not in _BYTE_TAGS and count > _MAX_NUMBERS:
-            raise RefusedError(f"one of its TIFF tags has {count:,} values; {_MAX_NUMBERS:,} are allowed")
+        if kind not in _BYTE_TAGS and count > _MAX_VALUES:
+            raise RefusedError(f"one of its TIFF tags has {count:,} values; {_MAX_VALUES:,} are allowed")
 
 
 def _upright_grey(image: ImageFile.ImageFile, width: int, height: int) -> Image.Image:
@@ -173,8 +180,8 @@ def _upright_grey(image: ImageFile.ImageFile, width: int, height: int) -> Image.
 
 
 def _orientation(image: ImageFile.ImageFile) -> Any:
-    if len(image.info.get("exif", b"")) > _MAX_NUMBERS:
-        raise RefusedError(f"its EXIF metadata are more than the {_MAX_NUMBERS:,} bytes allowed")
+    if len(image.info.get("exif", b"")) > _MAX_EXIF_BYTES:
+        raise RefusedError(f"its EXIF metadata are more than the {_MAX_EXIF_BYTES:,} bytes allowed")
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
@@ -209,7 +216,7 @@ def _scaled_grey(image: Image.Image, is_unsigned: bool) -> Image.Image:
         return values.view(np.uint32) if is_unsigned else values
 
     grey = scale_to_8_bit(block, image.height, image.width)
-    if _tiff_tag(image, 262) == 0:  # white is zero; Pillow turns 8-bit images round, but no deep ones
+    if _tiff_tag(image, 262) == 0:  # white is zero; Pillow inverts 8-bit images, but no deep ones
         np.subtract(255, grey, out=grey)
     return Image.fromarray(grey)
 

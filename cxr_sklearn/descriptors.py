@@ -6,6 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.fft import dctn
 
 from .images import ImageBatch
@@ -30,8 +31,8 @@ class Descriptors(NamedTuple):
 
     #: Content keys, None where a file cannot be read at all.
     keys: list[bytes | None]
-    #: float32 (n, 5), in the order of ``MEASURES``: pixels, pixels, grey levels (0 to 255) and a position in ``MODES``.
-    measures: np.ndarray
+    #: Columns ``MEASURES``: pixels, pixels, grey levels (0 to 255) twice, and a position in ``MODES``.
+    measures: pd.DataFrame
     #: float32 (n, 575): the lowest frequencies of the cosine transform, the mean grey level left out.
     spectra: np.ndarray
     #: Why images cannot be read, by path.
@@ -58,7 +59,8 @@ def describe(X: Any, store: str | os.PathLike[str] | None, title: str, verbose: 
         rows, _, failures = readable_rows(batch, rows_store, _describe, chunk_size=_CHUNK_SIZE, advance=advance)
     if not rows.shape[1]:  # not one of them can be read
         rows = np.zeros((len(batch), len(MEASURES) + _FREQUENCIES**2 - 1), dtype=np.float32)
-    return Descriptors(batch.content_keys()[0], rows[:, : len(MEASURES)], rows[:, len(MEASURES) :], failures)
+    measures = pd.DataFrame(rows[:, : len(MEASURES)], columns=list(MEASURES))
+    return Descriptors(batch.content_keys()[0], measures, rows[:, len(MEASURES) :], failures)
 
 
 def _describe(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:

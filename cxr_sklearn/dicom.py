@@ -57,7 +57,10 @@ def grey_pixels(file: BinaryIO) -> np.ndarray:
         if stored.ndim == 3:
             return _colour_grey(header, stored, photometric)
         grey = _shown_grey(header, stored)
-        return np.subtract(255, grey, out=grey) if header.photometric == "MONOCHROME1" else grey
+        if header.photometric == "MONOCHROME1":
+            np.subtract(255, grey, out=grey)
+        _blacken_padding(header, stored, grey)
+        return grey
 
 
 def _decode(header: Header) -> tuple[np.ndarray, str]:
@@ -121,16 +124,13 @@ def _palette_grey(header: Header, stored: np.ndarray) -> np.ndarray:
     if not all(data for _, data in raws):
         raise RefusedError("its colour palette is segmented or missing, which is not read")
     tables = [header.table(descriptor, data, header.is_signed) for descriptor, data in raws]
+    # Entries of 8 bits may be told as 16 and the other way round; what is in them counts.
+    highest = 255 if max(table.entries.max() for table in tables) < 256 else 65_535
     grey = np.empty(stored.shape, dtype=np.uint8)
     for start, stop in row_blocks(*stored.shape):
         levels = stored[start:stop].astype(np.int64)
-        # Entries of 8 bits may be told as 16 and the other way round; what is in them counts.
-        grey[start:stop] = np.rint(
-            sum(
-                weight * table(levels) * (255 / (255 if table.entries.max() < 256 else 65_535))
-                for weight, table in zip(_LUMA, tables, strict=True)
-            )
-        )
+        luma = sum(weight * table(levels) for weight, table in zip(_LUMA, tables, strict=True))
+        grey[start:stop] = np.rint(luma * (255 / highest))
     return grey
 
 
@@ -161,9 +161,7 @@ def _shown_grey(header: Header, stored: np.ndarray) -> np.ndarray:
 def _own_range(header: Header, stored: np.ndarray, modality: Levels) -> np.ndarray:
     """Scale by the image's own range, in which the padding around it does not count."""
     low, high = (stored.min(), stored.max())
-    if header.has("PixelPaddingValue"):
-        padding = header.number("PixelPaddingValue")
-        ends = sorted((padding, header.number("PixelPaddingRangeLimit", padding)))
+    if ends := _padding(header):
         seen = [
             (block.min(), block.max())
             for start, stop in row_blocks(*stored.shape)
@@ -174,6 +172,21 @@ def _own_range(header: Header, stored: np.ndarray, modality: Levels) -> np.ndarr
     return scale_to_8_bit(
         lambda start, stop: modality(np.clip(stored[start:stop], low, high).astype(np.float64)), *stored.shape
     )
+
+
+def _padding(header: Header) -> list[float] | None:
+    """Lowest and highest level of the padding that makes an image rectangular, where there is any."""
+    if not header.has("PixelPaddingValue"):
+        return None
+    first = header.number("PixelPaddingValue")
+    return sorted((first, header.number("PixelPaddingRangeLimit", first)))
+
+
+def _blacken_padding(header: Header, stored: np.ndarray, grey: np.ndarray) -> None:
+    if ends := _padding(header):
+        for start, stop in row_blocks(*stored.shape):
+            block = stored[start:stop]
+            grey[start:stop][(block >= ends[0]) & (block <= ends[1])] = 0
 
 
 def _outside(block: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -18,9 +18,11 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
-from .decoding import RefusedError, check_pixels
+from .decoding import MAX_PIXELS, RefusedError, check_pixels
 
 _PREAMBLE_BYTES = 132
+#: As many as the largest grey image of 32 bits has.
+_MAX_PIXEL_BYTES = 4 * MAX_PIXELS
 _AS_TEXT = ("NumberOfFrames", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope")
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 ELEMENTS = [
@@ -65,7 +67,10 @@ class Header:
             raise self.no_image()
         if (frames := self.number("NumberOfFrames", 1)) > 1:
             raise RefusedError(f"holds {frames:.0f} frames; save the one you mean as a file of its own")
-        check_pixels(self.columns * self.samples, self.rows)
+        check_pixels(self.columns, self.rows)
+        n_bytes = self.rows * self.columns * self.samples * self.bits // 8
+        if n_bytes > _MAX_PIXEL_BYTES:
+            raise RefusedError(f"{n_bytes:,} bytes of pixels are more than the {_MAX_PIXEL_BYTES:,} allowed")
         if self.rows * self.columns == 0:
             raise RefusedError("its DICOM header tells a size of 0 pixels")
         kinds = COLOURS if self.samples == 3 else (*GREYS, "PALETTE COLOR")
@@ -178,7 +183,7 @@ def text_of(raw: bytes) -> str:
 
 @dataclass(frozen=True)
 class Lut:
-    """A look-up table: levels below its first are mapped like that, those beyond its last like that."""
+    """A look-up table: levels below its first entry map to the first, those beyond its last to the last."""
 
     entries: np.ndarray
     first: int

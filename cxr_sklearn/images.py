@@ -72,6 +72,8 @@ class ImageBatch(Sequence[np.ndarray]):
 
     def pinned(self, digests: Digests) -> Self:
         """Hold every image to its present bytes: a file that changes before it is decoded is then unreadable."""
+        if self._digests is not None:
+            return self
         batch = self[:]
         batch._digests = np.empty(len(self), dtype=object)
         batch._digests[:] = self._source_digests(digests)
@@ -104,7 +106,7 @@ class ImageBatch(Sequence[np.ndarray]):
         return str(self._sources[i]) if self._sources.ndim == 1 else f"image {i}"
 
     def source_header(self, i: int) -> tuple[int, int, str]:
-        """Width, height and mode of image `i` as its file's header has them; no pixel is decoded.
+        """Width, height and mode of image `i` as its file's header tells them; no pixel is decoded.
 
         Raises
         ------
@@ -115,7 +117,7 @@ class ImageBatch(Sequence[np.ndarray]):
         if isinstance(source, np.ndarray):
             return source.shape[1], source.shape[0], "RGB" if source.shape[2:] == (3,) else "L"
         try:
-            return size_and_mode(source)
+            return size_and_mode(self._bytes(i))
         except Exception as error:
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
 

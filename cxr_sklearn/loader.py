@@ -19,14 +19,15 @@ from .images import ImageBatch, PassesImages, as_batch
 class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Turn paths into a lazy batch of 8-bit grey images of one size.
 
-    JPEG, PNG, TIFF, BMP, WebP and DICOM are read, whatever their colours: levels of more than 8 bits are scaled by the
-    image's own range, palettes and CMYK are converted, transparency is laid over black, EXIF rotation is undone. DICOM
-    needs ``pip install 'cxr-sklearn[dicom]'``; its window or look-up tables are applied, MONOCHROME1 is turned round,
+    JPEG, PNG, TIFF, BMP, WebP and DICOM are read, whatever their colours: grey levels of more than 8 bits are scaled by
+    the image's own range, palettes and CMYK are converted, transparency is laid over black, EXIF rotation is applied.
+    DICOM needs ``pip install 'cxr-sklearn[dicom]'``; its window or look-up tables are applied, MONOCHROME1 is inverted,
     and what it says about the patient is not read. The single grey channel is repeated to the three that ImageNet
     networks take.
 
-    A file of several images, of more than 40 megapixels or of more than 200 MB is refused, like any that is damaged:
-    asking for its pixels raises :class:`~cxr_sklearn.exceptions.ImageReadError`.
+    What cannot be read right is refused, like a damaged file: one of several images (but for the previews of phones),
+    of more than 40 megapixels or 200 MB, 16-bit colour that leaves few grey levels, deflated DICOM. Asking for its
+    pixels raises :class:`~cxr_sklearn.exceptions.ImageReadError`, which says why.
 
     Parameters
     ----------

@@ -82,13 +82,13 @@ def readable_rows(
             pending.setdefault(key, []).append(i)
     advance(len(batch) - len(pending))
     n_computed = 0
-    for fresh, n in _compute(batch, pending, store, compute, chunk_size, failures):
+    for fresh, n, n_tried in _compute(batch, pending, store, compute, chunk_size, failures):
         for key, row in fresh.items():
             if rows.shape[1] == 0:
                 rows = np.zeros((len(batch), len(row)), dtype=np.float32)
             rows[pending[key]] = row
         n_computed += n
-        advance(len(fresh))
+        advance(n_tried)
     for first, *others in pending.values():
         if reason := failures.get(batch.name(first)):
             failures |= {batch.name(i): reason for i in others}
@@ -102,8 +102,8 @@ def _compute(
     compute: Compute,
     chunk_size: int,
     failures: dict[str, str],
-) -> Iterator[tuple[dict[bytes, np.ndarray], int]]:
-    """Yield the rows of each chunk and how many of them were computed here, not by another process meanwhile."""
+) -> Iterator[tuple[dict[bytes, np.ndarray], int, int]]:
+    """Yield the rows of each chunk, how many were computed here (not by another process meanwhile), and its size."""
     wanted = batch[np.array([positions[0] for positions in pending.values()], dtype=np.intp)]
     keys = list(pending)
     for start, chunk in zip(range(0, len(keys), chunk_size), wanted.decode_ahead(chunk_size), strict=True):
@@ -117,7 +117,7 @@ def _compute(
             if missing:
                 computed = compute(wanted[_indices(missing, readable)], [readable[key][1] for key in missing])
                 rows.update(zip(missing, computed, strict=True))
-        yield rows, len(missing)
+        yield rows, len(missing), len(chunk)
 
 
 def _indices(keys: Sequence[bytes], readable: dict[bytes, tuple[int, np.ndarray]]) -> np.ndarray:

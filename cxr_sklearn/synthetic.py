@@ -110,6 +110,7 @@ def write_radiographs(
     frame["path"] = [str(Path(directory).absolute() / path) for path in frame["path"]]
     for image, path in zip(images, frame["path"], strict=True):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).unlink(missing_ok=True)  # it may be a link to a file that is to stay as it is
         Image.fromarray(image).save(path, quality=95)
     return frame
 

@@ -50,6 +50,7 @@ def test_synth(tmp_path):
     frame = load_folder(tmp_path / "images")
     assert done.output.startswith(f"{len(frame)} radiographs of 12 patients")
     assert set(frame["split"]) == {"train", "val", "test"}
+    assert "holds files already" in fails("synth", tmp_path / "images", "--patients", 12)
 
 
 def test_compare_and_report(embedded_frame, tmp_path):
@@ -155,14 +156,14 @@ class TestCheck:
         done = call("check", folder, "--json")
         assert done.exit_code == 1
         found = json.loads(done.stdout)
-        assert found["identical"][0]["splits"] == ["test", "train"]
+        assert found["identical"][0]["splits"] == ["train", "test"]
         assert len(found["leaks"]) == 1
 
     def test_a_table_of_images(self, tmp_path):
         folder_of(tmp_path)
         (tmp_path / "labels.csv").write_text("path,label\ntrain/NORMAL/IM-05-0001.png,normal\n")
         done = call("check", tmp_path / "labels.csv")
-        assert "1 images of 1 patients" in done.output
+        assert "1 image of 1 patient" in done.output
         (tmp_path / "labels.csv").write_text("path\n")
         assert "lacks the column 'label'" in fails("check", tmp_path / "labels.csv")
 
@@ -173,7 +174,7 @@ def test_subset(tmp_path):
     done = call("subset", folder, tmp_path / "a", *options)
     assert done.exit_code == 0, done.output
     assert done.output.startswith("14 images of 14 patients in ")
-    assert "(hard links), listed in manifest.csv" in done.output
+    assert f"(hard links), listed with their patients in {tmp_path / 'a' / 'manifest.csv'}" in done.output
     assert call("subset", folder, tmp_path / "b", *options).exit_code == 0
     assert (tmp_path / "a/manifest.csv").read_bytes() == (tmp_path / "b/manifest.csv").read_bytes()
     assert call("subset", folder, tmp_path / "b", *options, "--seed", 1).exit_code == 0
@@ -236,6 +237,7 @@ def test_help_names_every_command():
         ["synth"],
         ["nonsense"],
         ["synth", "x", "--patients", 1],
+        ["synth", "x", "--seed", -1],
     ],
 )
 def test_wrong_usage(arguments):
@@ -259,7 +261,8 @@ class TestBadInput:
     """Each gives one clear line and exit status 1."""
 
     def test_a_missing_folder(self, tmp_path):
-        assert "is not a folder" in fails("compare", tmp_path / "absent")
+        assert "does not exist" in fails("compare", tmp_path / "absent")
+        assert "No such file" in fails("check", tmp_path / "absent.csv")
 
     def test_an_empty_folder(self, tmp_path):
         assert "holds no images in class folders" in fails("compare", tmp_path)

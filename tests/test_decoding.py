@@ -122,11 +122,16 @@ def test_resize_modes(tmp_path):
     assert padded[20, 20, 0] == 200
 
 
-@pytest.mark.parametrize("side", [9_000, 60_000])
-def test_too_many_pixels_are_refused_before_decoding(tmp_path, side):
+@pytest.mark.parametrize(
+    ("side", "reason"),
+    [
+        (9_000, "9,000 x 9,000 pixels are more than the 40,000,000 allowed"),
+        (60_000, "more than the 40,000,000 pixels allowed"),
+    ],
+)
+def test_too_many_pixels_are_refused_before_decoding(tmp_path, side, reason):
     write_png_header(tmp_path / "bomb.png", side)
-    with pytest.raises(ImageReadError, match="pixels"):
-        load_one(tmp_path / "bomb.png")
+    assert refusal(tmp_path / "bomb.png") == reason
 
 
 def write_png_header(path, side):
@@ -290,9 +295,9 @@ def test_the_largest_image_takes_less_than_a_gigabyte(tmp_path, mode):
     options = {"transparency": bytes(256)} if mode == "P" else {}
     image.save(tmp_path / "large", format="PNG" if mode == "P" else "TIFF", **options)
     code = (
-        "import resource, sys; from cxr_sklearn import ImageLoader; ImageLoader().transform(sys.argv[1:])[0]; "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
+        "import sys; from cxr_sklearn import ImageLoader; ImageLoader().transform(sys.argv[1:])[0]; "
+        "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )  # ru_maxrss would be that of the process that runs the tests
     command = [sys.executable, "-c", code, str(tmp_path / "large")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1_000_000

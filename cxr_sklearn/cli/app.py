@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,9 +31,11 @@ Store = Annotated[
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with the data, the model or the disk into one line and exit status 1."""
+    """Turn what is wrong with the data, the model or the disk into a clear message and exit status 1."""
     from ..exceptions import CXRError
 
+    # What is wrong with an image is told once, by the error or the check, and not by its codec as well.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         yield
     except (CXRError, OSError) as error:
@@ -56,4 +59,5 @@ def load(images: Path) -> pd.DataFrame:
     """Read a table of images, or a folder; their sizes are left for whoever opens them."""
     from ..datasets import load_folder, load_frame
 
-    return load_frame(images, sizes=False) if images.is_file() else load_folder(images, sizes=False)
+    is_table = images.is_file() or images.suffix.lower() == ".csv"
+    return load_frame(images, sizes=False) if is_table else load_folder(images, sizes=False)

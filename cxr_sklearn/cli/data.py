@@ -20,12 +20,15 @@ def synth(
     directory: Annotated[Path, typer.Argument(help="Folder to write to.")],
     patients: Annotated[int, typer.Option(min=10, help="Number of patients.")] = 200,
     size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
-    seed: Annotated[int, typer.Option(help="Seed of the drawing.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the drawing.")] = 0,
 ) -> None:
     """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""
     with one_line_errors():
+        from ..exceptions import InputError
         from ..synthetic import write_radiographs
 
+        if directory.is_dir() and any(directory.iterdir()):
+            raise InputError(f"{directory} holds files already; choose a new or empty folder")
         frame = write_radiographs(directory, patients, size=size, random_state=seed)
         say(f"{len(frame)} radiographs of {patients} patients in {directory}")
 
@@ -65,7 +68,9 @@ def check(
 
 
 def _print_check(images: Path, found: dict[str, Any]) -> None:
-    say(f"{found['images']:,} images of {found['patients']:,} patients in {images}")
+    from ..datasets.findings import counted
+
+    say(f"{counted(found['images'], 'image')} of {counted(found['patients'], 'patient')} in {images}")
     counts = Table("split", "label", "subtype", box=box.SIMPLE, padding=0, pad_edge=False)
     for name in ("images", "patients"):
         counts.add_column(name, justify="right")
@@ -111,12 +116,12 @@ def subset(
     """Draw a balanced subset by patient, as links, with a manifest; the same seed draws the same images."""
     with one_line_errors():
         from ..datasets import balanced_subset, write_subset
+        from ..datasets.findings import counted
         from ..exceptions import InputError
 
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise InputError(f"{out} lies inside {images}, where its images would count again; choose another folder")
         drawn = balanced_subset(load(images), train, val, test, random_state=seed)
         how = write_subset(drawn, out)
-        say(
-            f"{len(drawn):,} images of {drawn['patient'].nunique():,} patients in {out} ({how}), listed in manifest.csv"
-        )
+        who = f"{counted(len(drawn), 'image')} of {counted(drawn['patient'].nunique(), 'patient')}"
+        say(f"{who} in {out} ({how}), listed with their patients in {out / 'manifest.csv'}")

@@ -23,6 +23,9 @@ _RULES = "youden|sensitivity=.95|specificity=.90|cost=5:1|0.5"
 Balance = Literal["none", "undersample", "weights", "augment"]
 Calibration = Literal["temperature", "sigmoid", "isotonic"]
 Language = Annotated[Literal["en", "es"], typer.Option(help="Language of the report.")]
+AllowLeaks = Annotated[
+    bool, typer.Option("--allow-leaks", help="Go on although images or patients are on both sides of a split.")
+]
 Pipelines = Annotated[
     list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file (default: all shipped).")
 ]
@@ -49,9 +52,7 @@ def compare(
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of folds and estimators.")] = 0,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on although images or patients are on both sides of a split.")
-    ] = False,
+    allow_leaks: AllowLeaks = False,
     lang: Language = "en",
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
@@ -149,6 +150,7 @@ def learning_curve(
     weights: Weights = "imagenet",
     store: Store = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
+    allow_leaks: AllowLeaks = False,
     seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
@@ -160,7 +162,7 @@ def learning_curve(
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
-                    random_state=seed, verbose=1)  # fmt: skip
+                    allow_leaks=allow_leaks, random_state=seed, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():

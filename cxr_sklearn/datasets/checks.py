@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..descriptors import MODES, Descriptors, describe
-from ..exceptions import DataError, ImageReadError
 from .copies import identical_groups, similar_groups
-from .findings import leaks, warnings
-from .folder import names_no_patient
+from .findings import leak_sentences, warning_sentences
+from .folder import SPLIT_NAMES, checked_frame, names_no_patient
 from .giveaways import auc_of
 
 #: Standard deviation of the grey levels below which nobody sees anything; radiographs have 18 and more.
 BLANK = 2.0
-#: Correlation with the typical image below which one is a negative; the least typical radiograph comes to +.2.
+#: Correlation with the typical image below which one is a negative; the least typical radiograph has +.2.
 INVERTED = -0.2
 #: So few images have no typical one.
 _MIN_TYPICAL = 10
@@ -27,13 +26,15 @@ _MIN_TYPICAL = 10
 def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto", verbose: int = 0) -> dict[str, Any]:
     """Look for what makes results wrong: leaks between splits, copies, unreadable files, labels given away.
 
-    Every file is read and decoded once; what was found out about it is kept in the store, so a second check is quick.
+    Every file is decoded once; what was found out about it is kept in the store, so a second check is quick. A
+    near-identical image is the same radiograph saved again: compressed, resized, as a negative, or a little brighter. A
+    crop, a border, a marker, a turn, a mirrored copy or a strong change of contrast is not found.
 
     Parameters
     ----------
     frame : DataFrame
-        As :func:`load_folder` or :func:`load_frame` returns it; `path`, `label`, `target`, `split` and `patient` are
-        used, and `subtype` if it has it.
+        As :func:`load_folder` or :func:`load_frame` returns it; `path`, `target`, `split` and `patient` are used, and
+        `subtype` if it has it.
     store : str, path or None, default="auto"
         As for :class:`FrozenEmbedder`.
     verbose : int, default=0
@@ -44,8 +45,9 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
     dict
         What `cxr-sklearn check --json` prints:
 
-        - "images", "patients", "patients_unknown" (images whose names tell no patient) and "counts", a list with
-          "images" and "patients" by "split", "label" and "subtype";
+        - "images", "patients", "patients_unknown" (images whose names tell no patient), "left_out" (image files that
+          :func:`load_folder` passed by, being in no class folder) and "counts", a list with "images" and "patients" by
+          "split", "label" and "subtype";
         - "unreadable": the reason by path;
         - "identical" and "near_identical": groups with their "paths", "splits", "labels" and "patients"; a
           near-identical group holds at least two different files;
@@ -58,7 +60,9 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
     Raises
     ------
     DataError
-        If the frame lacks a column.
+        If the frame lacks a column or a value, or has one that is unknown.
+    ImageReadError
+        If a file changes while it is being read.
     StoreError
         If the store cannot be read or written.
 
@@ -75,18 +79,15 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
     >>> check(load_folder("radiographs"), store=None)["leaks"]
     []
     """
-    used = ("path", "label", "target", "split", "patient")
-    if missing := [name for name in used if name not in frame]:
-        raise DataError(f"the table lacks the columns {missing}; load_folder and load_frame make one that has them")
-    rows = frame.reset_index(drop=True)
+    rows = checked_frame(frame).reset_index(drop=True)
     seen = describe(rows["path"], store, "Checking images", verbose)
     readable = ~rows["path"].isin(seen.failures).to_numpy()
-    contrast = seen.measures[:, 3]
-    is_blank = readable & (contrast < BLANK)
+    is_blank = readable & (seen.measures["contrast"].to_numpy() < BLANK)
     found = {
         "images": len(rows),
         "patients": int(rows["patient"].nunique()),
         "patients_unknown": int(names_no_patient(rows).sum()),
+        "left_out": frame.attrs.get("left_out", (0, []))[0],
         "counts": _counts(rows),
         "unreadable": seen.failures,
         **_copies(rows, seen, readable & ~is_blank),
@@ -95,26 +96,7 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
         "blank": rows["path"][is_blank].tolist(),
         "inverted": rows["path"][_inverted(seen.spectra, readable & ~is_blank)].tolist(),
     }
-    return {**found, "leaks": leaks(found), "warnings": warnings(found)}
-
-
-def refuse_unfit(found: Mapping[str, Any], *, allow_leaks: bool) -> None:
-    """Raise for what makes the figures of a run wrong, of what :func:`check` has found.
-
-    Raises
-    ------
-    ImageReadError
-        If there are unreadable files.
-    DataError
-        If there are leaks, and they are not allowed.
-    """
-    if found["unreadable"]:
-        raise ImageReadError(found["unreadable"], found["images"])
-    if found["leaks"] and not allow_leaks:
-        raise DataError(
-            f"{'; '.join(found['leaks'])}. Figures on such splits are too good to be true: repair them "
-            "(`cxr-sklearn check --json` lists all), or go on with --allow-leaks (allow_leaks=True) and see it reported"
-        )
+    return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}
 
 
 def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -122,8 +104,7 @@ def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
           for name in ("split", "label", "subtype")}  # fmt: skip
     table = pd.DataFrame(by).assign(patient=rows["patient"])
     counted = table.groupby(list(by), dropna=False)["patient"].agg(["size", "nunique"]).reset_index()
-    order = {"train": 0, "val": 1, "test": 2}
-    counted = counted.sort_values("split", key=lambda split: split.map(order).fillna(3), kind="stable")
+    counted = counted.sort_values("split", key=lambda split: split.map(SPLIT_NAMES.index, "ignore"), kind="stable")
     return [
         {
             **{name: None if pd.isna(row[name]) else row[name] for name in by},
@@ -137,7 +118,11 @@ def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
 def _in_several_splits(rows: pd.DataFrame) -> dict[str, list[str]]:
     used = rows[rows["split"].notna()]
     splits = used.groupby("patient")["split"].unique()
-    return {str(patient): sorted(names) for patient, names in splits.items() if len(names) > 1}
+    return {str(patient): _in_order(names) for patient, names in splits.items() if len(names) > 1}
+
+
+def _in_order(splits: Iterable[str]) -> list[str]:
+    return sorted(set(splits), key=SPLIT_NAMES.index)
 
 
 def _copies(rows: pd.DataFrame, seen: Descriptors, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
@@ -163,16 +148,16 @@ def _groups(rows: pd.DataFrame, groups: Iterable[np.ndarray]) -> list[dict[str, 
         # One of each split first: these are the ones that a sentence shows.
         part = part.iloc[np.argsort(part.groupby("split", dropna=False).cumcount(), kind="stable")]
         described.append(
-            {"paths": part["path"].tolist(), "splits": sorted(part["split"].dropna().unique()),
+            {"paths": part["path"].tolist(), "splits": _in_order(part["split"].dropna()),
              "labels": sorted(part["label"].unique()), "patients": sorted(part["patient"].unique())}
         )  # fmt: skip
     return described
 
 
-def _sizes_and_modes(rows: pd.DataFrame, measures: np.ndarray) -> dict[str, Any]:
+def _sizes_and_modes(rows: pd.DataFrame, measures: pd.DataFrame) -> dict[str, Any]:
     if not len(rows):
         return {"width": None, "height": None, "modes": {}, "auc": {"size": None, "mode": None}}
-    width, height, mode = (measures[:, i] for i in (0, 1, 4))
+    width, height, mode = (measures[name].to_numpy() for name in ("width", "height", "mode"))
     modes = pd.Series([MODES[int(code)] if code >= 0 else "other" for code in mode], rows.index)
     return {
         "width": _range(width),

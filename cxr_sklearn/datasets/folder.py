@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +11,19 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..decoding import size_and_mode
+from ..decoding import open_regular, size_and_mode
 from ..exceptions import DataError, InputError
 from .names import patient_of
 
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}
-SPLITS = {"train": "train", "val": "val", "test": "test"}
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+#: In the order of their use.
+SPLIT_NAMES = ("train", "val", "test")
 #: Opening more files than this takes a while, and on a network drive far longer.
 _MANY = 20_000
+#: Bytes at either end that are compared to tell a second copy.
+_PIECE = 4096
 _Header = tuple[int | None, int | None, str | None]
 
 
@@ -36,7 +41,8 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     """Return a table of the images below `root`, sorted by path.
 
     Class folders are called "normal" or "pneumonia" (or "neumonia"), in any case; the folder above may be "train",
-    "val" or "test". The second copy of the set inside the Kaggle archive, ``__MACOSX`` and hidden files do not count.
+    "val" (or "valid", "validation") or "test". The second copy of the set inside the Kaggle archive, ``__MACOSX`` and
+    hidden files do not count.
 
     Parameters
     ----------
@@ -55,7 +61,8 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     Raises
     ------
     DataError
-        If `root` is not a folder, holds no image in a class folder, or one whose name cannot be printed.
+        If `root` is not a folder, holds no image in a class folder, one whose name cannot be printed, or a folder that
+        cannot be read.
 
     Examples
     --------
@@ -65,8 +72,9 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     """
     folder = Path(root)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder")
-    entries = _without_second_copy(_entries(folder))
+        raise DataError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+    found, others = _entries(folder)
+    entries = _without_second_copy(found)
     if not entries:
         raise DataError(
             f"{folder} holds no images in class folders; expected "
@@ -88,18 +96,54 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
             "subtype": pd.array([subtype for _, subtype in named], dtype="str"),
         }
     )
-    return with_sizes(frame, sizes)
+    frame = with_sizes(frame, sizes)
+    frame.attrs["left_out"] = (len(others), sorted(others)[:3])
+    return frame
 
 
 def refuse_unprintable(paths: Iterable[str]) -> None:
-    """Refuse file names that would break a table, a report or a terminal."""
+    """Refuse names that would break a table, a report or a terminal."""
     if odd := [path for path in paths if not path.isprintable()]:
-        raise DataError(f"rename the files with characters that cannot be printed: {', '.join(map(ascii, odd))}")
+        more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
+        raise DataError(f"rename what has characters that cannot be printed: {', '.join(map(ascii, odd[:3]))}{more}")
+
+
+def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose `path`, `label`, `target`, `split` and `patient` are as :func:`load_folder` makes them.
+
+    Raises
+    ------
+    DataError
+        If a column or a value is missing, an image stands in the table twice, or a split or target is unknown.
+    ValueError
+        If `frame` is no table.
+    """
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"expected a table as load_folder returns it, but got {type(frame).__name__}")
+    if missing := [name for name in ("path", "target", "split", "patient") if name not in frame]:
+        raise DataError(f"the table lacks the columns {missing}; load_folder and load_frame make one that has them")
+    if empty := [name for name in ("path", "target", "patient") if frame[name].isna().any()]:
+        raise DataError(f"the table has images without {' and '.join(empty)}")
+    if odd := sorted(set(frame["split"].dropna()) - set(SPLIT_NAMES), key=str):
+        raise DataError(f"split {odd[0]!r} is none of {', '.join(SPLIT_NAMES)}")
+    if not frame["target"].isin((0, 1)).all():
+        raise DataError("a target is neither 0 (normal) nor 1 (pneumonia)")
+    target = frame["target"].astype("int64")
+    checked = frame.assign(
+        target=target,
+        label=target.map({0: "normal", 1: "pneumonia"}).astype("str"),
+        path=pd.Series([os.fspath(path) for path in frame["path"]], frame.index, dtype="str"),
+        split=frame["split"].astype("object").astype("str"),
+        patient=frame["patient"].astype("object").astype("str"),
+    )
+    if (twice := checked["path"].duplicated()).any():
+        raise DataError(f"{checked['path'][twice].iloc[0]} stands in the table twice")
+    return checked
 
 
 def names_no_patient(frame: pd.DataFrame) -> pd.Series:
     """Return for each image whether it counts as a patient of its own, because nothing tells whose it is."""
-    pairs = zip(frame["path"].str.replace(os.sep, "/"), frame["patient"], strict=True)
+    pairs = zip(*(frame[name].str.replace(os.sep, "/") for name in ("path", "patient")), strict=True)
     return pd.Series([f"/{path}".endswith(f"/{patient}") for path, patient in pairs], frame.index, dtype=bool)
 
 
@@ -124,33 +168,61 @@ def _header(path: str) -> _Header:
         return None, None, None
 
 
-def _entries(folder: Path) -> list[_Entry]:
-    entries = []
-    visited: set[str] = set()
-    for directory, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(directory)) in visited:  # a link back up would count every image again
+def _entries(folder: Path) -> tuple[list[_Entry], list[str]]:
+    """Return the images in class folders, and the paths of all other images."""
+    entries, others = [], []
+    # Real paths of a folder and those above it: a link to one of them would count every image again and again.
+    above: dict[str, tuple[str, ...]] = {}
+    for directory, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(directory)
+        chain = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
+        if real in chain:
             folders.clear()
             continue
-        visited.add(real)
+        above[directory] = (*chain, real)
         folders[:] = sorted(name for name in folders if name != "__MACOSX" and not name.startswith("."))
         parts = Path(directory).relative_to(folder).parts
-        label = LABELS.get(Path(directory).name.lower())
-        if label is None:
-            continue
+        label = LABELS.get((parts[-1] if parts else folder.resolve().name).lower())
         split = SPLITS.get(parts[-2].lower()) if len(parts) > 1 else None
         depth = 2 if split else min(1, len(parts))
         prefix, place = parts[: len(parts) - depth], parts[len(parts) - depth :]
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
-                entries.append(_Entry(os.path.join(directory, name), label, split, (*place, name), prefix))  # noqa: PTH118
-    return entries
+            if name.startswith("."):
+                continue
+            path = os.path.join(directory, name)  # noqa: PTH118
+            if label and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                entries.append(_Entry(path, label, split, (*place, name), prefix))
+            elif (mimetypes.guess_type(name)[0] or "").startswith(("image/", "application/dicom")):
+                others.append(path)
+    return entries, others
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def _without_second_copy(entries: list[_Entry]) -> list[_Entry]:
-    """Drop an image that lies in the same place one copy of the set higher up."""
-    there = {(entry.prefix, entry.place) for entry in entries}
-    return [
-        entry
-        for entry in entries
-        if not any((entry.prefix[:depth], entry.place) in there for depth in range(len(entry.prefix)))
-    ]
+    """Drop an image of which there is a copy in the same place of a folder further up, as in the Kaggle archive."""
+    there = {(entry.prefix, entry.place): entry.path for entry in entries}
+    kept = []
+    for entry in entries:
+        higher = [there.get((entry.prefix[:depth], entry.place)) for depth in range(len(entry.prefix))]
+        if not any(path and _alike(path, entry.path) for path in higher):
+            kept.append(entry)
+    return kept
+
+
+def _alike(path: str, other: str) -> bool:
+    """Whether two files are the same, as far as size, beginning and end tell; the names are the same already."""
+    try:
+        return _ends(path) == _ends(other)
+    except OSError:
+        return False
+
+
+def _ends(path: str) -> tuple[int, bytes, bytes]:
+    with open_regular(path) as file:
+        start = file.read(_PIECE)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _PIECE, 0))
+        return size, start, file.read(_PIECE)

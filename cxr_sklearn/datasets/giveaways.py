@@ -1,4 +1,4 @@
-"""How well the label can be told from what is no part of the picture."""
+"""How well size and mode of an image file alone predict its label."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def auc_of(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float] | None:
     if (features == features[0]).all():
         return {"value": 0.5, "p": 1.0}
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
-    tree = DecisionTreeClassifier(min_samples_leaf=10, random_state=0)
+    tree = DecisionTreeClassifier(min_samples_leaf=max(2, min(10, len(rows) // 10)), random_state=0)
     scores = cross_val_predict(
         tree, features, target, groups=rows["patient"].to_numpy(), cv=folds, method="predict_proba"
     )[:, 1]

@@ -11,9 +11,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..exceptions import DataError, DataUnavailableError
+from .findings import counted
 from .folder import load_folder
 
 HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"
@@ -25,6 +27,7 @@ Chest X-rays of children aged one to five, under CC BY 4.0 (https://creativecomm
 learning. Cell 172(5), 1122-1131. https://doi.org/10.1016/j.cell.2018.02.010
 - Kermany, Zhang, Goldbaum (2018). Labeled optical coherence tomography (OCT) and chest X-ray images for \
 classification. Mendeley Data. https://doi.org/10.17632/rscbjbr9sj"""
+_one_at_a_time = Lock()
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 
 
@@ -32,7 +35,8 @@ def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     """Download the Kaggle set of 5,856 chest X-rays, unless it is there already, and return its folder.
 
     No login is needed. A download that broke off or was stopped is taken up where it ended. The archive has 2.3 GB and
-    is removed after it has been unpacked; until then about 5 GB of disk are used.
+    is removed after it has been unpacked; until then about 5 GB of disk are used. While it runs, what other threads
+    print is lost, and their web requests have a time limit.
 
     Parameters
     ----------
@@ -80,14 +84,17 @@ def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     return folder
 
 
-def _complete(folder: Path, rubbish: Path) -> Path:
+def _complete(folder: Path, leftover: Path) -> Path:
     """Return the folder if all images are there; else say what to remove before the next try."""
     try:
         n = len(load_folder(folder, sizes=False))
     except DataError:  # it is no folder, or holds none
         n = 0
     if n != N_IMAGES:
-        raise DataError(f"{folder} holds {n:,} images, not {N_IMAGES:,}; remove {rubbish} and fetch the set again")
+        raise DataError(
+            f"{folder} holds {counted(n, 'image')}, not {N_IMAGES:,}; choose another folder, or remove {leftover} "
+            "if it is no longer wanted, and fetch the set again"
+        )
     return folder
 
 
@@ -100,13 +107,14 @@ def _download(settings: dict[str, str]) -> Path:
         raise DataUnavailableError(
             "fetching from Kaggle needs kagglehub; run pip install 'cxr-sklearn[kaggle]'"
         ) from error
-    with _environment(settings), _bounded_requests(), _quiet():
+    # All three change the process for as long as the download takes.
+    with _one_at_a_time, _environment(settings), _bounded_requests(), _quiet():
         try:
             return Path(kagglehub.dataset_download(HANDLE))
         except OSError as error:  # the network or the disk
             raise _unavailable(f"{_reason(error)}; call again to go on where it stopped") from error
         except Exception as error:  # bare Exception is among what kagglehub raises
-            # It would unpack a damaged archive again and again, without ever downloading another one.
+            # kagglehub would unpack a damaged archive again and again, without ever downloading another one.
             archive = Path(kagglehub.cache.get_cached_archive_path(kagglehub.handle.parse_dataset_handle(HANDLE)))
             archive.unlink(missing_ok=True)
             raise _unavailable(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 
 from ..exceptions import DataError, InputError
+from .findings import counted
+from .folder import checked_frame
 
 
 def balanced_subset(
@@ -21,8 +23,9 @@ def balanced_subset(
 
     Training and validation images are both drawn from the official train split, since the official validation split
     of 16 images decides nothing; where no image is in train, from those in no split. Test images are drawn from the
-    test split; where there is none, from the same images as the others. No patient is in two splits; of the last
-    patient of a split and class, images may be left over, which are in none.
+    test split; where there is none, from the same images as the others. Patients with images of both classes are
+    left out. No patient is in two splits; of the last patient of a split and class, images may be left over, which
+    are in none.
 
     Parameters
     ----------
@@ -42,28 +45,41 @@ def balanced_subset(
     Raises
     ------
     DataError
-        If a class has too few images, or a patient would be in two splits: in train and test already, or because of
-        images of both classes.
+        If a class has too few images, or a patient is in train and test already.
+    ValueError
+        If a number is wrong.
     """
     for name, n in (("train", train), ("val", val), ("test", test)):
         if n is not None and (not isinstance(n, Integral) or n < 0):
-            raise DataError(f"{name}={n!r} must be a number of images")
+            raise InputError(f"{name}={n!r} must be a number of images")
+    if not (test is None or test) and not train and not val:
+        raise InputError("train=0, val=0 and test=0 leave nothing to draw")
+    frame = checked_frame(frame).sort_values("path")
     draw = np.random.default_rng(random_state)
     in_test, in_train = frame["split"] == "test", frame["split"] == "train"
-    pool = in_train if in_train.any() else frame["split"].isna()
+    if test is None and not in_test.any():
+        raise DataError("test=None takes the whole test split, but there is none")
+    pool = (in_train if in_train.any() else frame["split"].isna()) & _of_one_class(frame)
     parts = []
     for target, label in enumerate(("normal", "pneumonia")):
         of_class = frame["target"] == target
         pooled, official = frame[pool & of_class], frame[in_test & of_class]
-        if test is None or not in_test.any():
-            parts += _draw_patients(pooled, label, {"train": train, "val": val, "test": test or 0}, draw)
+        wanted = {"train": train, "val": val}
+        if test is not None and not in_test.any():
+            wanted["test"] = test
+        parts += _draw_patients(pooled, label, wanted, draw)
+        if test is None:
             parts.append(official)
-        else:
-            parts += _draw_patients(pooled, label, {"train": train, "val": val}, draw)
+        elif in_test.any():
             parts += _draw_patients(official, label, {"test": test}, draw)
     subset = pd.concat(parts).sort_values("path")
     _refuse_shared(subset)
     return subset
+
+
+def _of_one_class(frame: pd.DataFrame) -> pd.Series:
+    """Whether an image is of a patient who was only ever well, or only ever ill."""
+    return frame.groupby("patient")["target"].transform("nunique") == 1
 
 
 def group_split(
@@ -101,8 +117,9 @@ def group_split(
     >>> from cxr_sklearn.datasets import group_split
     >>> frame = group_split(load_folder("chest_xray"), val=0.2, random_state=0)  # doctest: +SKIP
     """
-    if not (0 <= val < 1 and 0 <= test < 1 and val + test < 1):
+    if not all(isinstance(part, Real) and part >= 0 for part in (val, test)) or val + test >= 1:
         raise InputError(f"val={val!r} and test={test!r} must be parts of a whole that leave something to train on")
+    frame = checked_frame(frame)
     in_test = (frame["split"] == "test").to_numpy()
     test = 0 if in_test.any() else test
     rest = frame[~in_test]
@@ -120,7 +137,7 @@ def group_split(
     _refuse_shared(divided)
     for name, part in (("train", 1.0), ("val", val), ("test", test)):
         if part and divided["target"][divided["split"] == name].nunique() < frame["target"].nunique():
-            raise DataError(f"there are too few patients for a {name} split with images of both classes")
+            raise DataError(f"there are too few patients for a {name} split of both classes; add some, or ask for more")
     return divided
 
 
@@ -128,7 +145,8 @@ def _refuse_shared(frame: pd.DataFrame) -> None:
     n_splits = frame.groupby("patient")["split"].nunique()
     if shared := n_splits.index[n_splits > 1].tolist():
         raise DataError(
-            f"{len(shared)} patients would be in two splits, {shared[0]} among them; repair their rows first"
+            f"{counted(len(shared), 'patient')} would be in two splits, {shared[0]} for one: their images are in the "
+            "test split and in another; move them to one of the two first"
         )
 
 

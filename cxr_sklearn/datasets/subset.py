@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -11,16 +12,20 @@ import pandas as pd
 from ..digests import hash_files
 from ..exceptions import DataError, ImageReadError
 from ..files import replacing
+from .folder import checked_frame, names_no_patient
 
 MANIFEST = "manifest.csv"
+#: Another file system, one without links, or one on which the user may not make any.
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 _COLUMNS = ("path", "label", "split", "patient", "subtype")
 
 
 def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
     """Write the images of a frame into split and class folders, as links where the file system has them.
 
-    ``manifest.csv`` lists every image with its label, split, patient and the SHA-256 of its file. The same images give
-    the same manifest, byte for byte, and :func:`load_frame` reads it.
+    ``manifest.csv`` lists every image with its label, split, patient, if known, and the SHA-256 of its file. The same
+    images give the same manifest, byte for byte, and :func:`load_frame` reads it. A link is the file itself: who edits
+    it edits the original.
 
     Parameters
     ----------
@@ -37,19 +42,27 @@ def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
     Raises
     ------
     DataError
-        If two images of a split and class have the same name, or `directory` holds anything but an earlier subset.
+        If there is nothing to write, two images of a split and class have the same name, or `directory` holds anything
+        but an earlier subset, or the images themselves.
     ImageReadError
         If files cannot be read.
     OSError
         If `directory` cannot be written to.
     """
     folder = Path(directory)
-    rows = frame[frame["split"].notna()]
+    rows = checked_frame(frame)
+    rows = rows[rows["split"].notna()]
+    if rows.empty:
+        raise DataError("no image is in a split, so there is nothing to write")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; choose a folder")
     places = [
         "/".join((split, label.upper(), Path(path).name))
         for split, label, path in zip(rows["split"], rows["label"], rows["path"], strict=True)
     ]
-    manifest = rows.reindex(columns=list(_COLUMNS)).assign(path=places, sha256=_digests(rows["path"].tolist()))
+    patient = rows["patient"].mask(names_no_patient(rows))
+    digests = _digests(rows["path"].tolist())
+    manifest = rows.reindex(columns=list(_COLUMNS)).assign(path=places, patient=patient, sha256=digests)
     if (twice := manifest["path"].duplicated()).any():
         raise DataError(f"two images would be {manifest['path'][twice].iloc[0]}; rename one of them")
     _clear(folder, rows["path"])
@@ -76,20 +89,25 @@ def _digests(paths: list[str]) -> list[str]:
 
 def _clear(folder: Path, sources: pd.Series) -> None:
     """Take an earlier subset away, and nothing else."""
-    there = {path for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()} if folder.is_dir() else set()
+    # Hidden files are what a file manager leaves, or the draft of a manifest; nothing in a subset is called so.
+    there = {path for path in folder.rglob("[!.]*") if not path.is_dir() or path.is_symlink()}
     if not there:
         return
     listed = set()
     if (folder / MANIFEST) in there:
         try:
-            listed = {folder / MANIFEST, *(folder / path for path in pd.read_csv(folder / MANIFEST)["path"])}
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{folder / MANIFEST} is not the list of a subset; choose another folder") from error
+            earlier = pd.read_csv(folder / MANIFEST, dtype="str")
+        except ValueError as error:
+            raise DataError(f"{folder / MANIFEST} cannot be read as a table; choose another folder") from error
+        if earlier.columns.tolist() != [*_COLUMNS, "sha256"]:  # a list that somebody else made permits nothing
+            raise DataError(f"{folder / MANIFEST} is not the list of a subset; choose another folder")
+        listed = {folder / MANIFEST, *(folder / path for path in earlier["path"])}
     if others := sorted(there - listed):
         raise DataError(f"{folder} holds what is no part of a subset, {others[0]} for one; choose another folder")
-    if any(Path(source) in there for source in sources):
+    inside = os.path.realpath(folder)
+    if any(Path(os.path.realpath(Path(source).parent)).is_relative_to(inside) for source in sources):
         raise DataError(f"{folder} is where the images are drawn from; choose another folder")
-    for path in sorted(there, key=lambda path: path.name == MANIFEST):  # last what tells that the rest may go
+    for path in sorted(there, key=lambda path: path.name == MANIFEST):  # the manifest last: it permits the deletion
         path.unlink()
 
 
@@ -99,13 +117,17 @@ def _link(source: str, target: Path, how: str) -> str:
         try:
             os.link(source, target)
             return how
-        except OSError:  # another file system, or one without hard links
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             how = "soft links"
     if how == "soft links":
         try:
             target.symlink_to(source)
             return how
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
             how = "copies"
     shutil.copy2(source, target)
     return how

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
@@ -56,13 +57,19 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     split = _known(table, "split", SPLITS, file)
     if (empty := table["path"].isna()).any():
         raise DataError(f"{file}, row {_row(empty)}: there is no path")
-    path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], dtype="str")
+    path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], table.index, dtype="str")
     if (twice := path.duplicated()).any():
         raise DataError(f"{file}, row {_row(twice)}: {path[twice].iloc[0]} stands in the table twice")
     if not any(map(os.path.exists, path)):
-        raise DataError(f"none of the images of {file} is there, {path[0]} for one; paths are relative to its folder")
+        slashes = ", with / between folders" if table["path"].str.contains("\\\\").any() and os.sep == "/" else ""
+        raise DataError(
+            f"none of the images of {file} is there, {path.iloc[0]} for one; paths are relative to its folder{slashes}"
+        )
     refuse_unprintable(path)
-    named = pd.DataFrame([patient_of(Path(name).name) for name in path], columns=["patient", "subtype"], dtype="str")
+    refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
+    named = pd.DataFrame(
+        [patient_of(Path(name).name) for name in path], table.index, ["patient", "subtype"], dtype="str"
+    )
     frame = pd.DataFrame(
         {
             "path": path,
@@ -77,16 +84,42 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
 
 
 def _read(file: Path) -> pd.DataFrame:
+    """Return the cells as text, indexed by the line they stand in; an empty one is missing."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            head = text.readline()
-        separator = max(",;\t", key=head.count)
-        table = pd.read_csv(file, sep=separator, encoding="utf-8-sig", dtype="str", skipinitialspace=True)
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            rows = _cells(file, lines)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:  # pandas' parser errors among them
-        raise DataError(f"{file} is not a table of comma-separated values: {' '.join(str(error).split())}") from error
-    return table.rename(columns=lambda name: str(name).strip().lower()).apply(lambda column: column.str.strip())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is not a table of comma-separated values in UTF-8: {error}") from error
+    return rows
+
+
+def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
+    head = lines.readline()
+    skipped = 1 if head.lower().startswith("sep=") else 0  # what Excel writes first
+    head = lines.readline() if skipped else head
+    # The header may mention other separators in a name.
+    fits = [sep for sep in ",;\t" if set(_NEEDED) <= set(_names(head, sep))]
+    separator = fits[0] if fits else max(",;\t", key=head.count)
+    names = _names(head, separator)
+    if double := [name for name in (*_NEEDED, *_OPTIONAL) if names.count(name) > 1]:
+        raise DataError(f"{file} has two columns {double[0]!r}")
+    rows, numbers = [], []
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    for row in reader:
+        cells = [cell.strip() for cell in row]
+        number = reader.line_num + skipped + 1
+        if any(cells[len(names) :]):
+            raise DataError(f"{file}, row {number}: it has more cells than there are columns")
+        if any(cells):
+            rows.append((cells + [""] * len(names))[: len(names)])
+            numbers.append(number)
+    return pd.DataFrame(rows, numbers, names, dtype="object").replace("", pd.NA).astype("str")
+
+
+def _names(head: str, separator: str) -> list[str]:
+    return [name.strip().lower() for row in csv.reader([head], delimiter=separator) for name in row]
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
@@ -104,4 +137,4 @@ def _known(table: pd.DataFrame, name: str, names: dict[str, str], file: Path) ->
 
 def _row(which: pd.Series) -> int:
     """Line of the first row that is marked, as a spreadsheet numbers it."""
-    return int(which.to_numpy().argmax()) + 2
+    return int(which.index[which][0])

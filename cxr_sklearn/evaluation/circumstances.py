@@ -14,11 +14,34 @@ from typing import Any
 
 import pandas as pd
 
-from ..datasets.folder import names_no_patient
+from ..datasets.checks import check
+from ..datasets.folder import SPLIT_NAMES, names_no_patient
 from ..datasets.names import series_of
+from ..exceptions import DataError, ImageReadError
 from .shortcuts import NAMES, ShortcutFeatures
 
-SPLITS = ("train", "val", "test")
+
+def check_images(
+    frame: pd.DataFrame, store: str | os.PathLike[str] | None, *, allow_leaks: bool, verbose: int
+) -> dict[str, Any]:
+    """Check images as :func:`check` does, and refuse what would make the figures of a run wrong.
+
+    Raises
+    ------
+    ImageReadError
+        If there are unreadable files; the error lists every one.
+    DataError
+        If there are leaks, and they are not allowed.
+    """
+    found = check(frame, store=store, verbose=verbose)
+    if found["unreadable"]:
+        raise ImageReadError(found["unreadable"], found["images"])
+    if found["leaks"] and not allow_leaks:
+        raise DataError(
+            f"{'; '.join(found['leaks'])}. Figures on such splits are too good to be true: repair them "
+            "(`cxr-sklearn check --json` lists all), or go on with --allow-leaks (allow_leaks=True) and see it reported"
+        )
+    return found
 
 
 def describe_images(
@@ -41,7 +64,7 @@ def describe_images(
         path, split, patient, target, subtype, series (of a normal radiograph of the Kaggle set), brightness (mean
         grey level, 0 to 255) and copies (a number that an image shares with its copies, identical or nearly so).
     """
-    rows = frame[frame["split"].isin(SPLITS)]
+    rows = frame[frame["split"].isin(SPLIT_NAMES)]
     measured = ShortcutFeatures(store=store).transform(rows["path"])
     return rows[["path", "split", "patient", "target"]].assign(
         subtype=rows.get("subtype"),
@@ -84,12 +107,12 @@ def describe_data(rows: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
             "pneumonia": n_pneumonia,
         }
 
-    used = rows[rows["split"].isin(SPLITS)]
+    used = rows[rows["split"].isin(SPLIT_NAMES)]
     n_splits = used.groupby("patient")["split"].nunique()
     n_copied = images[images["copies"].notna()].groupby("copies")["split"].transform("nunique")
     return {
         **count(used),
-        "splits": {split: count(used[used["split"] == split]) for split in SPLITS},
+        "splits": {split: count(used[used["split"] == split]) for split in SPLIT_NAMES},
         "patients_in_several_splits": int((n_splits > 1).sum()),
         "copies_in_several_splits": int((n_copied > 1).sum()),
         "patients_unknown": int(names_no_patient(used).sum()),

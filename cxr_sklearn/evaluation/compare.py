@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
-from ..datasets.checks import check, refuse_unfit
+from ..datasets.folder import checked_frame
 from ..exceptions import DataError, InputError, RecipeError
 from ..files import replacing
 from ..progress import progress_bar
@@ -26,7 +26,7 @@ from .anatomy import backbones_of, embed_all, last_classifier, training_of
 from .calibration import METHODS as CALIBRATIONS
 from .calibration import calibrate as calibrate_scores
 from .calibration import calibrated, calibrated_rows
-from .circumstances import describe_images, describe_run
+from .circumstances import check_images, describe_images, describe_run
 from .occlusion import occluded_rows
 from .permutation import permuted_rows
 from .results import write_results
@@ -74,7 +74,8 @@ def compare(
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
         ``training.csv``, ``probes.csv`` and ``models/``; created if need be.
     weights, store
-        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`.
+        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; what the check
+        found out about each image is kept in the store, too.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
         Passed to the recipes, and by them to :class:`BalancedClassifier`. What a recipe that knows no `balance` was
         fitted on stays as it is, and the report says so.
@@ -115,6 +116,10 @@ def compare(
         If images cannot be read; the error lists every one.
     WeightsUnavailableError
         If the weights of a backbone are neither here nor to be had.
+    StoreError
+        If the store cannot be read or written.
+    OSError
+        If `out` cannot be written to.
     """
     rule = parse_rule(str(threshold))
     words(lang)
@@ -122,11 +127,10 @@ def compare(
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
     built = _build(pipelines, {"store": store, "weights": weights, "random_state": random_state, "balance": balance})
-    check_splits(frame, cv)
+    frame = check_splits(frame, cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     folds = patient_folds(train, cv, random_state)
-    found = check(frame[frame["split"].notna()], store=store, verbose=verbose)
-    refuse_unfit(found, allow_leaks=allow_leaks)
+    checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
@@ -134,8 +138,8 @@ def compare(
         **describe_run(random_state, cv),
         "threshold": str(rule),
         "lang": lang,
-        "leaks": found["leaks"],
-        "warnings": found["warnings"],
+        "leaks": checked["leaks"],
+        "warnings": checked["warnings"],
     }
     data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
@@ -145,7 +149,7 @@ def compare(
             "balance": balance if recipe.takes("balance") else "none",
             **embed_all(pipeline, frame, verbose),
         }
-    images = describe_images(frame, store, found)
+    images = describe_images(frame, store, checked)
     tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
     for name, (recipe, pipeline) in built.items():
         known = facts["pipelines"][name]
@@ -201,27 +205,22 @@ def _keep(
     return write_results(folder, facts)
 
 
-def check_splits(frame: pd.DataFrame, cv: int) -> None:
-    """Refuse a table that cannot be compared on, with the reason.
+def check_splits(frame: pd.DataFrame, cv: int) -> pd.DataFrame:
+    """Return the images that are in a split, or say why they cannot be compared on.
 
     Raises
     ------
     DataError
-        If the table lacks a column or a value, an image stands in it twice, train or test lacks a class, or a class has
-        fewer training patients than folds or one test patient.
+        If the table is none that :func:`checked_frame` takes, train or test lacks a class, or a class has fewer
+        training patients than folds or one test patient.
     ValueError
         If `cv` is no number of folds.
     """
     if not isinstance(cv, Integral) or cv < 2:
         raise InputError(f"cv={cv!r} must be an integer of at least 2")
-    used = ("path", "target", "split", "patient")
-    if missing := [name for name in used if name not in frame]:
-        raise DataError(f"the table lacks the columns {missing}; load_folder makes one that has them")
-    rows = frame[frame["split"].notna()]
-    if empty := [name for name in used if rows[name].isna().any()]:
-        raise DataError(f"the table has images without {' and '.join(empty)}")
-    if rows["path"].duplicated().any():
-        raise DataError(f"{rows['path'][rows['path'].duplicated()].iloc[0]} stands in the table twice")
+    if isinstance(frame, pd.DataFrame) and "split" in frame:
+        frame = frame[frame["split"].notna()]
+    frame = checked_frame(frame)
     classes = ((0, "normal"), (1, "pneumonia"))
     for split in ("train", "test"):
         for target, label in classes:
@@ -236,6 +235,7 @@ def check_splits(frame: pd.DataFrame, cv: int) -> None:
             )
         if test[test["target"] == target]["patient"].nunique() < 2:
             raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
+    return frame
 
 
 def _evaluate(

@@ -12,14 +12,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
+from ..datasets.findings import MIN_IMAGES_PER_CLASS
 from ..embedder import FrozenEmbedder
 from ..exceptions import DataError, InputError, RecipeError
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
 from .anatomy import embed_all
+from .circumstances import check_images
 from .search import fit, patient_folds, scores_of, search
 from .tables import TABLES, write_table
-from .thresholds import MIN_IMAGES_PER_CLASS
 
 SMALLEST = 30
 _FOLDS = 4
@@ -33,6 +34,7 @@ def learning_curve(
     weights: str | os.PathLike[str] = "imagenet",
     store: str | os.PathLike[str] | None = "auto",
     n_repeats: int = 10,
+    allow_leaks: bool = False,
     random_state: int = 0,
     verbose: int = 0,
 ) -> pd.DataFrame:
@@ -54,6 +56,8 @@ def learning_curve(
         Passed to the recipes.
     n_repeats : int, default=10
         Draws of patients of each number.
+    allow_leaks : bool, default=False
+        Whether to go on although images of train and val are copies of each other.
     random_state : int, default=0
     verbose : int, default=0
         1 shows progress bars.
@@ -67,7 +71,8 @@ def learning_curve(
     Raises
     ------
     DataError
-        If there are fewer than 30 training patients, or too few of a class, or patients in both train and val.
+        If there are fewer than 30 training patients, or too few of a class, or patients or copies of an image in
+        both train and val.
     ValueError
         If `n_repeats` is wrong.
     RecipeError, ImageReadError, WeightsUnavailableError
@@ -81,6 +86,7 @@ def learning_curve(
     recipes = [load_recipe(name) for name in pipelines or frozen_recipes()]
     if len({recipe.name for recipe in recipes}) < len(recipes):
         raise RecipeError("two recipes have the same name; rename one of the files")
+    check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from ..descriptors import describe
+from ..descriptors import MEASURES, describe
 from ..exceptions import ImageReadError
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
@@ -79,7 +79,7 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         found = describe(X, self.store, "Measuring images", self.verbose)
         if found.failures:
             raise ImageReadError(found.failures, len(found.keys))
-        width, height, mean, contrast = found.measures[:, :4].T
+        width, height, mean, contrast = (found.measures[name].to_numpy() for name in MEASURES[:4])
         return np.stack([width, height, width / height, mean, contrast], axis=1)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

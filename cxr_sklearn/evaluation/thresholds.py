@@ -9,11 +9,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix_at_thresholds
 
+from ..datasets.findings import MIN_IMAGES_PER_CLASS
 from ..exceptions import DataError, InputError
 from .metrics import confusion_cells
 
-#: Below this many images of either class, validation scores cannot place a threshold.
-MIN_IMAGES_PER_CLASS = 30
 #: What a rule aims at where its name stands alone.
 _DEFAULTS = {"sensitivity": 0.95, "specificity": 0.90}
 

@@ -66,8 +66,9 @@ def test_nothing_wrong(root):
         lambda image, path: save(image, path, quality=30),
         lambda image, path: save(image.resize((48, 48)), path, quality=90),
         lambda image, path: save(image.point(lambda grey: 20 + grey // 2), path, quality=90),
+        lambda image, path: save(ImageOps.invert(image), path, quality=90),
     ],
-    ids=["quality 80", "quality 30", "half the size", "paler"],
+    ids=["quality 80", "quality 30", "half the size", "paler", "negative"],
 )
 def test_a_test_image_in_train_under_another_name(root, radiographs, again):
     again(radiographs[50], root / "train/PNEUMONIA/person9999_bacteria_1.jpeg")
@@ -76,7 +77,7 @@ def test_a_test_image_in_train_under_another_name(root, radiographs, again):
         "1 group of near-identical images across splits: "
         "test/PNEUMONIA/person50_virus_50.png = train/PNEUMONIA/person9999_bacteria_1.jpeg"
     ]
-    assert found["near_identical"][0]["splits"] == ["test", "train"]
+    assert found["near_identical"][0]["splits"] == ["train", "test"]
     assert found["near_identical"][0]["patients"] == ["bacteria-9999", "virus-50"]
 
 
@@ -100,20 +101,27 @@ def test_identical_files_within_a_split_are_a_warning(root):
     assert labels.startswith("1 group of identical files with both labels: train/NORMAL/IM-0005-0001.png = ")
 
 
+def test_the_paths_that_are_shown_are_of_different_splits(root):
+    for n in range(9990, 9994):
+        shutil.copy(root / place(49, "test"), root / f"test/NORMAL/IM-{n}-0001.png")
+    shutil.copy(root / place(49, "test"), root / "train/NORMAL/IM-9999-0001.png")
+    assert "across splits: test/NORMAL/IM-0049-0001.png = train/NORMAL/IM-9999-0001.png = " in checked(root)["leaks"][0]
+
+
 def test_a_copy_of_a_copy_is_in_one_group(root, radiographs):
     copied = root / "val/NORMAL/IM-9999-0001.png"
     shutil.copy(root / place(49, "test"), copied)
     save(radiographs[49], root / "train/NORMAL/IM-9998-0001.jpeg", quality=85)
     (group,) = checked(root)["near_identical"]
     assert len(group["paths"]) == 3
-    assert group["splits"] == ["test", "train", "val"]
+    assert group["splits"] == ["train", "val", "test"]
 
 
 def test_patients_across_splits(root, radiographs):
     save(ImageOps.mirror(radiographs[2]), root / "test/PNEUMONIA/person2_virus_99.png")
     found = checked(root)
-    assert found["patients_in_several_splits"] == {"virus-2": ["test", "train"]}
-    assert found["leaks"] == ["1 patient in more than one split: virus-2 (test, train)"]
+    assert found["patients_in_several_splits"] == {"virus-2": ["train", "test"]}
+    assert found["leaks"] == ["1 patient in more than one split: virus-2 (train, test)"]
 
 
 def test_unreadable_files_with_their_reasons(root):
@@ -145,7 +153,7 @@ def test_a_folder_of_nothing_readable(tmp_path):
 def test_blank_and_inverted(root, radiographs):
     save(Image.new("L", (96, 96), 7), root / "train/NORMAL/IM-9990-0001.png")
     save(Image.new("L", (96, 96), 9), root / "test/NORMAL/IM-9991-0001.png")
-    save(ImageOps.invert(radiographs[3]), root / "train/NORMAL/IM-9992-0001.png")
+    save(ImageOps.mirror(ImageOps.invert(radiographs[3])), root / "train/NORMAL/IM-9992-0001.png")
     found = checked(root)
     assert [Path(path).name for path in found["blank"]] == ["IM-9991-0001.png", "IM-9990-0001.png"]
     assert [Path(path).name for path in found["inverted"]] == ["IM-9992-0001.png"]
@@ -165,6 +173,21 @@ def test_size_and_mode_that_tell_the_label(radiographs, tmp_path):
     assert "width and height alone predict the label with AUC 1.00" in found["warnings"]
     assert "the colour mode alone predicts the label with AUC 1.00" in found["warnings"]
     assert "all 30 images of mode RGB are normal" in found["warnings"]
+
+
+@pytest.mark.parametrize("n", [6, 9, 30])
+def test_a_giveaway_shows_in_a_small_set_too(radiographs, tmp_path, n):
+    for i, image in enumerate(radiographs[: 2 * n]):
+        save(image.resize((80, 80)) if i % 2 else image, tmp_path / place(i, "train"))
+    assert checked(tmp_path)["auc"]["size"]["value"] == 1.0
+    for path in list(tmp_path.rglob("*.png"))[8:]:
+        path.unlink()
+    assert checked(tmp_path)["auc"]["size"] is None  # too few patients for folds
+
+
+def test_a_faint_image_is_not_blank(root, radiographs):
+    save(radiographs[3].point(lambda grey: 100 + grey // 20), root / "train/NORMAL/IM-9992-0001.png")
+    assert checked(root)["blank"] == []
 
 
 def test_what_splits_lack(radiographs, tmp_path):
@@ -192,13 +215,15 @@ def test_a_table_without_its_columns():
         check(frame.drop(columns="patient"))
 
 
-def test_different_radiographs_are_not_alike():
+def test_different_radiographs_are_not_alike(monkeypatch):
     """All pairs of those drawn; `test_the_real_folder` looks at all pairs of real ones."""
     images, _ = make_radiographs(100, size=64, random_state=1)
     spectra = describe(images, None, "", 0).spectra
     assert similar_groups(spectra) == []
     copied = np.concatenate([spectra, spectra[:3] * 1.2])
-    assert [group.tolist() for group in similar_groups(copied)] == [[i, i + len(spectra)] for i in range(3)]
+    for block in (1024, 7):
+        monkeypatch.setattr("cxr_sklearn.datasets.copies._BLOCK", block)
+        assert [group.tolist() for group in similar_groups(copied)] == [[i, i + len(spectra)] for i in range(3)]
 
 
 @pytest.mark.realdata

@@ -1,8 +1,13 @@
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cxr_sklearn import load_folder, write_radiographs
+from cxr_sklearn.datasets import check
 from cxr_sklearn.exceptions import CXRError, DataError
 
 from ..conftest import write_image
@@ -57,6 +62,13 @@ def test_junk_of_the_kaggle_archive_does_not_count(tmp_path):
     assert len(load_folder(tmp_path / "chest_xray" / "chest_xray")) == 1
 
 
+def test_another_image_of_the_same_name_further_down_counts(tmp_path):
+    write_image(tmp_path / "train/NORMAL/1.png", seed=1)
+    write_image(tmp_path / "hospital B/train/NORMAL/1.png", seed=2)
+    write_image(tmp_path / "hospital C/train/NORMAL/1.png", seed=1)
+    assert [Path(path).parts[-4] for path in load_folder(tmp_path)["path"]] == ["hospital B", tmp_path.name]
+
+
 def test_two_collections_side_by_side_both_count(tmp_path):
     frame = fill(tmp_path, "a/train/NORMAL/1.png", "b/train/NORMAL/1.png")
     assert frame["patient"].nunique() == 2
@@ -90,9 +102,58 @@ def test_a_link_back_up_counts_nothing_twice(tmp_path):
     assert len(load_folder(tmp_path)) == 1
 
 
+def test_what_is_reached_twice_counts_twice(tmp_path):
+    """A split that is a link to another one is a leak for `check` to find, not nothing."""
+    write_image(tmp_path / "train" / "NORMAL" / "a.png")
+    (tmp_path / "test").symlink_to(tmp_path / "train")
+    assert load_folder(tmp_path)["split"].tolist() == ["test", "train"]
+    assert "1 group of identical files across splits" in " ".join(check(load_folder(tmp_path))["leaks"])
+
+
+def test_links_to_each_other_come_to_an_end(tmp_path):
+    for one, other in (("a", "b"), ("b", "a")):
+        write_image(tmp_path / one / "normal" / f"{one}.png", seed=ord(one))
+        (tmp_path / one / "link").symlink_to(tmp_path / other)
+    assert len(load_folder(tmp_path)) == 4
+
+
+def test_the_class_folder_itself(tmp_path, monkeypatch):
+    write_image(tmp_path / "NORMAL" / "a.png")
+    monkeypatch.chdir(tmp_path / "NORMAL")
+    assert load_folder(".")["label"].tolist() == load_folder(tmp_path / "NORMAL")["label"].tolist() == ["normal"]
+
+
+def test_images_that_are_left_out_are_told(tmp_path):
+    names = ("NORMAL/a.jfif", "NORMAL/sub/b.png", "COVID/c.png", "NORMAL/d.gif", "e.dcm", "NORMAL/.f.png")
+    for i, name in enumerate(names):
+        write_image(tmp_path / "train" / name, seed=i)
+    (tmp_path / "train" / "NORMAL" / "notes.txt").write_text("no image")
+    frame = load_folder(tmp_path)
+    assert len(frame) == 1
+    assert check(frame)["left_out"] == 4
+    assert (
+        "4 image files in no class folder, or of a kind that is not read, left out: train/COVID/c.png, "
+        "train/NORMAL/d.gif, NORMAL/sub/b.png and 1 more" in check(frame)["warnings"]
+    )
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    write_image(tmp_path / "NORMAL" / "a.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("NORMAL"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match="NORMAL cannot be read: Permission denied"):
+        load_folder(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["", "absent"])
 def test_nothing_to_load(tmp_path, name):
-    with pytest.raises(DataError, match=r"is not a folder|holds no images") as caught:
+    with pytest.raises(DataError, match=r"does not exist|holds no images") as caught:
         load_folder(tmp_path / name)
     assert isinstance(caught.value, CXRError | ValueError)
 

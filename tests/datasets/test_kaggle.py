@@ -288,7 +288,8 @@ def test_a_wrong_number_of_images(into_a_folder, stand_in, cached, tmp_path):
     arguments = [tmp_path / "set"] if into_a_folder else []
     rubbish = tmp_path / "set" / ".kagglehub" if into_a_folder else cached / "versions" / "2"
     line = fails(*arguments)
-    assert f"chest_xray holds 9 images, not 10; remove {rubbish} and fetch the set again" in line
+    assert "chest_xray holds 9 images, not 10; choose another folder" in line
+    assert f"or remove {rubbish} if it is no longer wanted" in line
     assert fails(*arguments) == line
     shutil.rmtree(rubbish)
     stand_in.hold(whole)
@@ -304,7 +305,7 @@ def test_files_that_are_there_are_left_alone(stand_in, tmp_path):
     (tmp_path / "set" / "chest_xray" / "train" / "NORMAL").mkdir(parents=True)
     (tmp_path / "set" / "chest_xray" / "train" / "NORMAL" / "IM-0001-0001.jpeg").touch()
     path = tmp_path / "set" / "chest_xray"
-    assert fails(tmp_path / "set").endswith(f"{path} holds 1 images, not 10; remove {path} and fetch the set again")
+    assert f"{path} holds 1 image, not 10; choose another folder, or remove {path} if" in fails(tmp_path / "set")
     assert len(load_folder(path)) == 1
     assert not stand_in.requests
 

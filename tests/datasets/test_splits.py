@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -45,13 +47,63 @@ def test_all_of_test(frame):
 
 
 def test_a_patient_that_would_be_in_two_splits(frame):
-    with pytest.raises(DataError, match="would be in two splits, everybody among them"):
-        balanced_subset(frame.assign(patient="everybody"), 10, 0, 10)
+    shared = frame.assign(patient=frame["patient"].replace("testnormal1", "trainnormal1"))
+    with pytest.raises(DataError, match="1 patient would be in two splits, trainnormal1 for one"):
+        balanced_subset(shared, 60 * 2, 0, 20)
+
+
+def test_patients_of_both_classes_are_left_out(frame):
+    mixed = frame.assign(patient=frame["patient"].replace("trainnormal7", "trainpneumonia7"))
+    drawn = balanced_subset(mixed, 59 * 2, 0, 10, random_state=0)
+    assert "trainpneumonia7" not in set(drawn["patient"])
+    with pytest.raises(DataError, match="119 normal images"):
+        balanced_subset(mixed, 59 * 2 + 1, 0, 10)
+
+
+def test_the_order_of_rows_does_not_matter(frame):
+    shuffled = frame.sample(frac=1, random_state=0)
+    first = balanced_subset(frame, 10, 10, 5, random_state=1)
+    pd.testing.assert_frame_equal(balanced_subset(shuffled, 10, 10, 5, random_state=1), first)
+
+
+def test_nothing_to_draw(frame):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        balanced_subset(frame, 0, 0, 0)
+    with pytest.raises(DataError, match="there is none"):
+        balanced_subset(frame[frame["split"] == "train"], 5, 5, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "TRAIN"}, "split 'TRAIN' is none of train, val, test"),
+        ({"patient": None}, "images without patient"),
+        ({"target": 2}, "neither 0"),
+        ({"path": "a.png"}, "a.png stands in the table twice"),
+    ],
+)
+@pytest.mark.parametrize("divide", [balanced_subset, group_split])
+def test_odd_tables_are_refused(frame, divide, change, message):
+    with pytest.raises(DataError, match=message):
+        divide(frame.assign(**change))
+    with pytest.raises(DataError, match="lacks the columns"):
+        divide(frame.drop(columns="split"))
+    with pytest.raises(ValueError, match="expected a table"):
+        divide([1, 2])
+
+
+def test_tables_of_other_types_will_do(frame):
+    odd = frame.assign(
+        path=frame["path"].map(Path), split=pd.Categorical(frame["split"]), patient=pd.factorize(frame["patient"])[0]
+    )
+    drawn = balanced_subset(odd, 10, 10, 5, random_state=0)
+    assert drawn.groupby("split").size().to_dict() == {"test": 10, "train": 20, "val": 20}
+    assert set(group_split(odd, random_state=0)["split"]) == {"train", "val", "test"}
 
 
 @pytest.mark.parametrize("n", [-5, 2.5])
 def test_what_is_no_number_of_images(frame, n):
-    with pytest.raises(DataError, match=f"val={n}"):
+    with pytest.raises(ValueError, match=f"val={n}"):
         balanced_subset(frame, 10, n)
 
 
@@ -109,5 +161,5 @@ class TestGroupSplit:
             group_split(frame, val=0.9)
         with pytest.raises(DataError, match="too few patients for a val split"):
             group_split(frame, val=0.001)
-        with pytest.raises(DataError, match="1 patients would be in two splits"):
+        with pytest.raises(DataError, match="1 patient would be in two splits"):
             group_split(frame.assign(patient=frame["patient"].replace("testnormal1", "trainnormal1")))

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 from hashlib import sha256
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import balanced_subset, load_folder
-from cxr_sklearn.datasets import load_frame, write_subset
+from cxr_sklearn.datasets import check, load_frame, write_subset
 from cxr_sklearn.exceptions import DataError, ImageReadError
 
 from ..conftest import write_image
@@ -79,7 +80,7 @@ def fails_after(n):
 @pytest.mark.parametrize(("failing", "how"), [(["link"], "soft links"), (["link", "symlink"], "copies")])
 def test_where_links_do_not_work(root, tmp_path, monkeypatch, failing, how):
     def refuse(*arguments, **options):
-        raise OSError("not on this file system")
+        raise OSError(errno.EXDEV, "not on this file system")
 
     for name in failing:
         monkeypatch.setattr(os, name, refuse)
@@ -91,7 +92,17 @@ def test_where_links_do_not_work(root, tmp_path, monkeypatch, failing, how):
     assert all(path.stat().st_nlink == 1 for path in found)
 
 
-def test_links_lead_to_the_file_itself(root, tmp_path):
+def test_other_errors_are_no_reason_for_a_copy(root, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match="broken disk"):
+        write_subset(drawn_from(root), tmp_path / "out")
+
+
+def test_links_lead_to_the_file_itself(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxr_sklearn.datasets.subset._link", lambda source, target, how: target.symlink_to(source))
     (tmp_path / "linked").symlink_to(root)
     write_subset(drawn_from(tmp_path / "linked"), tmp_path / "out")
     (tmp_path / "linked").unlink()
@@ -111,6 +122,49 @@ def test_nothing_but_a_subset_is_replaced(root, tmp_path):
     assert len(load_folder(root)) == 24
     with pytest.raises(DataError, match="is where the images are drawn from"):
         write_subset(drawn_from(out := whole_subset(root, tmp_path)), out)
+
+
+def test_the_images_themselves_are_never_taken_away(root, tmp_path, monkeypatch):
+    """However the folder and the paths in it are spelt, and a table of somebody's own is no subset."""
+    out = whole_subset(root, tmp_path)
+    (tmp_path / "link").symlink_to(out)
+    monkeypatch.chdir(tmp_path)
+    for source, directory in (("whole", out), (out, "whole"), ("whole/train", out), (out, "link"), ("link", out)):
+        frame = load_folder(source).assign(split="train")
+        with pytest.raises(DataError, match="choose another folder"):
+            write_subset(frame, directory)
+    assert len(load_folder(out)) == 24
+    mine = tmp_path / "mine"
+    write_image(mine / "train" / "NORMAL" / "a.png")
+    (mine / "manifest.csv").write_text("path,label\ntrain/NORMAL/a.png,normal\n")
+    with pytest.raises(DataError, match="is not the list of a subset"):
+        write_subset(drawn_from(root), mine)
+    assert (mine / "train" / "NORMAL" / "a.png").exists()
+
+
+def test_unknown_patients_stay_unknown(tmp_path):
+    for i in range(4):
+        write_image(tmp_path / "set" / "train" / ("NORMAL" if i % 2 else "PNEUMONIA") / f"{i}.png", seed=i)
+    frame = load_folder(tmp_path / "set")
+    write_subset(frame, tmp_path / "out")
+    assert pd.read_csv(tmp_path / "out/manifest.csv")["patient"].isna().all()
+    assert check(load_frame(tmp_path / "out/manifest.csv"))["patients_unknown"] == 4
+
+
+def test_what_cannot_be_written(root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is a file"):
+        write_subset(drawn_from(root), tmp_path / "file")
+    with pytest.raises(DataError, match="nothing to write"):
+        write_subset(load_folder(root).assign(split=None), tmp_path / "out")
+    with pytest.raises(DataError, match="is none of train"):
+        write_subset(load_folder(root).assign(split="../x"), tmp_path / "out")
+
+
+def test_hidden_files_are_no_hindrance(root, tmp_path):
+    write_subset(drawn_from(root), tmp_path / "out")
+    (tmp_path / "out" / "train" / ".DS_Store").write_text("")
+    write_subset(drawn_from(root), tmp_path / "out")
 
 
 def whole_subset(root, tmp_path):

@@ -51,6 +51,13 @@ def test_what_spreadsheets_write(write, separator):
     assert load_frame(write(text, "utf-8-sig"))["patient"].tolist() == ["Müller"]
 
 
+def test_a_patient_may_be_called_anything(write):
+    text = 'path,label,patient,note\nx/a.png,0,NA,"a; b"\n\nx/person3_virus_4.png,1, None ,\n'
+    assert load_frame(write(text))["patient"].tolist() == ["NA", "None"]
+    text = 'path,label,patient,notes (a;b;c;d)\nx/a.png,0," ",\nx/person3_virus_4.png,1,,,\n'
+    assert load_frame(write(text))["patient"].tolist()[1] == "virus-3"
+
+
 def test_absolute_paths(write, tmp_path):
     frame = load_frame(write(f"path,label\n{tmp_path / 'x' / '..' / 'x' / 'a.png'},0\n"))
     assert frame["path"].tolist() == [str(tmp_path / "x/a.png")]
@@ -66,12 +73,21 @@ def test_a_few_images_may_be_missing(write):
     [
         ("image,label\nx/a.png,0\n", "lacks the column 'path'; its columns are image, label"),
         ("path,label\n", "has no rows"),
-        ("", "is not a table"),
+        ("", "lacks the column 'path'"),
+        ("path,label\nx/a.png,0,1\n", "row 2: it has more cells than there are columns"),
+        ("path,label,Path\nx/a.png,0,1\n", "two columns 'path'"),
+        ("path,label\n\n\nx/a.png,0\n\nx/b.png,covid\n", "row 6: label 'covid'"),
+        ("sep=;\npath;label\nx/a.png;covid\n", "row 3: label 'covid'"),
+        ("path,label,patient\nx/a.png,0,\x1b[31m7\n", "cannot be printed"),
+        ("path,label\nx\\\\a.png,0\n", "with / between folders"),
         ('path,label\n"x/a.png,0\n', "is not a table"),
         ("path,label\nx/a.png,0\nx/b.png,covid\n", "row 3: label 'covid' is none of normal, pneumonia"),
         ("path,label\nx/a.png,\n", "row 2: there is no label"),
         ("path,label\n,0\n", "row 2: there is no path"),
-        ("path,label,split\nx/a.png,0,holdout\n", "row 2: split 'holdout' is none of train, val, test"),
+        (
+            "path,label,split\nx/a.png,0,holdout\n",
+            "row 2: split 'holdout' is none of train, val, valid, validation, test",
+        ),
         ("path,label\nx/a.png,0\n./x/a.png,0\n", "row 3: .*a.png stands in the table twice"),
         ("path,label\na.png,0\n", "none of the images .* is there, .*a.png for one; paths are relative to its folder"),
         ('path,label\nx/a.png,0\n"x/b\n.png",0\n', "cannot be printed"),

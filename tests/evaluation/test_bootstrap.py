@@ -127,16 +127,19 @@ def test_draws_that_lie_too_low_are_corrected():
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
     """In 93 to 97 % of 1,000 repetitions; intervals that draw images, not patients, fail the same test."""
-    true, n_repetitions = truth(), 1000
+    true = truth()
     covered = {"patients": dict.fromkeys(METRICS, 0), "images": dict.fromkeys(METRICS, 0)}
-    for seed in range(n_repetitions):
+    n_repetitions = {"patients": 1000, "images": 200}  # what is far off shows sooner
+    for seed in range(1000):
         patients, target, score = simulated(np.random.default_rng(seed), 200)
         found = compute_metrics(target, score, CUT)
         for kind, units in (("patients", patients), ("images", np.arange(len(target)))):
+            if seed >= n_repetitions[kind]:
+                continue
             draws = bootstrap(units, target, {"a": score}, {"a": CUT}, n_draws=500, random_state=seed)["a"].metrics
             for name in METRICS:
                 low, high = interval(draws[name], found[name])
                 covered[kind][name] += low <= true[name] <= high
-    share = {kind: {name: n / n_repetitions for name, n in counts.items()} for kind, counts in covered.items()}
+    share = {kind: {name: n / n_repetitions[kind] for name, n in counts.items()} for kind, counts in covered.items()}
     assert all(0.93 <= value <= 0.97 for value in share["patients"].values()), share
     assert all(value < 0.93 for value in share["images"].values()), share

@@ -1,8 +1,10 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn import learning_curve
+from cxr_sklearn import learning_curve, load_folder
 from cxr_sklearn.evaluation.learning_curve import (
     _draw,
     _sizes,
@@ -12,6 +14,8 @@ from cxr_sklearn.evaluation.learning_curve import (
 from cxr_sklearn.evaluation.results import fits
 from cxr_sklearn.evaluation.tables import read_table
 from cxr_sklearn.exceptions import DataError, InputError
+
+from ..conftest import write_image
 
 
 @pytest.mark.parametrize(
@@ -35,6 +39,18 @@ def test_draws_keep_the_shares_and_contain_each_other():
     assert small.groupby("patient")["target"].first().sum() == 30
     assert set(small["patient"]) < set(large["patient"])
     assert set(small["patient"]) != set(other["patient"])
+
+
+def test_copies_on_both_sides_are_refused(tmp_path):
+    for i in range(120):
+        split, label = "train" if i < 60 else "val", "NORMAL" if i % 2 else "PNEUMONIA"
+        write_image(tmp_path / "set" / split / label / f"{i}.png", seed=i)
+    shutil.copy(tmp_path / "set/train/NORMAL/1.png", tmp_path / "set/val/NORMAL/61.png")
+    options = {"out": tmp_path / "run", "store": tmp_path / "store", "n_repeats": 1}
+    with pytest.raises(DataError, match="1 group of identical files across splits"):
+        learning_curve(load_folder(tmp_path / "set"), ["shortcuts"], **options)
+    curve = learning_curve(load_folder(tmp_path / "set"), ["shortcuts"], allow_leaks=True, **options)
+    assert set(curve["source"]) == {"val"}
 
 
 def test_the_frozen_recipes_are_those_with_an_embedder():
