@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from .datasets import load_folder as load_folder
     from .datasets import load_frame as load_frame
     from .datasets import write_subset as write_subset
+    from .domain import DomainDetector as DomainDetector
     from .embedder import FrozenEmbedder as FrozenEmbedder
     from .evaluation.compare import compare as compare
     from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
     from .evaluation.learning_curve import learning_curve as learning_curve
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
+    from .evaluation.train import train as train
     from .images import ImageBatch as ImageBatch
     from .loader import ImageLoader as ImageLoader
+    from .persistence import load as load
+    from .persistence import save as save
     from .resampling import AugmentedClassifier as AugmentedClassifier
     from .resampling import BalancedClassifier as BalancedClassifier
     from .store import FeatureStore as FeatureStore
@@ -33,6 +37,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AugmentedClassifier": "resampling",
     "BalancedClassifier": "resampling",
+    "DomainDetector": "domain",
     "FeatureStore": "store",
     "FineTunedClassifier": "classifiers.finetuned",
     "FrozenEmbedder": "embedder",
@@ -47,9 +52,12 @@ _HOMES = {
     "fetch_chest_xray": "datasets",
     "group_split": "datasets",
     "learning_curve": "evaluation.learning_curve",
+    "load": "persistence",
     "load_folder": "datasets",
     "load_frame": "datasets",
     "make_radiographs": "synthetic",
+    "save": "persistence",
+    "train": "evaluation.train",
     "write_radiographs": "synthetic",
     "write_subset": "datasets",
 }

@@ -21,6 +21,8 @@ MODES = (
     "L", "RGB", "1", "P", "LA", "RGBA", "CMYK", "I;16", "I;16B", "I", "F", "YCbCr",
     "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT",
 )  # fmt: skip
+#: Standard deviation of the grey levels below which nobody sees anything; radiographs have 18 and more.
+BLANK = 2.0
 _SIZE = 64
 _FREQUENCIES = 24
 _CHUNK_SIZE = 256

@@ -75,3 +75,7 @@ class RecipeError(CXRError, ValueError):
 
 class TrainingError(CXRError, ValueError):
     """A network cannot be trained as it was asked to."""
+
+
+class ModelError(CXRError, ValueError):
+    """A file is no model that can be loaded, or a pipeline none that can be saved."""

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -11,8 +12,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cxr_sklearn import load_folder
+from cxr_sklearn import load, load_folder, save, write_radiographs
 from cxr_sklearn.cli import app
+from cxr_sklearn.persistence import read_manifest
 
 from .conftest import write_image
 from .test_decoding import write_png_header
@@ -320,3 +322,88 @@ class TestBadInput:
         )
         assert "absent.h5" in line
         assert "nor a file" in line
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Folder of radiographs and of a model trained on them."""
+    folder = tmp_path_factory.mktemp("train")
+    frame = write_radiographs(folder / "set", 40, size=64, random_state=0)
+    done = call("train", folder / "set", "--pipeline", "shortcuts", "--save", folder / "model.skops", "--folds", 3,
+                "--calibrate", "sigmoid", "--store", folder / "store", "--threshold", "sensitivity=.9")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "Cross-validated AUC 0." in done.output
+    return folder, frame
+
+
+class TestTrainAndPredict:
+    def test_what_the_model_says_of_itself(self, kept):
+        folder, frame = kept
+        manifest = read_manifest(folder / "model.skops")
+        assert manifest["recipe"] == "shortcuts"
+        assert manifest["threshold_source"] == "out-of-fold"
+        assert manifest["data"]["train"]["images"] == (frame["split"] == "train").sum()
+        assert manifest["metrics"]["out_of_fold"]["recall"] >= 0.9
+
+    def test_a_table(self, kept):
+        folder, frame = kept
+        path = frame["path"].iloc[0]
+        done = call("predict", folder / "model.skops", path, "--store", folder / "store")
+        assert done.exit_code == 0, done.output
+        assert Path(path).name in "".join(done.output.split())
+        assert "path score decision threshold domain" in " ".join(done.output.split())
+
+    def test_csv_and_json_and_stdin(self, kept):
+        folder, frame = kept
+        model = load(folder / "model.skops", store=folder / "store")
+        options = ["--store", folder / "store"]
+        by_folder = call("predict", folder / "model.skops", folder / "set" / "test", "--csv", *options)
+        table = pd.read_csv(io.StringIO(by_folder.stdout))
+        test = frame[frame["split"] == "test"].sort_values("path")
+        assert table["path"].tolist() == test["path"].tolist()
+        np.testing.assert_allclose(table["score"], model.predict_proba(test["path"])[:, 1])
+        threshold = read_manifest(folder / "model.skops")["threshold"]
+        assert (table["decision"] == np.where(table["score"] >= threshold, "pneumonia", "normal")).all()
+        assert table["threshold"].round(9).unique().tolist() == [round(threshold, 9)]
+        done = CliRunner().invoke(
+            app, ["predict", str(folder / "model.skops"), "-", "--json", "--store", str(folder / "store")],
+            input="\n".join(test["path"]) + "\n\n",
+        )  # fmt: skip
+        rows = json.loads(done.stdout)
+        assert [row["path"] for row in rows] == test["path"].tolist()
+        assert rows[0]["error"] is None
+        assert set(rows[0]) == {"path", "score", "decision", "threshold", "domain", "error"}
+
+    def test_unreadable_and_odd_images(self, kept, tmp_path):
+        folder, frame = kept
+        (tmp_path / "text.png").write_text("no image")
+        Image.new("L", (64, 64), 80).save(tmp_path / "blank.png")
+        trained_on = frame["path"][frame["split"] == "train"].iloc[5]
+        places = [tmp_path / "text.png", trained_on, tmp_path / "blank.png"]
+        done = call("predict", folder / "model.skops", *places, "--csv", "--store", folder / "store")
+        assert done.exit_code == 1
+        table = pd.read_csv(io.StringIO(done.stdout))
+        assert table["score"].isna().tolist() == table["decision"].isna().tolist() == [True, False, False]
+        assert "not a JPEG" in table["error"][0]
+        assert table["domain"].tolist()[1:] == ["in", "out"]
+        shown = call("predict", folder / "model.skops", *places, "--store", folder / "store")
+        assert f"Unreadable: {tmp_path / 'text.png'}: not a JPEG" in shown.output
+        assert "their scores mean nothing" in shown.output
+
+    def test_what_is_refused(self, kept, tmp_path):
+        folder, _ = kept
+        model = folder / "model.skops"
+        (tmp_path / "other.skops").write_bytes(b"PK no model")
+        assert "is not a model" in fails("predict", tmp_path / "other.skops", folder / "set")
+        assert "No such file" in fails("predict", tmp_path / "absent.skops", folder / "set")
+        assert "holds no image files" in fails("predict", model, tmp_path)
+        assert "choose one of" in fails("predict", model, folder / "set", "--csv", "--json")
+        assert "must end in" in fails("train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "m.pkl")
+        assert "too few for 500 folds" in fails(
+            "train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "m.skops", "--folds", 500
+        )
+        assert "no recipe" in fails("train", folder / "set", "--pipeline", "none", "--save", tmp_path / "m.skops")
+        model = shutil.copy(folder / "model.skops", tmp_path / "model.joblib")
+        save(load(folder / "model.skops"), tmp_path / "model.joblib")
+        assert "--trust" in fails("predict", model, folder / "set")
+        assert call("predict", model, folder / "set", "--trust", "--store", folder / "store").exit_code == 0

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
 ]
-_MAX_SEED = 2**32 - 1000  # the draws of a learning curve count on from it
-_RULES = "youden|sensitivity=.95|specificity=.90|cost=5:1|0.5"
+MAX_SEED = 2**32 - 1000  # the draws of a learning curve count on from it
+RULES = "youden|sensitivity=.95|specificity=.90|cost=5:1|0.5"
 Balance = Literal["none", "undersample", "weights", "augment"]
 Calibration = Literal["temperature", "sigmoid", "isotonic"]
 Language = Annotated[Literal["en", "es"], typer.Option(help="Language of the report.")]
@@ -42,7 +42,7 @@ def compare(
     weights: Weights = "imagenet",
     store: Store = None,
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
-    threshold: Annotated[str, typer.Option(metavar=_RULES, help="Where scores become decisions.")] = "youden",
+    threshold: Annotated[str, typer.Option(metavar=RULES, help="Where scores become decisions.")] = "youden",
     calibrate: Annotated[
         Calibration | None, typer.Option(help="Calibrate the scores, on the images that the threshold is chosen on.")
     ] = None,
@@ -51,7 +51,7 @@ def compare(
     ] = False,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of folds and estimators.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     allow_leaks: AllowLeaks = False,
     lang: Language = "en",
 ) -> None:
@@ -117,7 +117,7 @@ def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
 def report(
     run: Annotated[Path, typer.Argument(help="Folder that `compare` wrote.")],
     threshold: Annotated[
-        str | None, typer.Option(metavar=_RULES, help="Another rule for where scores become decisions.")
+        str | None, typer.Option(metavar=RULES, help="Another rule for where scores become decisions.")
     ] = None,
     lang: Annotated[Literal["en", "es"] | None, typer.Option(help="Another language of the report.")] = None,
 ) -> None:
@@ -151,7 +151,7 @@ def learning_curve(
     store: Store = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
     allow_leaks: AllowLeaks = False,
-    seed: Annotated[int, typer.Option(min=0, max=_MAX_SEED, help="Seed of draws and estimators.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
     with one_line_errors():

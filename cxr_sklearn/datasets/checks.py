@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..descriptors import MODES, Descriptors, describe
+from ..descriptors import BLANK, MODES, Descriptors, describe
 from .copies import identical_groups, similar_groups
 from .findings import leak_sentences, warning_sentences
 from .folder import SPLIT_NAMES, checked_frame, names_no_patient
 from .giveaways import auc_of
 
-#: Standard deviation of the grey levels below which nobody sees anything; radiographs have 18 and more.
-BLANK = 2.0
 #: Correlation with the typical image below which one is a negative; the least typical radiograph has +.2.
 INVERTED = -0.2
 #: So few images have no typical one.

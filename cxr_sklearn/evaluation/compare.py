@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import os
-import time
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import skops.io
 from sklearn.base import clone
-from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
-from ..datasets.folder import checked_frame
-from ..exceptions import DataError, InputError, RecipeError
-from ..files import replacing
-from ..progress import progress_bar
+from ..datasets.folder import SPLIT_NAMES, checked_frame
+from ..domain import DomainDetector
+from ..exceptions import DataError, InputError, ModelError, RecipeError
+from ..persistence import save
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..report.words import words
 from ..resampling import METHODS
-from .anatomy import backbones_of, embed_all, last_classifier, training_of
+from .anatomy import embed_all, training_of
 from .calibration import METHODS as CALIBRATIONS
 from .calibration import calibrate as calibrate_scores
 from .calibration import calibrated, calibrated_rows
@@ -30,8 +28,7 @@ from .circumstances import check_images, describe_images, describe_run
 from .occlusion import occluded_rows
 from .permutation import permuted_rows
 from .results import write_results
-from .scores import score_rows
-from .search import Splits, fit, patient_folds, scores_of, search
+from .search import evaluate, patient_folds
 from .summary import SHORTCUTS
 from .tables import write_table
 from .thresholds import parse_rule
@@ -150,20 +147,20 @@ def compare(
             **embed_all(pipeline, frame, verbose),
         }
     images = describe_images(frame, store, checked)
+    domain = DomainDetector(store).fit(train["path"], groups=train["patient"])
     tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
     for name, (recipe, pipeline) in built.items():
         known = facts["pipelines"][name]
-        scores, model, found = _evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
+        scores, model, found = evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
         known["seconds"] |= found.pop("seconds")
         known |= found
         tables["training"] += training_of(name, model)
         scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
         known["calibrated"] = calibrate and ("reversed" if calibrator is None else calibrate)
-        with replacing(folder / "models" / f"{name}.skops") as draft:
-            skops.io.dump(calibrated(model, calibrator), draft)
         tables["scores"].append(scores)
         # After each pipeline, and before what only looks at it: a later failure costs no more than itself.
         metrics = _keep(folder, tables, images, facts)
+        _keep_model(folder / "models" / f"{name}.skops", calibrated(model, calibrator), domain, name, metrics)
         if sanity:
             best = clone(pipeline).set_params(**found["best_params"])
             tables["probes"] += [
@@ -189,6 +186,23 @@ def _build(
     if len(built) < len(recipes):
         raise RecipeError("two recipes have the same name; rename one of the files")
     return built
+
+
+def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
+    """Save a model with what the run says of it; one that cannot be saved costs a warning, not the run."""
+    found = metrics["pipelines"][name]
+    facts = {
+        "recipe": name,
+        "threshold": found["threshold"]["value"],
+        "metrics": {"test": {metric: facts["value"] for metric, facts in found["test"].items()}},
+        "data": {split: metrics["data"]["splits"][split] for split in SPLIT_NAMES},
+        "synthetic": metrics["data"]["synthetic"],
+    }
+    path.unlink(missing_ok=True)  # that of an earlier run
+    try:
+        save(model, path, domain=domain, **facts)
+    except ModelError as error:
+        warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
 
 
 def _keep(
@@ -236,28 +250,3 @@ def check_splits(frame: pd.DataFrame, cv: int) -> pd.DataFrame:
         if test[test["target"] == target]["patient"].nunique() < 2:
             raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
     return frame
-
-
-def _evaluate(
-    recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
-) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
-    """Search, cross-validate and refit on train, then score val and test."""
-    start = time.perf_counter()
-    train = frame[frame["split"] == "train"]
-    candidates = list(ParameterGrid(recipe.param_grid or {}))
-    n_fits = len(candidates) * len(splits) + 1
-    with progress_bar(f"Fitting {recipe.name}", n_fits, show=verbose > 0) as advance:
-        best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
-        model = fit(pipeline.set_params(**best_params), train)
-        advance(1)
-    fitted = time.perf_counter()
-    parts = [
-        score_rows(train.iloc[rows], recipe.name, scores, fold)
-        for fold, ((_, rows), scores) in enumerate(zip(splits, held_out_scores, strict=True))
-    ]
-    parts += [score_rows(part, recipe.name, scores_of(model, part)) for split in ("val", "test")
-              if len(part := frame[frame["split"] == split])]  # fmt: skip
-    seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
-    batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
-    found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
-    return pd.concat(parts, ignore_index=True), model, found

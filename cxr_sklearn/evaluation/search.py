@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,11 +11,15 @@ import pandas as pd
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 
 from ..exceptions import DataError
+from ..progress import progress_bar
+from ..recipes import Recipe
 from ..routing import fit_params
+from .anatomy import backbones_of, last_classifier
+from .scores import score_rows
 
 Splits = list[tuple[np.ndarray, np.ndarray]]
 
@@ -101,3 +106,28 @@ def search(
 
 def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
     return scores_of(fit(pipeline, rows), held_out)
+
+
+def evaluate(
+    recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
+) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
+    """Search, cross-validate and refit on train, then score val and test."""
+    start = time.perf_counter()
+    train = frame[frame["split"] == "train"]
+    candidates = list(ParameterGrid(recipe.param_grid or {}))
+    n_fits = len(candidates) * len(splits) + 1
+    with progress_bar(f"Fitting {recipe.name}", n_fits, show=verbose > 0) as advance:
+        best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
+        model = fit(pipeline.set_params(**best_params), train)
+        advance(1)
+    fitted = time.perf_counter()
+    parts = [
+        score_rows(train.iloc[rows], recipe.name, scores, fold)
+        for fold, ((_, rows), scores) in enumerate(zip(splits, held_out_scores, strict=True))
+    ]
+    parts += [score_rows(part, recipe.name, scores_of(model, part)) for split in ("val", "test")
+              if len(part := frame[frame["split"] == split])]  # fmt: skip
+    seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
+    batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
+    found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
+    return pd.concat(parts, ignore_index=True), model, found

@@ -1,0 +1,138 @@
+"""Is this a radiograph like those the model was trained on? A score for a photograph of a flower means nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GroupShuffleSplit
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from .descriptors import BLANK, Descriptors, describe
+from .exceptions import ImageReadError, InputError
+
+#: Share of held-out training images that is flagged.
+FLAGGED = 0.01
+_COMPONENTS, _NEIGHBOURS = 32, 20
+#: More training images than these make a model large and slow, and tell little more.
+_MOST_IMAGES = 5_000
+
+
+class DomainDetector(OutlierMixin, BaseEstimator):
+    """Tell images that look unlike the training images from afar, by local outlier factors.
+
+    An image is described by the low frequencies of its cosine transform, its mean grey level and its contrast.
+    Photographs, blank images, noise, negatives and images that lie on their side are told apart; a mirrored radiograph
+    is not, and one turned upside down may not be.
+
+    Parameters
+    ----------
+    store : str, path or None, default="auto"
+        Folder of the feature store, as for :class:`FrozenEmbedder`.
+
+    Attributes
+    ----------
+    offset_ : float
+        Outlier score below which an image is flagged: one held-out training image in a hundred is.
+
+    References
+    ----------
+    Breunig, Kriegel, Ng, Sander (2000). LOF: identifying density-based local outliers. SIGMOD, 93-104.
+    """
+
+    offset_: float
+
+    def __init__(self, store: str | os.PathLike[str] | None = "auto") -> None:
+        self.store = store
+
+    def fit(self, X: Any, y: Any = None, groups: ArrayLike | None = None) -> Self:
+        """Learn what images look like on four fifths of them, and place the limit on the others.
+
+        Parameters
+        ----------
+        X : array-like of n paths, or images as an array of shape (n, H, W[, C]) and dtype uint8
+        y : ignored
+        groups : array-like of shape (n,), optional
+            Patients, none of whom is on both sides.
+
+        Returns
+        -------
+        self : DomainDetector
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than ten images.
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        found = self._describe(X)
+        n = len(found.keys)
+        if n < 10:
+            raise InputError(f"{n} images do not tell what radiographs look like; at least 10 are needed")
+        rows = np.random.default_rng(0).permutation(n)[:_MOST_IMAGES]
+        values, by = _values(found)[rows], np.arange(n)[rows] if groups is None else np.asarray(groups)[rows]
+        fitted, held_out = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(values, groups=by))
+        self.pca_ = PCA(min(_COMPONENTS, len(fitted) - 1), random_state=0).fit(values[fitted])
+        self.neighbours_ = LocalOutlierFactor(n_neighbors=min(_NEIGHBOURS, len(fitted) - 1), novelty=True)
+        self.neighbours_.fit(self.pca_.transform(values[fitted]))
+        self.offset_ = float(np.quantile(self._scores(values[held_out]), FLAGGED))
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return the negated outlier factors, shape (n,): about -1 in the midst of the training images, less outside,
+        and minus infinity for a blank image.
+
+        Parameters
+        ----------
+        X : as for :meth:`fit`
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        check_is_fitted(self)
+        found = self._describe(X)
+        is_blank = found.measures["contrast"].to_numpy() < BLANK
+        return np.where(is_blank, -np.inf, self._scores(_values(found)))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return 1 for images like the training images and -1 for others, shape (n,).
+
+        Parameters
+        ----------
+        X : as for :meth:`fit`
+        """
+        return np.where(self.score_samples(X) < self.offset_, -1, 1)
+
+    def _describe(self, X: Any) -> Descriptors:
+        found = describe(X, self.store, "Looking at images", 0)
+        if found.failures:
+            raise ImageReadError(found.failures, len(found.keys))
+        return found
+
+    def _scores(self, values: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = self.neighbours_.score_samples(self.pca_.transform(values))
+        return scores
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _values(found: Descriptors) -> np.ndarray:
+    """Describe each image by numbers of like size, whatever its contrast."""
+    spectra = found.spectra.astype(np.float64)
+    unit = spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1)
+    levels = found.measures[["mean", "contrast"]].to_numpy(dtype=np.float64) / 255
+    return np.hstack([10 * unit, 3 * levels])

@@ -1,0 +1,112 @@
+"""One pipeline, fitted to be used elsewhere: searched, calibrated if asked for, and with its threshold."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pandas as pd
+
+from ..datasets.folder import checked_frame
+from ..domain import DomainDetector
+from ..exceptions import DataError, InputError
+from ..persistence import SavedModel
+from ..recipes import load_recipe
+from ..resampling import METHODS
+from .anatomy import embed_all
+from .calibration import METHODS as CALIBRATIONS
+from .calibration import calibrate as calibrate_scores
+from .calibration import calibrated
+from .circumstances import check_images
+from .metrics import compute_metrics
+from .search import evaluate, patient_folds
+from .thresholds import choose_threshold, parse_rule
+
+
+def train(
+    frame: pd.DataFrame,
+    pipeline: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] = "imagenet",
+    store: str | os.PathLike[str] | None = "auto",
+    balance: str = "none",
+    threshold: str | float = "youden",
+    calibrate: str | None = None,
+    allow_leaks: bool = False,
+    cv: int = 5,
+    n_jobs: int | None = None,
+    random_state: int = 0,
+    verbose: int = 0,
+) -> SavedModel:
+    """Fit a recipe on the train split and choose its threshold on val, as :func:`compare` does; test is not looked at.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As :func:`load_folder` returns it.
+    pipeline : str or path
+        A recipe.
+    weights, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
+        As for :func:`compare`.
+
+    Returns
+    -------
+    SavedModel
+        The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save` is to
+        keep: "recipe", "threshold", "threshold_source", "metrics" at that threshold ("out_of_fold" and, if there are
+        validation images of both classes, "val") and "data".
+
+    Raises
+    ------
+    DataError
+        If the train split lacks a class, has fewer patients of one than folds, or there are leaks.
+    RecipeError, ImageReadError, WeightsUnavailableError, StoreError, ValueError
+        As :func:`compare`.
+    """
+    rule = parse_rule(str(threshold))
+    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
+        if value not in known:
+            raise InputError(f"{name}={value!r} must be one of {known}")
+    recipe = load_recipe(pipeline)
+    built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance)
+    frame = checked_frame(frame)
+    frame = frame[frame["split"].isin(("train", "val"))]
+    rows = frame[frame["split"] == "train"]
+    if rows["target"].nunique() < 2:
+        raise DataError("the train split lacks images of a class; both are needed")
+    if (n := int(rows.groupby("target")["patient"].nunique().min())) < cv:
+        raise DataError(f"{n} training patients of a class are too few for {cv} folds; ask for fewer folds")
+    check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    embed_all(built, frame, verbose)
+    scores, model, found = evaluate(recipe, built, frame, patient_folds(rows, cv, random_state), n_jobs, verbose)
+    scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
+    chosen = choose_threshold(scores, rule)
+    facts = {
+        "recipe": recipe.name,
+        "best_params": {name: str(value) for name, value in found["best_params"].items()},
+        "threshold": chosen["value"],
+        "threshold_source": chosen["source"],
+        "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
+        "metrics": _metrics(scores, float(chosen["value"])),
+        "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
+        "synthetic": bool(frame.attrs.get("synthetic", False)),
+    }
+    domain = DomainDetector(store).fit(rows["path"], groups=rows["patient"])
+    return SavedModel(calibrated(model, calibrator), domain, facts)
+
+
+def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
+    parts = {"out_of_fold": scores[scores["split"] == "train"], "val": scores[scores["split"] == "val"]}
+    return {
+        name: compute_metrics(part["target"], part["score"], threshold)
+        for name, part in parts.items()
+        if part["target"].nunique() == 2
+    }
+
+
+def _count(rows: pd.DataFrame) -> dict[str, int]:
+    return {
+        "images": len(rows),
+        "patients": int(rows["patient"].nunique()),
+        "pneumonia": int(rows["target"].sum()),
+    }

@@ -1,0 +1,322 @@
+"""Fitted pipelines as files: small, checked when they are loaded, and without a stranger's code."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import joblib
+import numpy as np
+import skops.io
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+
+from .backbones import application, weights_identity
+from .exceptions import InputError, ModelError, WeightsUnavailableError
+from .files import replacing
+
+MAGIC = b"cxr_sklearn model\n"
+#: Counts up when an earlier version could not read what is written now.
+FORMAT = 1
+#: Types besides those of scikit-learn and NumPy that skops may build: each was looked at, and does nothing on loading
+#: but take its attributes. Nothing is added to them because a file asks for it.
+TRUSTED = frozenset(
+    {
+        "cxr_sklearn.augment.ImageAugmenter",
+        "cxr_sklearn.classifiers.finetuned.FineTunedClassifier",
+        "cxr_sklearn.classifiers.scratch_cnn.ScratchCNNClassifier",
+        "cxr_sklearn.domain.DomainDetector",
+        "cxr_sklearn.embedder.FrozenEmbedder",
+        "cxr_sklearn.evaluation.calibration.KnownScores",
+        "cxr_sklearn.evaluation.calibration.PredictedScores",
+        "cxr_sklearn.evaluation.shortcuts.ShortcutFeatures",
+        "cxr_sklearn.loader.ImageLoader",
+        "cxr_sklearn.resampling.AugmentedClassifier",
+        "cxr_sklearn.resampling.BalancedClassifier",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    }
+)
+_PACKAGES = ("cxr-sklearn", "scikit-learn", "keras", "numpy", "pillow", "skops")
+#: A manifest is some thousand bytes; a line of more is none.
+_LONGEST_MANIFEST = 10_000_000
+
+
+class SavedModel(NamedTuple):
+    """What a model file holds."""
+
+    pipeline: Pipeline
+    #: :class:`DomainDetector` of the training images, if one was saved.
+    domain: Any
+    #: What :func:`read_manifest` returns.
+    manifest: dict[str, Any]
+
+
+def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None, **facts: Any) -> dict[str, Any]:
+    """Write a fitted pipeline to a file, wholly or not at all.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted.
+    path : path
+        Ends in ``.skops``, which :func:`load` reads without running any code from the file, or in ``.joblib``, for
+        pipelines with parts of your own.
+    domain : DomainDetector, optional
+        Fitted on the training images.
+    **facts
+        What else belongs to the model, as JSON can hold it: `threshold`, `metrics`, `data`, ...
+
+    Returns
+    -------
+    dict
+        The manifest: "format", "kind", "sha256" (of what follows it in the file), "created", "classes", "weights" (of
+        every pretrained network: what they are and where they are to be had), "versions", and the facts.
+
+    Raises
+    ------
+    ModelError
+        If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
+    ValueError
+        If `path` has another ending.
+    OSError
+        If the file cannot be written; what stood there is there still.
+    """
+    target = Path(path)
+    kind = target.suffix.removeprefix(".")
+    if kind not in ("skops", "joblib"):
+        raise InputError(f"{target} must end in .skops or .joblib")
+    if not hasattr(pipeline, "classes_"):
+        raise ModelError("the pipeline is not fitted, so there is nothing to save")
+    payload = _dump(_portable({"pipeline": pipeline, "domain": domain}), kind)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "sha256": sha256(payload).hexdigest(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "classes": np.asarray(pipeline.classes_).tolist(),
+        "weights": [_describe_weights(part) for part in _networks(pipeline)],
+        "versions": {name: version(name) for name in _PACKAGES},
+        **facts,
+    }
+    line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
+    with replacing(target) as draft:
+        draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
+    return manifest
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trusted: bool = False,
+    store: str | os.PathLike[str] | None = "auto",
+    weights: str | os.PathLike[str] | None = None,
+) -> Pipeline:
+    """Read a fitted pipeline back; it gives the very scores that it gave when it was saved.
+
+    Parameters
+    ----------
+    path : path
+        Of a file that :func:`save` wrote.
+    trusted : bool, default=False
+        Whether you trust whoever made a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
+        file never does.
+    store : str, path or None, default="auto"
+        Where features are kept here, as for :class:`FrozenEmbedder`.
+    weights : path, optional
+        Where the weights of the pretrained network are here, if not where they were when it was trained.
+
+    Returns
+    -------
+    Pipeline
+
+    Raises
+    ------
+    ModelError
+        If the file is no model, is damaged, was written by a later version, or is not to be trusted.
+    WeightsUnavailableError
+        If the pretrained weights are not here, or are not those that it was trained with.
+
+    Warns
+    -----
+    UserWarning
+        If it was saved with other versions of scikit-learn, Keras or NumPy.
+    """
+    return load_model(path, trusted=trusted, store=store, weights=weights).pipeline
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    trusted: bool = False,
+    store: str | os.PathLike[str] | None = "auto",
+    weights: str | os.PathLike[str] | None = None,
+) -> SavedModel:
+    """Read a pipeline with its domain detector and manifest; as :func:`load` otherwise."""
+    source = Path(path)
+    with source.open("rb") as file:
+        manifest = _manifest(file, source)
+        payload = file.read()
+    if manifest["kind"] == "joblib" and not trusted:
+        raise ModelError(
+            f"{source} is a .joblib model, and loading it would run code from it; if you trust whoever made it, say so "
+            "with trusted=True (--trust), and else ask for a .skops file"
+        )
+    if sha256(payload).hexdigest() != manifest["sha256"]:
+        raise ModelError(f"{source} is damaged: it is not what was saved; get it again")
+    parts = _loads(payload, manifest["kind"], source)
+    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), Pipeline):
+        raise ModelError(f"{source} holds no pipeline")
+    model = SavedModel(parts["pipeline"], parts.get("domain"), manifest)
+    _warn_of_versions(source, manifest)
+    _settle(model, store, weights)
+    return model
+
+
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what a model file says of itself, without loading the model.
+
+    Raises
+    ------
+    ModelError
+        If the file is no model, or its manifest is damaged or of a later version.
+    """
+    with Path(path).open("rb") as file:
+        return _manifest(file, Path(path))
+
+
+def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
+    if file.readline(len(MAGIC)) != MAGIC:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved")
+    digest, line = file.readline(65).strip(), file.readline(_LONGEST_MANIFEST)
+    if sha256(line).hexdigest().encode() != digest:
+        raise ModelError(f"{path} is damaged: its manifest is not what was saved; get it again")
+    try:
+        manifest = json.loads(line)
+        number, kind = manifest["format"], manifest["kind"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest cannot be read") from error
+    if not isinstance(number, int) or number > FORMAT:
+        raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
+    if kind not in ("skops", "joblib") or not isinstance(manifest.get("sha256"), str):
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest is not complete")
+    return dict(manifest)
+
+
+def _portable(parts: dict[str, Any]) -> dict[str, Any]:
+    """Copy a model without the paths of this machine's store, and with those of weights as text."""
+    parts = copy.deepcopy(parts)
+    for part in parts.values():
+        _set_everywhere(part, "store", "auto")
+    for network in _networks(parts["pipeline"]):
+        network.weights = os.fspath(network.weights)
+    return parts
+
+
+def _dump(parts: Mapping[str, Any], kind: str) -> bytes:
+    if kind == "joblib":
+        file = io.BytesIO()
+        joblib.dump(dict(parts), file)
+        return file.getvalue()
+    try:
+        payload: bytes = skops.io.dumps(dict(parts))
+        own = set(skops.io.get_untrusted_types(data=payload)) - TRUSTED
+    except Exception as error:  # skops raises what an object's own methods do
+        raise ModelError(f"the pipeline cannot be saved as .skops: {error}; .joblib may do") from error
+    if own:
+        raise ModelError(
+            f"the pipeline has parts that nobody could load from a .skops file: {', '.join(sorted(own))}; save it as "
+            ".joblib, for those who trust you"
+        )
+    return payload
+
+
+def _loads(payload: bytes, kind: str, path: Path) -> Any:
+    try:
+        if kind == "joblib":
+            return joblib.load(io.BytesIO(payload))
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            members = archive.infolist()
+        # What is saved here is not compressed, so nothing can be larger than the file once it is unpacked.
+        if any(member.compress_type for member in members) or sum(m.file_size for m in members) > len(payload):
+            raise ModelError(f"{path} is not a model that cxr_sklearn saved: it is compressed")
+        if unknown := set(skops.io.get_untrusted_types(data=payload)) - TRUSTED:
+            raise ModelError(f"{path} asks for code that a model does not need: {', '.join(sorted(unknown))}")
+        return skops.io.loads(payload, trusted=sorted(TRUSTED))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a stranger's file can bring about
+        raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def parts_of(thing: Any) -> Iterator[BaseEstimator]:
+    """Yield every estimator in a model, fitted or not, whatever wraps it."""
+    if isinstance(thing, BaseEstimator):
+        yield thing
+        thing = vars(thing)
+    if isinstance(thing, dict):
+        thing = list(thing.values())
+    if isinstance(thing, list | tuple):
+        for inner in thing:
+            yield from parts_of(inner)
+
+
+def _networks(model: Any) -> list[Any]:
+    """Return the fitted parts that hold on to pretrained weights."""
+    return [part for part in parts_of(model) if hasattr(part, "weights_id_")]
+
+
+def _describe_weights(part: Any) -> dict[str, Any]:
+    """Say which weights a network was fitted with, and where they come from."""
+    if part.weights == "random":
+        source = "drawn by cxr_sklearn"
+    elif part.weights == "imagenet":
+        source = f"keras.applications, {application(part.backbone).weights_file}"
+    else:
+        source = f"a file, {Path(part.weights).name}"
+    return {"backbone": part.backbone, "id": part.weights_id_, "source": source, "precision": part.precision_}
+
+
+def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
+    saved = manifest.get("versions", {})
+    others = [f"{name} {saved[name]} (here {version(name)})" for name in _PACKAGES
+              if name in saved and saved[name] != version(name)]  # fmt: skip
+    if others:
+        warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)
+
+
+def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
+    """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
+    for part in (model.pipeline, model.domain):
+        _set_everywhere(part, "store", store)
+    if weights is not None:
+        _set_everywhere(model.pipeline, "weights", os.fspath(weights))
+    for network in _networks(model.pipeline):
+        if hasattr(network, "frozen_weights_"):  # it carries them
+            continue
+        if hasattr(network, "architecture_"):
+            network.architecture_ = {**network.architecture_, "weights": network.weights}
+        found = weights_identity(network.backbone, network.weights)
+        if found != network.weights_id_:
+            raise WeightsUnavailableError(
+                f"the weights of {network.backbone} here ({found}) are not those that the model was trained with "
+                f"({network.weights_id_}); give the path of the right file with weights= (--weights)"
+            )
+
+
+def _set_everywhere(model: Any, name: str, value: Any) -> None:
+    for part in parts_of(model):
+        if name in vars(part):
+            setattr(part, name, value)

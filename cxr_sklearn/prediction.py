@@ -1,0 +1,92 @@
+"""Scores and decisions for new images, one row each, with what is wrong with those that have none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .datasets.folder import IMAGE_SUFFIXES
+from .descriptors import describe
+from .exceptions import DataError, InputError
+from .persistence import SavedModel
+
+
+def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return files as they are and folders as the image files below them, sorted; nothing twice.
+
+    Raises
+    ------
+    DataError
+        If a folder holds no image files.
+    """
+    found: dict[str, None] = {}
+    for place in places:
+        if not Path(place).is_dir():
+            found[os.fspath(place)] = None
+            continue
+        below = sorted(str(path) for path in Path(place).rglob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not below:
+            raise DataError(f"{place} holds no image files")
+        found |= dict.fromkeys(below)
+    return list(found)
+
+
+def predict(
+    model: SavedModel, paths: Iterable[str], *, store: str | os.PathLike[str] | None = "auto", verbose: int = 0
+) -> pd.DataFrame:
+    """Score images with a saved model.
+
+    Parameters
+    ----------
+    model : SavedModel
+        With a "threshold" in its manifest; without one, it is 0.5.
+    paths : iterable of n paths
+    store : str, path or None, default="auto"
+        As for :class:`FrozenEmbedder`.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Returns
+    -------
+    DataFrame of n rows
+        `path`; `score`, the probability of pneumonia; `decision` ("pneumonia" or "normal") at `threshold`; `domain`:
+        "in" where the image looks like those the model was trained on, "out" where it does not and its score means
+        nothing, NA where the model cannot tell; and `error`, why a file cannot be read, whose other columns are NA.
+
+    Raises
+    ------
+    ValueError
+        If there is no path.
+    WeightsUnavailableError, StoreError
+        As the pipeline does.
+    """
+    listed = list(paths)
+    if not listed:
+        raise InputError("there are no images to score")
+    failures = describe(listed, store, "Reading images", verbose).failures
+    table = pd.DataFrame({"path": listed})
+    table["error"] = table["path"].map(failures).astype("str")
+    readable = table["error"].isna()
+    scores, domain = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
+    if readable.any():
+        rows = table.loc[readable, "path"]
+        positive = list(model.pipeline.classes_).index(1)
+        scores[readable] = model.pipeline.predict_proba(rows)[:, positive]
+        if model.domain is not None:
+            domain[readable] = np.where(model.domain.predict(rows) == 1, "in", "out")
+    threshold = float(model.manifest.get("threshold", 0.5))
+    decision = pd.Series(np.where(scores >= threshold, "pneumonia", "normal"), dtype="str").where(readable)
+    return pd.DataFrame(
+        {
+            "path": table["path"],
+            "score": scores,
+            "decision": decision,
+            "threshold": threshold,
+            "domain": pd.array(domain, dtype="str"),
+            "error": table["error"],
+        }
+    )

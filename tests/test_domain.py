@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from sklearn.base import clone
+from sklearn.datasets import load_sample_image
+
+from cxr_sklearn import DomainDetector, load_folder, make_radiographs
+from cxr_sklearn.exceptions import ImageReadError
+
+
+@pytest.fixture(scope="module")
+def radiographs():
+    """Images and patients, the last fifty for tests."""
+    images, frame = make_radiographs(160, size=96, random_state=0)
+    return images, frame["patient"].to_numpy()
+
+
+@pytest.fixture(scope="module")
+def detector(radiographs):
+    images, patients = radiographs
+    return DomainDetector(store=None).fit(images[:-50], groups=patients[:-50])
+
+
+def odd_images():
+    for name in ("china.jpg", "flower.jpg"):
+        yield name, Image.fromarray(load_sample_image(name))
+    yield "blank", Image.new("L", (96, 96), 90)
+    yield "black", Image.new("L", (300, 200), 0)
+    yield "noise", Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96), np.uint8))
+
+
+@pytest.fixture
+def odd_paths(tmp_path):
+    paths = []
+    for name, image in odd_images():
+        image.save(tmp_path / f"{name}.png")
+        paths.append(str(tmp_path / f"{name}.png"))
+    return paths
+
+
+def test_what_is_no_radiograph_is_flagged(detector, odd_paths):
+    assert detector.predict(odd_paths).tolist() == [-1] * 5
+    assert np.isneginf(detector.score_samples(odd_paths)[2:4]).all()
+
+
+def test_other_radiographs_are_not(detector, radiographs):
+    images, _ = radiographs
+    assert (detector.predict(images[-50:]) == -1).mean() <= 0.04
+
+
+def test_negatives_and_radiographs_on_their_side_are(detector, radiographs):
+    images, _ = radiographs
+    negatives = np.stack([255 - image for image in images[-50:]])
+    sideways = np.stack([np.rot90(image) for image in images[-50:]])
+    assert (detector.predict(negatives) == -1).mean() > 0.9
+    assert (detector.predict(sideways) == -1).mean() > 0.9
+
+
+def test_it_is_an_estimator(detector):
+    assert clone(detector).get_params() == {"store": None}
+
+
+def test_what_it_cannot_do(detector, tmp_path, radiographs):
+    with pytest.raises(ImageReadError, match="absent"):
+        detector.predict([str(tmp_path / "absent.png")])
+    with pytest.raises(ValueError, match="9 images do not tell"):
+        DomainDetector(store=None).fit(radiographs[0][:9])
+
+
+@pytest.mark.realdata
+def test_on_real_radiographs(real_data, odd_paths, tmp_path):
+    frame = load_folder(real_data / "chest_xray_224")
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+    detector = DomainDetector(tmp_path / "store").fit(train["path"], groups=train["patient"])
+    assert detector.predict(odd_paths).tolist() == [-1] * 5
+    assert (detector.predict(test["path"]) == -1).mean() <= 0.02
+    with Image.open(test["path"].iloc[0]) as image:
+        ImageOps.invert(image.convert("L")).save(tmp_path / "negative.png")
+    assert detector.predict([str(tmp_path / "negative.png")]) == [-1]
