@@ -45,5 +45,11 @@ def test_a_recipe_of_ones_own(tmp_path):
     )
 
 
+def test_a_model_that_travels(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[4], "README.md", "exec"), {})
+    assert capsys.readouterr().out == "True\n"
+
+
 def test_every_block_is_looked_at():
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
