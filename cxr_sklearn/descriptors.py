@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,10 +67,12 @@ def describe(X: Any, store: str | os.PathLike[str] | None, title: str, verbose: 
 
 
 def _describe(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
-    measures = []
-    for i, pixels in enumerate(images):
-        width, height, mode = batch.source_header(i)
-        measures.append((width, height, pixels.mean(), pixels.std(), MODES.index(mode) if mode in MODES else -1))
+    with ThreadPoolExecutor() as pool:  # each file is read again, to be sure that it is still the same
+        headers = list(pool.map(batch.source_header, range(len(batch))))
+    measures = [
+        (width, height, pixels.mean(), pixels.std(), MODES.index(mode) if mode in MODES else -1)
+        for (width, height, mode), pixels in zip(headers, images, strict=True)
+    ]
     grey = np.stack([pixels[..., 0] for pixels in images]).astype(np.float32)
     spectra = dctn(grey, axes=(1, 2), norm="ortho")[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(images), -1)[:, 1:]
     return np.hstack([np.array(measures, dtype=np.float32), spectra])
