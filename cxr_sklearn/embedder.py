@@ -183,8 +183,19 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     def _backbone(self) -> Backbone:
         return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, self.layer, self.precision_)
 
+    def maps_network(self) -> Any:
+        """Return the Keras model from images, ``uint8 (n, H, W, 3)``, to the maps that are pooled into features.
+
+        Raises
+        ------
+        WeightsUnavailableError
+            If the weights are not those seen in ``fit``.
+        """
+        check_is_fitted(self)
+        return _load_networks(self._backbone(), self.pooling, self.image_shape_)[0]
+
     def _network(self) -> Any:
-        return _load_network(self._backbone(), self.pooling, self.image_shape_)
+        return _load_networks(self._backbone(), self.pooling, self.image_shape_)[1]
 
     def _store(self) -> FeatureStore | NoStore:
         if self.store is None:
@@ -220,13 +231,14 @@ def _power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def _load_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> Any:
-    """Build the network once per process: clones, folds and threads share it."""
+def _load_networks(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
+    """Build the network once per process, to maps and to features: clones, folds and threads share it."""
     with _loading:
         return _build_network(backbone, pooling, image_shape)
 
 
 @functools.lru_cache(maxsize=2)
-def _build_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> Any:
+def _build_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     network = backbone.build(image_shape)
-    return compile_for_prediction(import_keras().Model(network.input, pooled(network.output, pooling)))
+    features = import_keras().Model(network.input, pooled(network.output, pooling))
+    return compile_for_prediction(network), compile_for_prediction(features)

@@ -18,7 +18,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
 from ..augment import ImageAugmenter
-from ..backbones import compile_for_prediction, resolve_precision
+from ..backbones import compile_for_prediction, import_keras, resolve_precision
 from ..digests import hash_files
 from ..exceptions import InputError
 from ..images import ImageBatch, as_batch
@@ -240,6 +240,28 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     @abstractmethod
     def _inputs(self, batch: ImageBatch) -> Indexable:
         """Return what the network takes of a batch, to be indexed with an integer array."""
+
+    def network_inputs(self, X: ImageBatch | ArrayLike) -> Indexable:
+        """Return what the fitted network takes of images, to be indexed with an integer array.
+
+        Parameters
+        ----------
+        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
+        """
+        return self._inputs(as_batch(X))
+
+    def cut_at_last_maps(self) -> tuple[Any, Any]:
+        """Cut the fitted network where its maps become one vector.
+
+        Returns
+        -------
+        to_maps, to_logits : keras.Model
+            From :meth:`network_inputs` to maps, (n, h, w, c), and from those to logits, (n, n_classes).
+        """
+        check_is_fitted(self, "weights_")
+        network, keras = self._network(), import_keras()
+        maps = [operation.output for operation in network.operations if len(operation.output.shape) == 4][-1]
+        return compile_for_prediction(keras.Model(network.input, maps)), keras.Model(maps, network.output)
 
     def _network(self) -> Any:
         network = _networks.get(self)

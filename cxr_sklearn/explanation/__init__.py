@@ -1,0 +1,1 @@
+"""Heat maps of what a score rests on: Grad-CAM and occlusion."""
