@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .evaluation.learning_curve import learning_curve as learning_curve
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
     from .evaluation.train import train as train
+    from .explanation.maps import explain as explain
     from .images import ImageBatch as ImageBatch
     from .loader import ImageLoader as ImageLoader
     from .persistence import load as load
@@ -49,6 +50,7 @@ _HOMES = {
     "balanced_subset": "datasets",
     "compare": "evaluation.compare",
     "diagnose_discrepancy": "evaluation.discrepancy",
+    "explain": "explanation.maps",
     "fetch_chest_xray": "datasets",
     "group_split": "datasets",
     "learning_curve": "evaluation.learning_curve",

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from typer.testing import CliRunner
 
-from cxr_sklearn import load, load_folder, save, write_radiographs
+from cxr_sklearn import ImageLoader, load, load_folder, save, write_radiographs
 from cxr_sklearn.cli import app
 from cxr_sklearn.persistence import read_manifest
 
@@ -409,3 +412,21 @@ class TestTrainAndPredict:
         save(load(folder / "model.skops"), tmp_path / "model.joblib")
         assert "--trust" in fails("predict", model, folder / "set")
         assert call("predict", model, folder / "set", "--trust", "--store", folder / "store").exit_code == 0
+
+    def test_a_picture_of_what_raised_the_score(self, kept, tmp_path):
+        folder, frame = kept
+        pipeline = make_pipeline(ImageLoader(size=32), FunctionTransformer(flattened), LogisticRegression())
+        pipeline.fit(frame["path"], frame["target"])
+        save(pipeline, tmp_path / "model.joblib", threshold=0.5)
+        path = frame["path"].iloc[0]
+        done = call("explain", tmp_path / "model.joblib", path, "-o", tmp_path / "heat.png", "--trust")
+        assert done.exit_code == 0, done.output
+        assert f"Score {pipeline.predict_proba([path])[0, 1]:.3f}; picture: {tmp_path / 'heat.png'}" in done.output
+        with Image.open(tmp_path / "heat.png") as picture:
+            assert min(picture.size) > 300
+        refused = fails("explain", folder / "model.skops", path, "-o", tmp_path / "none.png")
+        assert "has no ImageLoader" in refused
+
+
+def flattened(images):
+    return np.asarray(images)[..., 0].reshape(len(images), -1) / 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
@@ -17,6 +17,8 @@ from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..persistence import SavedModel
 
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .joblib model, which runs code that is in it.")]
 
@@ -68,18 +70,13 @@ def predict(
     """Score images: a row each with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..persistence import load_model
         from ..prediction import image_paths
         from ..prediction import predict as run
 
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always", UserWarning)
-            loaded = load_model(model, trusted=trust, store=store or "auto", weights=weights)
-        for warning in noted:
-            say(f"Warning: {warning.message}", stderr, style="yellow")
+        loaded = _load(model, trust, store, weights)
         table = run(loaded, image_paths(places), store=store or "auto", verbose=1)
     if csv:
         typer.echo(table.to_csv(index=False), nl=False)
@@ -89,6 +86,47 @@ def predict(
         _print(table)
     if table["error"].notna().any():
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="Model that `train` or `compare` saved.")],
+    image: Annotated[Path, typer.Argument(help="Image file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    method: Annotated[
+        Literal["auto", "gradcam", "occlusion"], typer.Option(help="auto is gradcam where it can be, else occlusion.")
+    ] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="Weights of the backbone, if they are elsewhere now.")] = None,
+    store: Store = None,
+    trust: Trust = False,
+) -> None:
+    """Draw what raised the score of an image over it. Not a diagnosis."""
+    with one_line_errors():
+        from ..explanation.maps import explain as run
+        from ..explanation.overlay import write_overlay
+        from ..loader import ImageLoader
+        from ..persistence import parts_of
+
+        loaded = _load(model, trust, store, weights)
+        (heat,) = run(loaded.pipeline, [str(image)], method)
+        positive = list(loaded.pipeline.classes_).index(1)
+        score = float(loaded.pipeline.predict_proba([str(image)])[0, positive])
+        loader = next(part for part in parts_of(loaded.pipeline) if isinstance(part, ImageLoader))
+        pixels = loader.transform([str(image)])[0]
+        write_overlay(out, pixels, heat, score=score, threshold=loaded.manifest.get("threshold"))
+        say(f"Score {score:.3f}; picture: {out}")
+
+
+def _load(model: Path, trust: bool, store: str | None, weights: Path | None) -> SavedModel:
+    """Load a model, and say on stderr what it warns of."""
+    from ..persistence import load_model
+
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always", UserWarning)
+        loaded = load_model(model, trusted=trust, store=store or "auto", weights=weights)
+    for warning in noted:
+        say(f"Warning: {warning.message}", stderr, style="yellow")
+    return loaded
 
 
 def _lines() -> list[str]:

@@ -1,0 +1,113 @@
+"""The files of a request, one after the other and only in memory: Starlette's own parser writes them to the disk."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from fastapi import HTTPException, Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+MAX_FILES = 25
+MAX_BYTES = 50_000_000
+FIELD = "files"
+#: Boundaries and headers of a part are some hundred bytes.
+_AROUND_A_FILE = 10_000
+_LONGEST_NAME = 255
+
+
+async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of each file as soon as it is there, so that memory holds one of them.
+
+    Raises
+    ------
+    HTTPException
+        400 if the request is not what it should be, 413 if a file is too large or one too many, 415 if it is no
+        multipart/form-data. The rest of the request is not read then.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        raise HTTPException(415, f"send the images as multipart/form-data, in parts named {FIELD}")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > MAX_FILES * (MAX_BYTES + _AROUND_A_FILE):
+        raise HTTPException(413, f"at most {MAX_FILES} files of {MAX_BYTES:,} bytes are taken at once")
+    parts = _Parts()
+    try:
+        parser = MultipartParser(options.get(b"boundary", b""), parts.callbacks())
+        async for chunk in request.stream():
+            parser.write(chunk)
+            while parts.complete:
+                yield parts.complete.popleft()
+    except FormParserError as error:
+        raise HTTPException(400, f"the request is not well-formed multipart/form-data: {error}") from error
+    if not parts.has_ended:
+        raise HTTPException(400, "the request is cut short: its last boundary is missing")
+
+
+class _Parts:
+    """What the parser has told of the parts so far."""
+
+    def __init__(self) -> None:
+        self.complete: deque[tuple[str, bytes]] = deque()
+        self.has_ended = False
+        self._n_begun = 0
+
+    def callbacks(self) -> MultipartCallbacks:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._end_of_all,
+        }
+
+    def _begin(self) -> None:
+        self._n_begun += 1
+        if self._n_begun > MAX_FILES:
+            raise HTTPException(413, f"more than {MAX_FILES} files; send them in several requests")
+        self._field, self._value = bytearray(), bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._content = bytearray()
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[bytes(self._field.lower())] = bytes(self._value)
+        self._field, self._value = bytearray(), bytearray()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if options.get(b"name") != FIELD.encode():
+            raise HTTPException(400, f"a part of the request has another name than {FIELD}")
+        self._name = _plain_name(options.get(b"filename", b""))
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._content += data[start:end]
+        if len(self._content) > MAX_BYTES:
+            raise HTTPException(413, f"{self._name} has more than the {MAX_BYTES:,} bytes allowed")
+
+    def _end(self) -> None:
+        self.complete.append((self._name, bytes(self._content)))
+        del self._content
+
+    def _end_of_all(self) -> None:
+        self.has_ended = True
+
+
+def _plain_name(sent: bytes) -> str:
+    """Name of a file without its folders, fit to be shown."""
+    name = re.split(r"[/\\]", sent.decode("utf-8", errors="replace"))[-1]
+    return "".join(c if c.isprintable() else "?" for c in name)[:_LONGEST_NAME] or "unnamed"
