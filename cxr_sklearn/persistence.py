@@ -19,6 +19,7 @@ import joblib
 import numpy as np
 import skops.io
 from sklearn.base import BaseEstimator
+from sklearn.calibration import _CalibratedClassifier
 from sklearn.pipeline import Pipeline
 
 from .backbones import application, weights_identity
@@ -49,6 +50,7 @@ TRUSTED = frozenset(
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     }
 )
+_OWN_FACTS = frozenset({"format", "kind", "sha256", "created", "classes", "weights", "versions"})
 _PACKAGES = ("cxr-sklearn", "scikit-learn", "keras", "numpy", "pillow", "skops")
 #: A manifest is some thousand bytes; a line of more is none.
 _LONGEST_MANIFEST = 10_000_000
@@ -90,7 +92,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
     ModelError
         If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
     ValueError
-        If `path` has another ending.
+        If `path` has another ending, or a fact a name that is taken or a value that JSON cannot hold.
     OSError
         If the file cannot be written; what stood there is there still.
     """
@@ -100,6 +102,8 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
         raise InputError(f"{target} must end in .skops or .joblib")
     if not hasattr(pipeline, "classes_"):
         raise ModelError("the pipeline is not fitted, so there is nothing to save")
+    if clash := sorted(set(facts) & _OWN_FACTS):
+        raise InputError(f"{clash[0]!r} is what the manifest says by itself; give the fact another name")
     payload = _dump(_portable({"pipeline": pipeline, "domain": domain}), kind)
     manifest = {
         "format": FORMAT,
@@ -111,7 +115,10 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
         "versions": {name: version(name) for name in _PACKAGES},
         **facts,
     }
-    line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
+    try:
+        line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a fact about the model is none that JSON can hold: {error}") from error
     with replacing(target) as draft:
         draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
     return manifest
@@ -152,7 +159,7 @@ def load(
     Warns
     -----
     UserWarning
-        If it was saved with other versions of scikit-learn, Keras or NumPy.
+        If it was saved with other versions of the libraries that scores depend on.
     """
     return load_model(path, trusted=trusted, store=store, weights=weights).pipeline
 
@@ -181,7 +188,10 @@ def load_model(
         raise ModelError(f"{source} holds no pipeline")
     model = SavedModel(parts["pipeline"], parts.get("domain"), manifest)
     _warn_of_versions(source, manifest)
-    _settle(model, store, weights)
+    try:
+        _settle(model, store, weights)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{source} is not a model that cxr_sklearn saved: {error}") from error
     return model
 
 
@@ -210,7 +220,9 @@ def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest cannot be read") from error
     if not isinstance(number, int) or number > FORMAT:
         raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
-    if kind not in ("skops", "joblib") or not isinstance(manifest.get("sha256"), str):
+    is_complete = isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
+    is_complete &= isinstance(manifest.get("threshold", 0.5), int | float)
+    if kind not in ("skops", "joblib") or not is_complete:
         raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest is not complete")
     return dict(manifest)
 
@@ -220,8 +232,9 @@ def _portable(parts: dict[str, Any]) -> dict[str, Any]:
     parts = copy.deepcopy(parts)
     for part in parts.values():
         _set_everywhere(part, "store", "auto")
-    for network in _networks(parts["pipeline"]):
-        network.weights = os.fspath(network.weights)
+    for part in parts_of(parts["pipeline"]):
+        if hasattr(part, "backbone"):
+            part.weights = os.fspath(part.weights)
     return parts
 
 
@@ -249,9 +262,12 @@ def _loads(payload: bytes, kind: str, path: Path) -> Any:
             return joblib.load(io.BytesIO(payload))
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             members = archive.infolist()
-        # What is saved here is not compressed, so nothing can be larger than the file once it is unpacked.
+        # What is saved here is not compressed, so nothing can be larger than the file once it is unpacked; a sparse
+        # matrix would be an archive inside the archive, and no pipeline that is shipped holds one.
         if any(member.compress_type for member in members) or sum(m.file_size for m in members) > len(payload):
             raise ModelError(f"{path} is not a model that cxr_sklearn saved: it is compressed")
+        if odd := [member.filename for member in members if not member.filename.endswith((".json", ".npy"))]:
+            raise ModelError(f"{path} is not a model that cxr_sklearn saved: it holds {odd[0]}")
         if unknown := set(skops.io.get_untrusted_types(data=payload)) - TRUSTED:
             raise ModelError(f"{path} asks for code that a model does not need: {', '.join(sorted(unknown))}")
         return skops.io.loads(payload, trusted=sorted(TRUSTED))
@@ -265,9 +281,12 @@ def parts_of(thing: Any) -> Iterator[BaseEstimator]:
     """Yield every estimator in a model, fitted or not, whatever wraps it."""
     if isinstance(thing, BaseEstimator):
         yield thing
+    if isinstance(thing, BaseEstimator | _CalibratedClassifier):
         thing = vars(thing)
     if isinstance(thing, dict):
         thing = list(thing.values())
+    if isinstance(thing, np.ndarray) and thing.dtype == object:
+        thing = thing.tolist()
     if isinstance(thing, list | tuple):
         for inner in thing:
             yield from parts_of(inner)
@@ -301,8 +320,9 @@ def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | Non
     """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
     for part in (model.pipeline, model.domain):
         _set_everywhere(part, "store", store)
-    if weights is not None:
-        _set_everywhere(model.pipeline, "weights", os.fspath(weights))
+    for part in parts_of(model.pipeline):
+        if weights is not None and hasattr(part, "backbone"):
+            part.weights = os.fspath(weights)
     for network in _networks(model.pipeline):
         if hasattr(network, "frozen_weights_"):  # it carries them
             continue

@@ -13,15 +13,26 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import scipy.sparse
 import skops.io
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from cxr_sklearn import DomainDetector, FineTunedClassifier, ImageLoader, load, save, write_radiographs
+from cxr_sklearn import (
+    DomainDetector,
+    FineTunedClassifier,
+    ImageLoader,
+    ShortcutFeatures,
+    load,
+    save,
+    write_radiographs,
+)
 from cxr_sklearn.evaluation.calibration import METHODS, _fit, calibrated
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
-from cxr_sklearn.persistence import MAGIC, load_model, read_manifest
+from cxr_sklearn.persistence import MAGIC, load_model, parts_of, read_manifest
 from cxr_sklearn.recipes import load_recipe, recipe_names
 
 from .conftest import ROOT
@@ -147,6 +158,13 @@ class TestWhatCannotBeSaved:
         with pytest.raises(ModelError, match="not fitted"):
             save(load_recipe("shortcuts").build(), tmp_path / "model.skops")
 
+    def test_facts_that_are_none(self, fitted, tmp_path):
+        with pytest.raises(ValueError, match="'sha256' is what the manifest says by itself"):
+            save(fitted[0], tmp_path / "model.skops", sha256="x")
+        for value in (np.int64(3), float("nan"), {1, 2}):
+            with pytest.raises(ValueError, match="none that JSON can hold"):
+                save(fitted[0], tmp_path / "model.skops", fact=value)
+
     def test_other_endings(self, fitted, tmp_path):
         with pytest.raises(ValueError, match=r"must end in \.skops or \.joblib"):
             save(fitted[0], tmp_path / "model.pkl")
@@ -154,7 +172,7 @@ class TestWhatCannotBeSaved:
 
 def sealed(payload, **changes):
     """A file as a stranger could make it: all its checksums are right."""
-    manifest = {"format": 1, "kind": "skops", "sha256": sha256(payload).hexdigest(), **changes}
+    manifest = {"format": 1, "kind": "skops", "sha256": sha256(payload).hexdigest(), "versions": {}, **changes}
     line = json.dumps(manifest).encode() + b"\n"
     return MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload
 
@@ -250,7 +268,12 @@ class TestHostileFiles:
         said = self.refused(tmp_path, sealed(b"whatever it will be", format=2))
         assert "written by a later version" in said
 
-    @pytest.mark.parametrize("changes", [{"kind": "exe"}, {"format": "new"}, {"sha256": None}, {"format": None}])
+    def test_an_archive_inside_the_archive(self, evil, tmp_path):
+        payload = skops.io.dumps({"pipeline": StandardScaler(), "matrix": scipy.sparse.eye_array(3).tocsr()})
+        assert ".npz" in self.refused(tmp_path, sealed(payload))
+
+    @pytest.mark.parametrize("changes", [{"kind": "exe"}, {"format": "new"}, {"sha256": None}, {"format": None},
+                                         {"versions": [1]}, {"threshold": "x"}])  # fmt: skip
     def test_an_odd_manifest(self, evil, tmp_path, changes):
         self.refused(tmp_path, sealed(b"x", **changes))
 
@@ -304,12 +327,31 @@ class TestWeights:
             load(folder / "model.skops")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests" / "models").glob("*/*.skops")), ids=lambda path: path.stem)
+def test_parts_are_found_whatever_wraps_them(frame, tmp_path):
+    inner = make_pipeline(ShortcutFeatures(store=tmp_path), KNeighborsClassifier(3))
+    model = make_pipeline(CalibratedClassifierCV(inner, cv=2)).fit(frame["path"], frame["target"])
+    save(model, tmp_path / "model.joblib")  # the tree of the neighbours is nothing for .skops
+    again = load(tmp_path / "model.joblib", trusted=True, store=None, weights="elsewhere.h5")
+    measuring = [part for part in parts_of(again) if isinstance(part, ShortcutFeatures)]
+    assert len(measuring) == 3  # the template and two fitted ones
+    assert all(part.store is None for part in measuring)
+    assert again.predict_proba(frame["path"]).shape == (len(frame), 2)  # the neighbours keep weights of their own
+
+
+KEPT = sorted((ROOT / "tests" / "models").glob("*/*.skops"))
+
+
+def test_there_are_models_of_earlier_versions():
+    assert {path.stem for path in KEPT} == {"scratch_cnn", "shortcuts"}
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*was saved with")
 def test_models_of_earlier_versions_are_still_read(path):
     """With the scores that they gave to the images beside them."""
     known = json.loads(path.with_suffix(".json").read_text())
-    model = load_model(path)
+    model = load_model(path, store=None)
     scores = model.pipeline.predict_proba([str(path.parent / name) for name in known["images"]])[:, 1]
     np.testing.assert_allclose(scores, known["scores"], atol=1e-3)  # JPEG decoders differ a little
     assert model.manifest["threshold"] == known["threshold"]

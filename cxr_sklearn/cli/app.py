@@ -44,7 +44,8 @@ def one_line_errors() -> Iterator[None]:
 
 
 def say(line: str, where: Console = console, style: str | None = None) -> None:
-    """Print a line as it is: brackets and colons in a path are no markup."""
+    """Print a line as it is: brackets and colons in a path are no markup, and no character steers the terminal."""
+    line = "".join(c if c.isprintable() or c == "\n" else "?" for c in line)
     where.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 

@@ -41,7 +41,6 @@ def serve(
             application = create_app(load_model(model, trusted=trust, store=None, weights=weights))
         for warning in noted:
             say(f"Warning: {warning.message}", stderr, style="yellow")
-        listening.listen()
         say(f"Open http://{HOST}:{listening.getsockname()[1]}/ in a browser; Ctrl+C ends it.")
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
         with contextlib.suppress(KeyboardInterrupt):  # how it is to be ended
@@ -56,5 +55,6 @@ def _claim(listening: socket.socket, port: int) -> None:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()
     except OSError as error:
         raise InputError(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error

@@ -194,11 +194,12 @@ def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, 
     facts = {
         "recipe": name,
         "threshold": found["threshold"]["value"],
-        "metrics": {"test": {metric: facts["value"] for metric, facts in found["test"].items()}},
+        "threshold_source": found["threshold"]["source"],
+        "calibrated": found["calibrated"],
+        "metrics": {"test": {metric: figure["value"] for metric, figure in found["test"].items()}},
         "data": {split: metrics["data"]["splits"][split] for split in SPLIT_NAMES},
         "synthetic": metrics["data"]["synthetic"],
     }
-    path.unlink(missing_ok=True)  # that of an earlier run
     try:
         save(model, path, domain=domain, **facts)
     except ModelError as error:
@@ -210,8 +211,10 @@ def _keep(
 ) -> dict[str, Any]:
     """Write what there is so far, and the report of it."""
     if len(tables["scores"]) == 1:
-        for earlier in ("metrics.json", "training.csv", "probes.csv"):  # those of an earlier run do not fit
-            (folder / earlier).unlink(missing_ok=True)
+        # Those of an earlier run do not fit.
+        for earlier in [folder / "metrics.json", folder / "training.csv", folder / "probes.csv",
+                        *(folder / "models").glob("*.skops")]:  # fmt: skip
+            earlier.unlink(missing_ok=True)
         write_table(images, folder, "images")
     for name, parts in tables.items():
         if parts:

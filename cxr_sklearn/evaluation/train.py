@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..datasets.folder import checked_frame
 from ..domain import DomainDetector
-from ..exceptions import DataError, InputError
+from ..exceptions import DataError, InputError, RecipeError
 from ..persistence import SavedModel
 from ..recipes import load_recipe
 from ..resampling import METHODS
@@ -52,9 +52,9 @@ def train(
     Returns
     -------
     SavedModel
-        The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save` is to
-        keep: "recipe", "threshold", "threshold_source", "metrics" at that threshold ("out_of_fold" and, if there are
-        validation images of both classes, "val") and "data".
+        The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save`
+        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_source", "calibrated", "metrics"
+        at that threshold ("out_of_fold" and, if there are validation images of both classes, "val") and "data".
 
     Raises
     ------
@@ -68,6 +68,8 @@ def train(
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
     recipe = load_recipe(pipeline)
+    if balance != "none" and not recipe.takes("balance"):
+        raise RecipeError(f"{recipe.name} cannot be balanced")
     built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance)
     frame = checked_frame(frame)
     frame = frame[frame["split"].isin(("train", "val"))]
@@ -77,6 +79,8 @@ def train(
     if (n := int(rows.groupby("target")["patient"].nunique().min())) < cv:
         raise DataError(f"{n} training patients of a class are too few for {cv} folds; ask for fewer folds")
     check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    # First what is quick and may fail.
+    domain = DomainDetector(store).fit(rows["path"], groups=rows["patient"])
     embed_all(built, frame, verbose)
     scores, model, found = evaluate(recipe, built, frame, patient_folds(rows, cv, random_state), n_jobs, verbose)
     scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
@@ -84,6 +88,7 @@ def train(
     facts = {
         "recipe": recipe.name,
         "best_params": {name: str(value) for name, value in found["best_params"].items()},
+        "balance": balance,
         "threshold": chosen["value"],
         "threshold_source": chosen["source"],
         "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
@@ -91,7 +96,6 @@ def train(
         "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
         "synthetic": bool(frame.attrs.get("synthetic", False)),
     }
-    domain = DomainDetector(store).fit(rows["path"], groups=rows["patient"])
     return SavedModel(calibrated(model, calibrator), domain, facts)
 
 

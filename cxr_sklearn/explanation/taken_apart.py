@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
@@ -16,6 +15,7 @@ from ..evaluation.calibration import PredictedScores
 from ..exceptions import InputError
 from ..images import ImageBatch, as_batch
 from ..loader import ImageLoader
+from ..persistence import parts_of
 from ..resampling import ResamplingClassifier
 
 
@@ -86,24 +86,10 @@ def images_after(steps: list[Any], images: ImageBatch) -> ImageBatch:
 
 def without_stores(step: Any) -> Any:
     """Return a fitted step that keeps no features: the step itself where it has no store, else a copy."""
-    if all(part.store is None for part in _parts_with_store(step)):
+    if all(getattr(part, "store", None) is None for part in parts_of(step)):
         return step
     copied = copy.deepcopy(step)
-    for part in _parts_with_store(copied):
-        part.store = None
-    return copied
-
-
-def _parts_with_store(part: Any) -> Iterator[Any]:
-    """Yield every fitted or unfitted estimator with a parameter `store`, however deep inside `part` it is."""
-    if isinstance(part, dict):
-        part = list(part.values())
-    if isinstance(part, np.ndarray) and part.dtype == object:
-        part = part.tolist()
-    if isinstance(part, list | tuple):
-        for item in part:
-            yield from _parts_with_store(item)
-    elif isinstance(part, BaseEstimator):
+    for part in parts_of(copied):
         if "store" in vars(part):
-            yield part
-        yield from _parts_with_store(vars(part))
+            part.store = None
+    return copied
