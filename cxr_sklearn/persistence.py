@@ -6,6 +6,7 @@ import copy
 import io
 import json
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from sklearn.base import BaseEstimator
 from sklearn.calibration import _CalibratedClassifier
 from sklearn.pipeline import Pipeline
 
-from .backbones import application, weights_identity
+from .backbones import POOLINGS, application, weights_identity
 from .exceptions import InputError, ModelError, WeightsUnavailableError
 from .files import replacing
 
@@ -176,6 +177,8 @@ def load_model(
     with source.open("rb") as file:
         manifest = _manifest(file, source)
         payload = file.read()
+    if manifest["kind"] != source.suffix.removeprefix("."):  # who trusts a .joblib file need not trust this one
+        raise ModelError(f"{source} holds a .{manifest['kind']} model under another ending; rename it if that is right")
     if manifest["kind"] == "joblib" and not trusted:
         raise ModelError(
             f"{source} is a .joblib model, and loading it would run code from it; if you trust whoever made it, say so "
@@ -221,7 +224,8 @@ def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
     if not isinstance(number, int) or number > FORMAT:
         raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
     is_complete = isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
-    is_complete &= isinstance(manifest.get("threshold", 0.5), int | float)
+    threshold = manifest.get("threshold", 0.5)
+    is_complete &= type(threshold) in (int, float) and 0 <= threshold <= 1
     if kind not in ("skops", "joblib") or not is_complete:
         raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest is not complete")
     return dict(manifest)
@@ -321,8 +325,9 @@ def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | Non
     for part in (model.pipeline, model.domain):
         _set_everywhere(part, "store", store)
     for part in parts_of(model.pipeline):
-        if weights is not None and hasattr(part, "backbone"):
-            part.weights = os.fspath(weights)
+        if hasattr(part, "backbone"):
+            _check_names(part)
+            part.weights = part.weights if weights is None else os.fspath(weights)
     for network in _networks(model.pipeline):
         if hasattr(network, "frozen_weights_"):  # it carries them
             continue
@@ -334,6 +339,13 @@ def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | Non
                 f"the weights of {network.backbone} here ({found}) are not those that the model was trained with "
                 f"({network.weights_id_}); give the path of the right file with weights= (--weights)"
             )
+
+
+def _check_names(part: Any) -> None:
+    """Refuse names that no network has: files of the feature store are called by them."""
+    application(part.backbone)
+    if getattr(part, "pooling", "avg") not in POOLINGS or not re.fullmatch(r"[\w.-]+", part.layer or "none"):
+        raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are none of {part.backbone}")
 
 
 def _set_everywhere(model: Any, name: str, value: Any) -> None:

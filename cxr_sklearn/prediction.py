@@ -55,7 +55,7 @@ def predict(
     DataFrame of n rows
         `path`; `score`, the probability of pneumonia; `decision` ("pneumonia" or "normal") at `threshold`; `domain`:
         "in" where the image looks like those the model was trained on, "out" where it does not and its score means
-        nothing, NA where the model cannot tell; and `error`, why a file cannot be read, whose other columns are NA.
+        nothing, NA where the model cannot tell; and `error`, why there is neither score nor decision.
 
     Raises
     ------
@@ -76,7 +76,10 @@ def predict(
         rows = table.loc[readable, "path"]
         positive = list(model.pipeline.classes_).index(1)
         scores[readable] = model.pipeline.predict_proba(rows)[:, positive]
-        if model.domain is not None:
+        table.loc[readable & ~np.isfinite(scores), "error"] = "the model gives it no score"
+        readable = table["error"].isna()
+        rows = table.loc[readable, "path"]
+        if model.domain is not None and len(rows):
             domain[readable] = np.where(model.domain.predict(rows) == 1, "in", "out")
     threshold = float(model.manifest.get("threshold", 0.5))
     decision = pd.Series(np.where(scores >= threshold, "pneumonia", "normal"), dtype="str").where(readable)

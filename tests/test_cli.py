@@ -413,7 +413,7 @@ class TestTrainAndPredict:
         assert "--trust" in fails("predict", model, folder / "set")
         assert call("predict", model, folder / "set", "--trust", "--store", folder / "store").exit_code == 0
 
-    def test_a_picture_of_what_raised_the_score(self, kept, tmp_path):
+    def test_a_picture_of_what_raised_the_score(self, kept, tmp_path, monkeypatch):
         folder, frame = kept
         pipeline = make_pipeline(ImageLoader(size=32), FunctionTransformer(flattened), LogisticRegression())
         pipeline.fit(frame["path"], frame["target"])
@@ -424,6 +424,12 @@ class TestTrainAndPredict:
         assert f"Score {pipeline.predict_proba([path])[0, 1]:.3f}; picture: {tmp_path / 'heat.png'}" in done.output
         with Image.open(tmp_path / "heat.png") as picture:
             assert min(picture.size) > 300
+        assert "would be overwritten" in fails("explain", tmp_path / "model.joblib", path, "-o", path, "--trust")
+        monkeypatch.setattr(LogisticRegression, "predict_proba", lambda self, X: np.full((len(X), 2), np.nan))
+        scored = call("predict", tmp_path / "model.joblib", path, "--trust", "--csv")
+        monkeypatch.undo()
+        assert scored.exit_code == 1
+        assert scored.stdout.splitlines()[1] == f"{path},,,0.5,,the model gives it no score"
         refused = fails("explain", folder / "model.skops", path, "-o", tmp_path / "none.png")
         assert "has no ImageLoader" in refused
 

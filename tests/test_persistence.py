@@ -193,8 +193,8 @@ class TestHostileFiles:
         yield tmp_path / "evil"
         assert not (tmp_path / "evil").exists()
 
-    def refused(self, tmp_path, content, **options):
-        path = tmp_path / "model.skops"
+    def refused(self, tmp_path, content, ending="skops", **options):
+        path = tmp_path / f"model.{ending}"
         path.write_bytes(content)
         with pytest.raises(ModelError) as caught:
             load(path, **options)
@@ -208,8 +208,9 @@ class TestHostileFiles:
     def test_a_joblib_model_that_nobody_vouches_for(self, evil, tmp_path):
         file = io.BytesIO()
         joblib.dump({"pipeline": Creates(str(evil))}, file)
-        said = self.refused(tmp_path, sealed(file.getvalue(), kind="joblib"))
+        said = self.refused(tmp_path, sealed(file.getvalue(), kind="joblib"), "joblib")
         assert "would run code from it" in said
+        assert "another ending" in self.refused(tmp_path, sealed(file.getvalue(), kind="joblib"), trusted=True)
         assert "--trust" in said
 
     def test_a_pickle_that_says_it_is_skops(self, evil, tmp_path):
@@ -273,13 +274,22 @@ class TestHostileFiles:
         assert ".npz" in self.refused(tmp_path, sealed(payload))
 
     @pytest.mark.parametrize("changes", [{"kind": "exe"}, {"format": "new"}, {"sha256": None}, {"format": None},
-                                         {"versions": [1]}, {"threshold": "x"}])  # fmt: skip
+                                         {"versions": [1]}, {"threshold": "x"}, {"threshold": 2},
+                                         {"threshold": float("nan")}, {"threshold": None}])  # fmt: skip
     def test_an_odd_manifest(self, evil, tmp_path, changes):
         self.refused(tmp_path, sealed(b"x", **changes))
 
     def test_a_manifest_without_end(self, evil, tmp_path):
         line = b"[" * 100_000
         self.refused(tmp_path, MAGIC + sha256(line).hexdigest().encode() + b"\n" + line)
+
+    @pytest.mark.parametrize("name", ["backbone", "layer", "pooling"])
+    def test_names_that_lead_out_of_the_store(self, frame, evil, tmp_path, name):
+        pipeline = load_recipe("vgg16_logistic").build(weights="random")
+        embedder = pipeline[-1].estimator[0].fit(pipeline[0].transform(frame["path"]))
+        setattr(embedder, name, str(evil / "x"))
+        said = self.refused(tmp_path, sealed(skops.io.dumps({"pipeline": pipeline})))
+        assert "is not a model that cxr_sklearn saved" in said
 
     def test_no_file(self, tmp_path):
         with pytest.raises(OSError, match="No such file"):

@@ -102,11 +102,14 @@ def explain(
 ) -> None:
     """Draw what raised the score of an image over it. Not a diagnosis."""
     with one_line_errors():
+        from ..exceptions import InputError
         from ..explanation.maps import explain as run
         from ..explanation.overlay import write_overlay
         from ..loader import ImageLoader
         from ..persistence import parts_of
 
+        if out.resolve() in (image.resolve(), model.resolve()):
+            raise InputError(f"{out} would be overwritten; choose another file with -o")
         loaded = _load(model, trust, store, weights)
         (heat,) = run(loaded.pipeline, [str(image)], method)
         positive = list(loaded.pipeline.classes_).index(1)

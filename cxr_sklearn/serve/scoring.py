@@ -89,6 +89,8 @@ class Scorer:
             except Exception as error:  # noqa: BLE001 - there is no telling what bytes make a codec raise
                 return self._answer(filename, error=reason_of(error))
             score = self._score(pixels)
+            if not np.isfinite(score):
+                return self._answer(filename, error="the model gives it no score")
             return self._answer(
                 filename,
                 score=score,
