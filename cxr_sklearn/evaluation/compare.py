@@ -131,13 +131,8 @@ def compare(
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
-    run = {
-        **describe_run(random_state, cv),
-        "threshold": str(rule),
-        "lang": lang,
-        "leaks": checked["leaks"],
-        "warnings": checked["warnings"],
-    }
+    run = {**describe_run(random_state, cv), "threshold": str(rule), "lang": lang}
+    run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
     for name, (recipe, pipeline) in built.items():
