@@ -68,7 +68,7 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of shape (n, 5) and dtype float32
+        ndarray of shape (n, 5) and dtype float64
             Width and height in pixels, width over height, mean and standard deviation of the grey levels (0 to 255).
 
         Raises
@@ -80,7 +80,8 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         if found.failures:
             raise ImageReadError(found.failures, len(found.keys))
         width, height, mean, contrast = (found.measures[name].to_numpy() for name in MEASURES[:4])
-        return np.stack([width, height, width / height, mean, contrast], axis=1)
+        # In float32, OpenBLAS (0.3.31, AVX-512) reads beyond rows of exactly five and may warn of an invalid value.
+        return np.stack([width, height, width / height, mean, contrast], axis=1).astype(np.float64)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the names of the five measurements.
