@@ -15,9 +15,10 @@ import pandas as pd
 
 from cxr_sklearn import balanced_subset, load_folder
 from cxr_sklearn.evaluation.metrics import compute_metrics
-from cxr_sklearn.evaluation.search import fit, scores_of
+from cxr_sklearn.evaluation.search import fit
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.scores import pneumonia_scores
 
 
 def main() -> None:
@@ -32,8 +33,8 @@ def main() -> None:
     for seed in range(options.seeds):
         start = time.perf_counter()
         model = fit(load_recipe("scratch_cnn").build(random_state=seed), train)
-        threshold = find_threshold(parse_rule("youden"), val["target"], scores_of(model, val))
-        score = scores_of(model, test)
+        threshold = find_threshold(parse_rule("youden"), val["target"], pneumonia_scores(model, val["path"]))
+        score = pneumonia_scores(model, test["path"])
         chosen, half = (compute_metrics(test["target"], score, at) for at in (threshold, 0.5))
         rows.append(
             {

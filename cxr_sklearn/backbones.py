@@ -9,6 +9,7 @@ import functools
 import hashlib
 import importlib
 import io
+import json
 import logging
 import os
 import sys
@@ -68,6 +69,20 @@ def import_keras() -> Any:
         if "keras" not in sys.modules:
             _import_quietly()
     return sys.modules["keras"]
+
+
+def _keras_home() -> Path:
+    return Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))  # noqa: PTH111 - Path.home() may raise
+
+
+def keras_backend() -> str:
+    """Return the backend that Keras has, or will have once it is imported."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].config.backend())
+    if chosen := os.environ.get("KERAS_BACKEND"):
+        return chosen
+    settings = _keras_home() / "keras.json"
+    return str(json.loads(settings.read_text()).get("backend", "tensorflow")) if settings.is_file() else "tensorflow"
 
 
 def _import_quietly() -> None:
@@ -133,8 +148,7 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
             raise WeightsUnavailableError(f"weights={os.fspath(weights)!r} is neither 'imagenet', 'random' nor a file")
         return Path(weights)
     known = application(name)
-    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")  # noqa: PTH111 - Path.home() may raise
-    path = Path(home) / "models" / known.weights_file
+    path = _keras_home() / "models" / known.weights_file
     if not path.is_file():
         _download(known, path)
     digests = _file_digests(path, _state(path))

@@ -24,7 +24,8 @@ MODES = (
 )  # fmt: skip
 #: Standard deviation of the grey levels below which nobody sees anything; radiographs have 18 and more.
 BLANK = 2.0
-_SIZE = 64
+#: Height and width of what is described, whatever the size of the image.
+SIZE = 64
 _FREQUENCIES = 24
 _CHUNK_SIZE = 256
 
@@ -55,9 +56,9 @@ def describe(X: Any, store: str | os.PathLike[str] | None, title: str, verbose: 
     verbose : int
         1 shows it.
     """
-    recipe = {"measures": MEASURES, "modes": MODES, "size": _SIZE, "frequencies": _FREQUENCIES}
+    recipe = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES}
     rows_store = NoStore() if store is None else FeatureStore(store_directory(store), "descriptors", recipe)
-    batch = ImageLoader(size=_SIZE).transform(X).pinned(rows_store.digests)
+    batch = ImageLoader(size=SIZE).transform(X).pinned(rows_store.digests)
     with progress_bar(title, len(batch), show=verbose > 0) as advance:
         rows, _, failures = readable_rows(batch, rows_store, _describe, chunk_size=_CHUNK_SIZE, advance=advance)
     if not rows.shape[1]:  # not one of them can be read

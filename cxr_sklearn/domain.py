@@ -9,17 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.decomposition import PCA
-from sklearn.model_selection import GroupShuffleSplit
+from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .descriptors import BLANK, Descriptors, describe
 from .exceptions import ImageReadError, InputError
+from .routing import check_groups
 
 #: Share of held-out training images that is flagged.
 FLAGGED = 0.01
-_COMPONENTS, _NEIGHBOURS = 32, 20
+_COMPONENTS, _NEIGHBOURS, _FOLDS = 32, 20, 5
 #: More training images than these make a model large and slow, and tell little more.
 _MOST_IMAGES = 5_000
 
@@ -29,7 +30,8 @@ class DomainDetector(OutlierMixin, BaseEstimator):
 
     An image is described by the low frequencies of its cosine transform, its mean grey level and its contrast.
     Photographs, blank images, noise, negatives and images that lie on their side are told apart; a mirrored radiograph
-    is not, and one turned upside down may not be.
+    is not, and one turned upside down may not be. Less than a hundred training images tell little, and one in twenty
+    radiographs may be flagged then.
 
     Parameters
     ----------
@@ -52,14 +54,14 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         self.store = store
 
     def fit(self, X: Any, y: Any = None, groups: ArrayLike | None = None) -> Self:
-        """Learn what images look like on four fifths of them, and place the limit on the others.
+        """Learn what images look like, and place the limit by cross-validation.
 
         Parameters
         ----------
         X : array-like of n paths, or images as an array of shape (n, H, W[, C]) and dtype uint8
         y : ignored
         groups : array-like of shape (n,), optional
-            Patients, none of whom is on both sides.
+            Patients, none of whom is fitted on and held out at once.
 
         Returns
         -------
@@ -68,7 +70,7 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer than ten images.
+            If there are fewer than ten images, or all are of one patient.
         ImageReadError
             If images cannot be read; the error lists every one.
         """
@@ -76,14 +78,28 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         n = len(found.keys)
         if n < 10:
             raise InputError(f"{n} images do not tell what radiographs look like; at least 10 are needed")
+        groups = check_groups(groups, n)
         rows = np.random.default_rng(0).permutation(n)[:_MOST_IMAGES]
-        values, by = _values(found)[rows], np.arange(n)[rows] if groups is None else np.asarray(groups)[rows]
-        fitted, held_out = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(values, groups=by))
-        self.pca_ = PCA(min(_COMPONENTS, len(fitted) - 1), random_state=0).fit(values[fitted])
-        self.neighbours_ = LocalOutlierFactor(n_neighbors=min(_NEIGHBOURS, len(fitted) - 1), novelty=True)
-        self.neighbours_.fit(self.pca_.transform(values[fitted]))
-        self.offset_ = float(np.quantile(self._scores(values[held_out]), FLAGGED))
+        values, groups = _values(found)[rows], groups[rows]
+        n_folds = min(_FOLDS, len(np.unique(groups)))
+        if n_folds < 2:
+            raise InputError("all images are of one patient, which does not tell what radiographs of others look like")
+        # The same in every fit, or scores would not be of one scale.
+        sizes = min(_COMPONENTS, max(len(rows) // 4, 1)), min(_NEIGHBOURS, max(len(rows) // 4, 1))
+        held_out_scores = []
+        for fitted, held_out in GroupKFold(n_folds).split(values, groups=groups):
+            self._fit(values[fitted], *sizes)
+            held_out_scores.append(self._scores(values[held_out]))
+        # Of fewer than a hundred images, it is the least of them: interpolation would flag some of many.
+        self.offset_ = float(np.quantile(np.concatenate(held_out_scores), FLAGGED, method="lower"))
+        self._fit(values, *sizes)
         return self
+
+    def _fit(self, values: np.ndarray, n_components: int, n_neighbours: int) -> None:
+        self.pca_ = PCA(n_components, random_state=0).fit(values)
+        # Trees are nothing that a .skops file could hold.
+        self.neighbours_ = LocalOutlierFactor(n_neighbors=n_neighbours, algorithm="brute", novelty=True)
+        self.neighbours_.fit(self.pca_.transform(values))
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the negated outlier factors, shape (n,): about -1 in the midst of the training images, less outside,

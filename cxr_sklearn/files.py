@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield draft
         draft.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say where
+        if error.filename in (None, str(draft)):  # a full disk does not say where, and nobody asked for a draft
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

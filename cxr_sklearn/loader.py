@@ -64,7 +64,7 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
         -------
         self : ImageLoader
         """
-        self._decoding()
+        self.decoding()
         return self
 
     def transform(self, X: Any) -> ImageBatch:
@@ -83,7 +83,7 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
         ValueError
             If `X` holds anything else, or a parameter is wrong.
         """
-        decoding = self._decoding()
+        decoding = self.decoding()
         if isinstance(X, ImageBatch):
             raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
         values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
@@ -98,7 +98,19 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
             )
         return ImageBatch(np.array([os.fspath(path) for path in values], dtype=object), decoding)
 
-    def _decoding(self) -> Decoding:
+    def decoding(self) -> Decoding:
+        """Return what makes pixels of one file's bytes, for whoever has no path to give.
+
+        Returns
+        -------
+        callable
+            From bytes, or ``uint8 (H, W[, 1 or 3])``, to ``uint8 (height, width)``: the grey levels that a batch has.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is wrong.
+        """
         size = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
         if len(size) != 2 or not all(isinstance(s, Integral) and not isinstance(s, bool) and s > 0 for s in size):
             raise InputError(f"size={self.size!r} must be a positive integer or a pair of them")

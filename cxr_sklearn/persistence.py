@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 import copy
-import io
 import json
+import math
 import os
 import re
+import tempfile
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import joblib
 import numpy as np
-import skops.io
-from sklearn.base import BaseEstimator
-from sklearn.calibration import _CalibratedClassifier
 from sklearn.pipeline import Pipeline
 
-from .backbones import POOLINGS, application, weights_identity
+from .backbones import POOLINGS, application, keras_backend, weights_identity
+from .domain import DomainDetector
 from .exceptions import InputError, ModelError, WeightsUnavailableError
 from .files import replacing
+from .parts import parts_of, set_everywhere
+from .payload import dump, undump
 
 MAGIC = b"cxr_sklearn model\n"
 #: Counts up when an earlier version could not read what is written now.
 FORMAT = 1
-#: Types besides those of scikit-learn and NumPy that skops may build: each was looked at, and does nothing on loading
-#: but take its attributes. Nothing is added to them because a file asks for it.
-TRUSTED = frozenset(
-    {
-        "cxr_sklearn.augment.ImageAugmenter",
-        "cxr_sklearn.classifiers.finetuned.FineTunedClassifier",
-        "cxr_sklearn.classifiers.scratch_cnn.ScratchCNNClassifier",
-        "cxr_sklearn.domain.DomainDetector",
-        "cxr_sklearn.embedder.FrozenEmbedder",
-        "cxr_sklearn.evaluation.calibration.KnownScores",
-        "cxr_sklearn.evaluation.calibration.PredictedScores",
-        "cxr_sklearn.evaluation.shortcuts.ShortcutFeatures",
-        "cxr_sklearn.loader.ImageLoader",
-        "cxr_sklearn.resampling.AugmentedClassifier",
-        "cxr_sklearn.resampling.BalancedClassifier",
-        "sklearn.calibration._CalibratedClassifier",
-        "sklearn.calibration._SigmoidCalibration",
-        "sklearn.calibration._TemperatureScaling",
-        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
-    }
-)
 _OWN_FACTS = frozenset({"format", "kind", "sha256", "created", "classes", "weights", "versions"})
 _PACKAGES = ("cxr-sklearn", "scikit-learn", "keras", "numpy", "pillow", "skops")
 #: A manifest is some thousand bytes; a line of more is none.
@@ -98,14 +76,14 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
         If the file cannot be written; what stood there is there still.
     """
     target = Path(path)
-    kind = target.suffix.removeprefix(".")
-    if kind not in ("skops", "joblib"):
-        raise InputError(f"{target} must end in .skops or .joblib")
+    kind = _kind(target)
     if not hasattr(pipeline, "classes_"):
         raise ModelError("the pipeline is not fitted, so there is nothing to save")
+    if domain is not None and not _tells_domain(domain):
+        raise InputError("domain must be a fitted DomainDetector")
     if clash := sorted(set(facts) & _OWN_FACTS):
         raise InputError(f"{clash[0]!r} is what the manifest says by itself; give the fact another name")
-    payload = _dump(_portable({"pipeline": pipeline, "domain": domain}), kind)
+    payload = dump(_portable({"pipeline": pipeline, "domain": domain}), kind)
     manifest = {
         "format": FORMAT,
         "kind": kind,
@@ -113,7 +91,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": np.asarray(pipeline.classes_).tolist(),
         "weights": [_describe_weights(part) for part in _networks(pipeline)],
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": _versions(),
         **facts,
     }
     try:
@@ -174,7 +152,7 @@ def load_model(
 ) -> SavedModel:
     """Read a pipeline with its domain detector and manifest; as :func:`load` otherwise."""
     source = Path(path)
-    with source.open("rb") as file:
+    with _opened(source) as file:
         manifest = _manifest(file, source)
         payload = file.read()
     if manifest["kind"] != source.suffix.removeprefix("."):  # who trusts a .joblib file need not trust this one
@@ -186,16 +164,28 @@ def load_model(
         )
     if sha256(payload).hexdigest() != manifest["sha256"]:
         raise ModelError(f"{source} is damaged: it is not what was saved; get it again")
-    parts = _loads(payload, manifest["kind"], source)
-    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), Pipeline):
-        raise ModelError(f"{source} holds no pipeline")
-    model = SavedModel(parts["pipeline"], parts.get("domain"), manifest)
-    _warn_of_versions(source, manifest)
     try:
+        model = _model(undump(payload, manifest["kind"]), manifest)
         _settle(model, store, weights)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (ModelError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"{source} is not a model that cxr_sklearn saved: {error}") from error
+    _warn_of_versions(source, manifest)
     return model
+
+
+def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
+    """See that a pipeline, fitted or not, can be saved at `path`: before hours of training, not after.
+
+    Raises
+    ------
+    ModelError, ValueError, OSError
+        As :func:`save` would.
+    """
+    target = Path(path)
+    dump(_portable({"pipeline": pipeline}), _kind(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):  # whoever may create a file there may create the model
+        pass
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -206,8 +196,20 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     ModelError
         If the file is no model, or its manifest is damaged or of a later version.
     """
-    with Path(path).open("rb") as file:
+    with _opened(Path(path)) as file:
         return _manifest(file, Path(path))
+
+
+def _kind(path: Path) -> str:
+    if path.suffix not in (".skops", ".joblib"):
+        raise InputError(f"{path} must end in .skops or .joblib")
+    return path.suffix.removeprefix(".")
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes to it
+        raise ModelError(f"{path} is no file")
+    return path.open("rb")
 
 
 def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
@@ -221,9 +223,10 @@ def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
         number, kind = manifest["format"], manifest["kind"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest cannot be read") from error
-    if not isinstance(number, int) or number > FORMAT:
+    if type(number) is int and number > FORMAT:
         raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
-    is_complete = isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
+    is_complete = type(number) is int and number >= 1
+    is_complete &= isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
     threshold = manifest.get("threshold", 0.5)
     is_complete &= type(threshold) in (int, float) and 0 <= threshold <= 1
     if kind not in ("skops", "joblib") or not is_complete:
@@ -231,69 +234,38 @@ def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
+def _model(parts: Any, manifest: dict[str, Any]) -> SavedModel:
+    """Return what was loaded, if it is what :func:`save` writes.
+
+    Raises
+    ------
+    ModelError
+        If it is not.
+    """
+    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), Pipeline):
+        raise ModelError("it holds no pipeline")
+    pipeline, domain = parts["pipeline"], parts.get("domain")
+    if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
+        raise ModelError("its pipeline tells other classes apart than its manifest says")
+    if domain is not None and not _tells_domain(domain):
+        raise ModelError("its domain detector is none")
+    return SavedModel(pipeline, domain, manifest)
+
+
+def _tells_domain(domain: Any) -> bool:
+    limit = getattr(domain, "offset_", None)
+    return isinstance(domain, DomainDetector) and isinstance(limit, float) and math.isfinite(limit)
+
+
 def _portable(parts: dict[str, Any]) -> dict[str, Any]:
     """Copy a model without the paths of this machine's store, and with those of weights as text."""
     parts = copy.deepcopy(parts)
     for part in parts.values():
-        _set_everywhere(part, "store", "auto")
+        set_everywhere(part, "store", "auto")
     for part in parts_of(parts["pipeline"]):
         if hasattr(part, "backbone"):
             part.weights = os.fspath(part.weights)
     return parts
-
-
-def _dump(parts: Mapping[str, Any], kind: str) -> bytes:
-    if kind == "joblib":
-        file = io.BytesIO()
-        joblib.dump(dict(parts), file)
-        return file.getvalue()
-    try:
-        payload: bytes = skops.io.dumps(dict(parts))
-        own = set(skops.io.get_untrusted_types(data=payload)) - TRUSTED
-    except Exception as error:  # skops raises what an object's own methods do
-        raise ModelError(f"the pipeline cannot be saved as .skops: {error}; .joblib may do") from error
-    if own:
-        raise ModelError(
-            f"the pipeline has parts that nobody could load from a .skops file: {', '.join(sorted(own))}; save it as "
-            ".joblib, for those who trust you"
-        )
-    return payload
-
-
-def _loads(payload: bytes, kind: str, path: Path) -> Any:
-    try:
-        if kind == "joblib":
-            return joblib.load(io.BytesIO(payload))
-        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
-            members = archive.infolist()
-        # What is saved here is not compressed, so nothing can be larger than the file once it is unpacked; a sparse
-        # matrix would be an archive inside the archive, and no pipeline that is shipped holds one.
-        if any(member.compress_type for member in members) or sum(m.file_size for m in members) > len(payload):
-            raise ModelError(f"{path} is not a model that cxr_sklearn saved: it is compressed")
-        if odd := [member.filename for member in members if not member.filename.endswith((".json", ".npy"))]:
-            raise ModelError(f"{path} is not a model that cxr_sklearn saved: it holds {odd[0]}")
-        if unknown := set(skops.io.get_untrusted_types(data=payload)) - TRUSTED:
-            raise ModelError(f"{path} asks for code that a model does not need: {', '.join(sorted(unknown))}")
-        return skops.io.loads(payload, trusted=sorted(TRUSTED))
-    except ModelError:
-        raise
-    except Exception as error:  # whatever a stranger's file can bring about
-        raise ModelError(f"{path} cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
-
-
-def parts_of(thing: Any) -> Iterator[BaseEstimator]:
-    """Yield every estimator in a model, fitted or not, whatever wraps it."""
-    if isinstance(thing, BaseEstimator):
-        yield thing
-    if isinstance(thing, BaseEstimator | _CalibratedClassifier):
-        thing = vars(thing)
-    if isinstance(thing, dict):
-        thing = list(thing.values())
-    if isinstance(thing, np.ndarray) and thing.dtype == object:
-        thing = thing.tolist()
-    if isinstance(thing, list | tuple):
-        for inner in thing:
-            yield from parts_of(inner)
 
 
 def _networks(model: Any) -> list[Any]:
@@ -312,10 +284,20 @@ def _describe_weights(part: Any) -> dict[str, Any]:
     return {"backbone": part.backbone, "id": part.weights_id_, "source": source, "precision": part.precision_}
 
 
+def _versions() -> dict[str, str]:
+    """What scores depend on."""
+    backend = keras_backend()
+    try:
+        found = f"{backend} {version(backend)}"
+    except PackageNotFoundError:
+        found = f"{backend}, which is not installed"
+    return {name: version(name) for name in _PACKAGES} | {"Keras backend": found}
+
+
 def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
-    saved = manifest.get("versions", {})
-    others = [f"{name} {saved[name]} (here {version(name)})" for name in _PACKAGES
-              if name in saved and saved[name] != version(name)]  # fmt: skip
+    saved = manifest["versions"]
+    others = [f"{name} {saved[name]} (here {here})" for name, here in _versions().items()
+              if name in saved and saved[name] != here]  # fmt: skip
     if others:
         warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)
 
@@ -323,7 +305,7 @@ def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
 def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
     """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
     for part in (model.pipeline, model.domain):
-        _set_everywhere(part, "store", store)
+        set_everywhere(part, "store", store)
     for part in parts_of(model.pipeline):
         if hasattr(part, "backbone"):
             _check_names(part)
@@ -346,9 +328,3 @@ def _check_names(part: Any) -> None:
     application(part.backbone)
     if getattr(part, "pooling", "avg") not in POOLINGS or not re.fullmatch(r"[\w.-]+", part.layer or "none"):
         raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are none of {part.backbone}")
-
-
-def _set_everywhere(model: Any, name: str, value: Any) -> None:
-    for part in parts_of(model):
-        if name in vars(part):
-            setattr(part, name, value)

@@ -13,30 +13,38 @@ from .datasets.folder import IMAGE_SUFFIXES
 from .descriptors import describe
 from .exceptions import DataError, InputError
 from .persistence import SavedModel
+from .scores import pneumonia_scores
 
 
 def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """Return files as they are and folders as the image files below them, sorted; nothing twice.
+    """Return files as they are and folders as the image files below them, sorted; nothing twice, and nothing hidden.
 
     Raises
     ------
     DataError
-        If a folder holds no image files.
+        If a folder holds no image files, or a path is empty.
     """
     found: dict[str, None] = {}
-    for place in places:
-        if not Path(place).is_dir():
-            found[os.fspath(place)] = None
-            continue
-        below = sorted(str(path) for path in Path(place).rglob("[!.]*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not below:
+    for place in (os.fspath(place) for place in places):
+        if not place:
+            raise DataError("a path is empty")
+        if Path(place).is_dir() and not (below := _images_below(Path(place))):
             raise DataError(f"{place} holds no image files")
-        found |= dict.fromkeys(below)
+        found |= dict.fromkeys(below if Path(place).is_dir() else [os.path.normpath(place)])
     return list(found)
 
 
+def _images_below(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(str(path) for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
 def predict(
-    model: SavedModel, paths: Iterable[str], *, store: str | os.PathLike[str] | None = "auto", verbose: int = 0
+    model: SavedModel,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    store: str | os.PathLike[str] | None = "auto",
+    verbose: int = 0,
 ) -> pd.DataFrame:
     """Score images with a saved model.
 
@@ -46,7 +54,8 @@ def predict(
         With a "threshold" in its manifest; without one, it is 0.5.
     paths : iterable of n paths
     store : str, path or None, default="auto"
-        As for :class:`FrozenEmbedder`.
+        Where what is seen from afar is kept, as for :class:`FrozenEmbedder`; the parts of the model keep what they
+        compute where :func:`load` told them to.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -61,10 +70,12 @@ def predict(
     ------
     ValueError
         If there is no path.
+    ModelError
+        If the model gives no probabilities of 0 (normal) and 1 (pneumonia).
     WeightsUnavailableError, StoreError
         As the pipeline does.
     """
-    listed = list(paths)
+    listed = [os.fspath(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
     failures = describe(listed, store, "Reading images", verbose).failures
@@ -74,8 +85,7 @@ def predict(
     scores, domain = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
     if readable.any():
         rows = table.loc[readable, "path"]
-        positive = list(model.pipeline.classes_).index(1)
-        scores[readable] = model.pipeline.predict_proba(rows)[:, positive]
+        scores[readable] = pneumonia_scores(model.pipeline, rows)
         table.loc[readable & ~np.isfinite(scores), "error"] = "the model gives it no score"
         readable = table["error"].isna()
         rows = table.loc[readable, "path"]

@@ -376,8 +376,35 @@ class TestTrainAndPredict:
         )  # fmt: skip
         rows = json.loads(done.stdout)
         assert [row["path"] for row in rows] == test["path"].tolist()
+        assert [row["score"] for row in rows] == model.predict_proba(test["path"])[:, 1].tolist()
         assert rows[0]["error"] is None
         assert set(rows[0]) == {"path", "score", "decision", "threshold", "domain", "error"}
+
+    def test_names_that_are_no_text(self, kept, tmp_path):
+        folder, frame = kept
+        steering, latin = os.fsencode(tmp_path) + b"/\x1b[31mred.png", os.fsencode(tmp_path) + b"/M\xfcller.png"
+        for name in (steering, latin):
+            shutil.copy(os.fsencode(frame["path"][0]), name)
+        options = [str(folder / "model.skops"), "-", "--store", str(folder / "store")]
+        given = b"\xef\xbb\xbf" + steering + b"\r\n" + latin + b"\n"
+        as_csv = CliRunner().invoke(app, ["predict", *options, "--csv"], input=given)
+        assert as_csv.exit_code == 0, as_csv.output
+        assert [line.split(b",")[0] for line in as_csv.stdout_bytes.splitlines()[1:]] == [steering, latin]
+        as_json = CliRunner().invoke(app, ["predict", *options, "--json"], input=given)
+        assert [os.fsencode(row["path"]) for row in json.loads(as_json.stdout)] == [steering, latin]
+        shown = CliRunner().invoke(app, ["predict", *options], input=given)
+        assert shown.exit_code == 0, shown.output
+        assert "\x1b" not in shown.stdout
+
+    def test_a_full_disk(self, kept):
+        folder, frame = kept
+        command = [sys.executable, "-m", "cxr_sklearn.cli", "predict", folder / "model.skops", frame["path"][0],
+                   "--csv", "--store", folder / "store"]  # fmt: skip
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            done = subprocess.run([str(part) for part in command], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
 
     def test_unreadable_and_odd_images(self, kept, tmp_path):
         folder, frame = kept
@@ -407,6 +434,9 @@ class TestTrainAndPredict:
         assert "too few for 500 folds" in fails(
             "train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "m.skops", "--folds", 500
         )
+        (tmp_path / "file").touch()
+        said = fails("train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "file" / "m.skops")
+        assert "file" in said
         assert "no recipe" in fails("train", folder / "set", "--pipeline", "none", "--save", tmp_path / "m.skops")
         model = shutil.copy(folder / "model.skops", tmp_path / "model.joblib")
         save(load(folder / "model.skops"), tmp_path / "model.joblib")

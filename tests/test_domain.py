@@ -56,6 +56,30 @@ def test_negatives_and_radiographs_on_their_side_are(detector, radiographs):
     assert (detector.predict(sideways) == -1).mean() > 0.9
 
 
+def test_few_images_do_not_flag_many(radiographs):
+    images, patients = radiographs
+    detector = DomainDetector(store=None).fit(images[:60], groups=patients[:60])
+    assert (detector.predict(images[60:]) == -1).mean() <= 0.03
+
+
+def test_patients_are_not_split(radiographs, monkeypatch):
+    fitted, held_out = [], []
+    plain_fit, plain_scores = DomainDetector._fit, DomainDetector._scores
+    monkeypatch.setattr(DomainDetector, "_fit", lambda self, rows, *n: plain_fit(self, fitted.append(rows) or rows, *n))
+    monkeypatch.setattr(DomainDetector, "_scores", lambda self, rows: plain_scores(self, held_out.append(rows) or rows))
+    copies, patients = np.concatenate(2 * [radiographs[0][:12]]), np.tile(np.arange(12), 2)
+    DomainDetector(store=None).fit(copies, groups=patients)
+    assert len(held_out) == 5
+    for seen, others in zip(fitted, held_out, strict=False):  # the last fit is on all
+        assert not (seen[:, None] == others[None]).all(axis=2).any()
+
+
+def test_it_learns_from_some_of_very_many(radiographs, monkeypatch):
+    monkeypatch.setattr("cxr_sklearn.domain._MOST_IMAGES", 30)
+    detector = DomainDetector(store=None).fit(radiographs[0][:-50])
+    assert detector.neighbours_.n_samples_fit_ == 30
+
+
 def test_it_is_an_estimator(detector):
     assert clone(detector).get_params() == {"store": None}
 
@@ -65,6 +89,10 @@ def test_what_it_cannot_do(detector, tmp_path, radiographs):
         detector.predict([str(tmp_path / "absent.png")])
     with pytest.raises(ValueError, match="9 images do not tell"):
         DomainDetector(store=None).fit(radiographs[0][:9])
+    with pytest.raises(ValueError, match="11 patients for 10 images"):
+        DomainDetector(store=None).fit(radiographs[0][:10], groups=np.arange(11))
+    with pytest.raises(ValueError, match="all images are of one patient"):
+        DomainDetector(store=None).fit(radiographs[0][:10], groups=np.zeros(10))
 
 
 @pytest.mark.realdata

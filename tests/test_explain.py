@@ -23,10 +23,10 @@ from cxr_sklearn import (
     ScratchCNNClassifier,
     make_radiographs,
 )
-from cxr_sklearn.evaluation.calibration import KnownScores, calibrated
 from cxr_sklearn.exceptions import ImageReadError, InputError
 from cxr_sklearn.explanation import gradcam, occlusion
 from cxr_sklearn.explanation.maps import explain
+from cxr_sklearn.scores import KnownScores, calibrated
 
 SIZE = 64
 keras = pytest.mark.keras

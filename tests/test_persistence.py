@@ -1,5 +1,6 @@
 """What is saved comes back as it was, and nothing else does."""
 
+import copy
 import io
 import json
 import os
@@ -30,10 +31,12 @@ from cxr_sklearn import (
     save,
     write_radiographs,
 )
-from cxr_sklearn.evaluation.calibration import METHODS, _fit, calibrated
+from cxr_sklearn.evaluation.calibration import METHODS
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
-from cxr_sklearn.persistence import MAGIC, load_model, parts_of, read_manifest
+from cxr_sklearn.parts import parts_of
+from cxr_sklearn.persistence import MAGIC, check_saveable, load_model, read_manifest
 from cxr_sklearn.recipes import load_recipe, recipe_names
+from cxr_sklearn.scores import calibrated, fit_calibrator
 
 from .conftest import ROOT
 
@@ -93,7 +96,7 @@ def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, 
 def test_calibrated_pipelines_and_what_comes_with_them(frame, fitted, tmp_path, method):
     pipeline, domain = fitted
     scores = frame.assign(score=pipeline.predict_proba(frame["path"])[:, 1])
-    model = calibrated(pipeline, _fit(scores, method))
+    model = calibrated(pipeline, fit_calibrator(scores, method))
     manifest = save(model, tmp_path / "model.skops", domain=domain, threshold=0.4, metrics={"auc": 0.9})
     found = load_model(tmp_path / "model.skops")
     np.testing.assert_array_equal(found.pipeline.predict_proba(frame["path"]), model.predict_proba(frame["path"]))
@@ -165,6 +168,19 @@ class TestWhatCannotBeSaved:
             with pytest.raises(ValueError, match="none that JSON can hold"):
                 save(fitted[0], tmp_path / "model.skops", fact=value)
 
+    def test_what_is_no_detector(self, fitted, tmp_path):
+        with pytest.raises(ValueError, match="must be a fitted DomainDetector"):
+            save(fitted[0], tmp_path / "model.skops", domain=DomainDetector())
+
+    def test_it_is_known_before_the_training(self, tmp_path):
+        check_saveable(load_recipe("vgg16_mlp").build(weights=Path("mine.h5")), tmp_path / "new" / "model.skops")
+        assert not list((tmp_path / "new").iterdir())
+        with pytest.raises(ModelError, match=r"save it as \.joblib"):
+            check_saveable(make_pipeline(FunctionTransformer(own)), tmp_path / "model.skops")
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="file"):
+            check_saveable(make_pipeline(StandardScaler()), tmp_path / "file" / "model.skops")
+
     def test_other_endings(self, fitted, tmp_path):
         with pytest.raises(ValueError, match=r"must end in \.skops or \.joblib"):
             save(fitted[0], tmp_path / "model.pkl")
@@ -172,7 +188,8 @@ class TestWhatCannotBeSaved:
 
 def sealed(payload, **changes):
     """A file as a stranger could make it: all its checksums are right."""
-    manifest = {"format": 1, "kind": "skops", "sha256": sha256(payload).hexdigest(), "versions": {}, **changes}
+    manifest = {"format": 1, "kind": "skops", "sha256": sha256(payload).hexdigest(), "versions": {}, "classes": [0, 1],
+                **changes}  # fmt: skip
     line = json.dumps(manifest).encode() + b"\n"
     return MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload
 
@@ -274,6 +291,7 @@ class TestHostileFiles:
         assert ".npz" in self.refused(tmp_path, sealed(payload))
 
     @pytest.mark.parametrize("changes", [{"kind": "exe"}, {"format": "new"}, {"sha256": None}, {"format": None},
+                                         {"format": True}, {"format": 0},
                                          {"versions": [1]}, {"threshold": "x"}, {"threshold": 2},
                                          {"threshold": float("nan")}, {"threshold": None}])  # fmt: skip
     def test_an_odd_manifest(self, evil, tmp_path, changes):
@@ -287,13 +305,49 @@ class TestHostileFiles:
     def test_names_that_lead_out_of_the_store(self, frame, evil, tmp_path, name):
         pipeline = load_recipe("vgg16_logistic").build(weights="random")
         embedder = pipeline[-1].estimator[0].fit(pipeline[0].transform(frame["path"]))
+        pipeline[-1].classes_ = np.array([0, 1])
         setattr(embedder, name, str(evil / "x"))
         said = self.refused(tmp_path, sealed(skops.io.dumps({"pipeline": pipeline})))
         assert "is not a model that cxr_sklearn saved" in said
+        assert str(evil) in said
+
+    def test_objects_shared_so_often_that_looking_at_them_takes_years(self, evil, tmp_path):
+        node = {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": '"x"', "__id__": 1}
+        for number in range(2, 60):
+            again = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode", "content": [],
+                     "__id__": node["__id__"]}  # fmt: skip
+            node = {**again, "content": [node, again], "__id__": number}
+        payload = self.with_schema({**node, "protocol": 2})
+        assert "two objects under one number" in self.refused(tmp_path, sealed(payload))
+
+    def test_what_is_not_what_it_says(self, evil, fitted, tmp_path):
+        pipeline, domain = copy.deepcopy(fitted)
+        pipeline[0].store = domain.store = None
+        payload = skops.io.dumps({"pipeline": pipeline})
+        assert "other classes" in self.refused(tmp_path, sealed(payload, classes=["normal", "pneumonia"]))
+        unplaced = copy.deepcopy(domain)
+        unplaced.offset_ = float("nan")
+        for odd in (unplaced, DomainDetector(), StandardScaler(), "x"):
+            payload = skops.io.dumps({"pipeline": pipeline, "domain": odd})
+            assert "its domain detector is none" in self.refused(tmp_path, sealed(payload))
+
+    def test_a_pipe(self, evil, tmp_path):
+        os.mkfifo(tmp_path / "model.skops")
+        with pytest.raises(ModelError, match="is no file"):
+            load(tmp_path / "model.skops")
 
     def test_no_file(self, tmp_path):
         with pytest.raises(OSError, match="No such file"):
             load(tmp_path / "absent.skops")
+
+
+def test_another_backend_is_told(fitted, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", "numpy")
+    save(fitted[0], tmp_path / "model.skops")
+    monkeypatch.delenv("KERAS_BACKEND")
+    with pytest.warns(UserWarning, match=r"was saved with Keras backend numpy .* \(here tensorflow 2"):
+        load(tmp_path / "model.skops")
 
 
 def test_other_versions_are_told(fitted, tmp_path, monkeypatch):

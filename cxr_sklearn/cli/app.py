@@ -38,15 +38,21 @@ def one_line_errors() -> Iterator[None]:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         yield
+    except BrokenPipeError:  # whoever reads has seen enough, and Typer knows what to do
+        raise
     except (CXRError, OSError) as error:
         say(f"cxr-sklearn: {error}", stderr, style="red")
         raise typer.Exit(1) from error
 
 
+def printable(line: str) -> str:
+    """Return a line without the characters that steer a terminal, or that none can show."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in line)
+
+
 def say(line: str, where: Console = console, style: str | None = None) -> None:
     """Print a line as it is: brackets and colons in a path are no markup, and no character steers the terminal."""
-    line = "".join(c if c.isprintable() or c == "\n" else "?" for c in line)
-    where.print(line, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    where.print(printable(line), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def print_findings(found: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -12,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from .app import Images, Store, app, console, load, one_line_errors, say, stderr
+from .app import Images, Store, app, console, load, one_line_errors, printable, say, stderr
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     from ..persistence import SavedModel
 
+OUT_OF_DOMAIN = (
+    "Images that are out of the domain do not look like the radiographs the model was trained on: their scores mean "
+    "nothing."
+)
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .joblib model, which runs code that is in it.")]
 
 
@@ -41,16 +47,18 @@ def train(
     """Fit a pipeline on the train split, choose its threshold on val, and save it."""
     with one_line_errors():
         from ..evaluation.train import train as run
-        from ..exceptions import InputError
+        from ..persistence import check_saveable
         from ..persistence import save as write
+        from ..recipes import load_recipe
 
-        if save.suffix not in (".skops", ".joblib"):  # before hours of training, not after
-            raise InputError(f"{save} must end in .skops or .joblib")
+        built = load_recipe(pipeline).build(weights=weights, store=None, random_state=seed, balance=balance)
+        check_saveable(built, save)
         model = run(load(images), pipeline, weights=weights, store=store or "auto", balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, verbose=1)  # fmt: skip
-        save.parent.mkdir(parents=True, exist_ok=True)
         write(model.pipeline, save, domain=model.domain, **model.manifest)
+        if model.manifest["calibrated"] == "reversed":
+            say("Not calibrated: it would turn the ranking round, as with scores that tell nothing.", style="yellow")
         auc = model.manifest["metrics"]["out_of_fold"]["roc_auc"]
         say(f"Cross-validated AUC {auc:.3f}; threshold {model.manifest['threshold']:.3f} "
             f"({model.manifest['threshold_source']})")  # fmt: skip
@@ -76,14 +84,16 @@ def predict(
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        loaded = _load(model, trust, store, weights)
+        loaded = load_told(model, trust, store or "auto", weights)
         table = run(loaded, image_paths(places), store=store or "auto", verbose=1)
-    if csv:
-        typer.echo(table.to_csv(index=False), nl=False)
-    elif as_json:
-        typer.echo(table.to_json(orient="records", indent=2))
-    else:
-        _print(table)
+        if csv:  # bytes, because names of files may be any
+            typer.echo(table.to_csv(index=False).encode("utf-8", "surrogateescape"), nl=False)
+        elif as_json:
+            records = table.astype(object).where(table.notna(), None).to_dict("records")
+            typer.echo(json.dumps(records, indent=2))
+        else:
+            _print(table)
+        sys.stdout.flush()  # a full disk is told here, not by Python when it ends
     if table["error"].notna().any():
         raise typer.Exit(1)
 
@@ -105,35 +115,38 @@ def explain(
         from ..exceptions import InputError
         from ..explanation.maps import explain as run
         from ..explanation.overlay import write_overlay
-        from ..loader import ImageLoader
-        from ..persistence import parts_of
+        from ..explanation.taken_apart import fitted_steps, loaded
+        from ..prediction import predict as score
 
         if out.resolve() in (image.resolve(), model.resolve()):
             raise InputError(f"{out} would be overwritten; choose another file with -o")
-        loaded = _load(model, trust, store, weights)
-        (heat,) = run(loaded.pipeline, [str(image)], method)
-        positive = list(loaded.pipeline.classes_).index(1)
-        score = float(loaded.pipeline.predict_proba([str(image)])[0, positive])
-        loader = next(part for part in parts_of(loaded.pipeline) if isinstance(part, ImageLoader))
-        pixels = loader.transform([str(image)])[0]
-        write_overlay(out, pixels, heat, score=score, threshold=loaded.manifest.get("threshold"))
-        say(f"Score {score:.3f}; picture: {out}")
+        known = load_told(model, trust, store or "auto", weights)
+        (row,) = score(known, [str(image)], store=store or "auto").to_dict("records")
+        if isinstance(row["error"], str):
+            raise InputError(f"{image} cannot be read: {row['error']}")
+        (heat,) = run(known.pipeline, [str(image)], method)
+        batch, _ = loaded(fitted_steps(known.pipeline), [str(image)])
+        write_overlay(out, batch[0], heat, score=row["score"], threshold=row["threshold"])
+        say(f"Score {row['score']:.3f}; picture: {out}")
+        if row["domain"] == "out":
+            say(OUT_OF_DOMAIN, style="yellow")
 
 
-def _load(model: Path, trust: bool, store: str | None, weights: Path | None) -> SavedModel:
+def load_told(model: Path, trust: bool, store: str | None, weights: Path | None) -> SavedModel:
     """Load a model, and say on stderr what it warns of."""
     from ..persistence import load_model
 
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
-        loaded = load_model(model, trusted=trust, store=store or "auto", weights=weights)
+        known = load_model(model, trusted=trust, store=store, weights=weights)
     for warning in noted:
         say(f"Warning: {warning.message}", stderr, style="yellow")
-    return loaded
+    return known
 
 
 def _lines() -> list[str]:
-    return [line.rstrip("\r\n") for line in sys.stdin if line.strip()]
+    text = sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf")  # as Windows begins files
+    return [os.fsdecode(line) for line in text.splitlines() if line.strip()]
 
 
 def _print(table: pd.DataFrame) -> None:
@@ -141,11 +154,11 @@ def _print(table: pd.DataFrame) -> None:
     shown.columns[0].overflow = "fold"
     for row in table[table["error"].isna()].to_dict("records"):
         domain = "" if row["domain"] != row["domain"] else row["domain"]
-        shown.add_row(escape(row["path"]), f"{row['score']:.3f}", row["decision"], f"{row['threshold']:.3f}", domain)
+        path = escape(printable(row["path"]))
+        shown.add_row(path, f"{row['score']:.3f}", row["decision"], f"{row['threshold']:.3f}", domain)
     if shown.row_count:
         console.print(shown)
     if (table["domain"] == "out").any():
-        say("Images that are out of the domain do not look like the radiographs it was trained on: their scores mean "
-            "nothing.", style="yellow")  # fmt: skip
+        say(OUT_OF_DOMAIN, style="yellow")
     for row in table[table["error"].notna()].to_dict("records"):
         say(f"Unreadable: {row['path']}: {row['error']}", style="red")

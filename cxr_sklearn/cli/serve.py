@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .app import app, one_line_errors, say, stderr
-from .model import Trust
+from .app import app, one_line_errors, say
+from .model import Trust, load_told
 
 HOST = "127.0.0.1"
 
@@ -33,14 +32,9 @@ def serve(
             from ..serve.app import create_app
         except ImportError as error:
             raise InputError(f"serving needs {error.name}; run pip install 'cxr-sklearn[serve]'") from error
-        from ..persistence import load_model
 
         _claim(listening, port)  # before the minutes that a large model takes, not after
-        with warnings.catch_warnings(record=True) as noted:
-            warnings.simplefilter("always", UserWarning)
-            application = create_app(load_model(model, trusted=trust, store=None, weights=weights))
-        for warning in noted:
-            say(f"Warning: {warning.message}", stderr, style="yellow")
+        application = create_app(load_told(model, trust, None, weights))
         say(f"Open http://{HOST}:{listening.getsockname()[1]}/ in a browser; Ctrl+C ends it.")
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
         with contextlib.suppress(KeyboardInterrupt):  # how it is to be ended

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import d2_brier_score, roc_auc_score
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags
 
+from ..scores import fit_calibrator
 from .bootstrap import Draws, interval, wilson
 from .thresholds import images_to_choose_on
 
@@ -76,76 +73,6 @@ def _bins(y: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-class KnownScores(ClassifierMixin, BaseEstimator):
-    """A classifier whose input is the score: what is calibrated are scores that were computed already.
-
-    A part of calibrated pipelines, not for use elsewhere.
-    """
-
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Keep the classes.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, 1)
-        y : array-like of shape (n,)
-        """
-        self.classes_ = np.unique(y)
-        return self
-
-    def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Return the logit of the scores, which temperature and sigmoid are defined on, shape (n,)."""
-        tiny = np.finfo(float).eps
-        p = np.clip(np.asarray(X, dtype=float)[:, 0], tiny, 1 - tiny)
-        logit: np.ndarray = np.log(p / (1 - p))
-        return logit
-
-    def predict(self, X: ArrayLike) -> np.ndarray:
-        """Return the class of each score, shape (n,)."""
-        return self.classes_[(self.decision_function(X) >= 0).astype(int)]
-
-
-class PredictedScores(TransformerMixin, BaseEstimator):
-    """Turn images into the score that a fitted pipeline gives them; a part of calibrated pipelines.
-
-    Parameters
-    ----------
-    estimator : fitted classifier of the classes 0 and 1
-    """
-
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: the pipeline is fitted already.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Return the scores.
-
-        Parameters
-        ----------
-        X : as the pipeline takes it, n images
-
-        Returns
-        -------
-        ndarray of shape (n, 1)
-        """
-        positive = list(self.estimator.classes_).index(1)
-        scores: np.ndarray = self.estimator.predict_proba(X)[:, [positive]].astype(float)
-        return scores
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        return tags
-
-
 def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV | None]:
     """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
 
@@ -173,22 +100,16 @@ def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, Calibrat
     Guo, Pleiss, Sun, Weinberger (2017). On calibration of modern neural networks. ICML, 1321-1330.
     """
     source, used = images_to_choose_on(scores)
-    calibrator = _fit(used, method)
+    calibrator = fit_calibrator(used, method)
     if not _keeps_order(calibrator, used):
         return scores, None
     after = calibrated_rows(scores, calibrator)
     if source == "out-of-fold":
         for fold in used["fold"].unique():
-            others = _fit(used[used["fold"] != fold], method)
+            others = fit_calibrator(used[used["fold"] != fold], method)
             rows = used[used["fold"] == fold]
             after.loc[rows.index, "score"] = calibrated_rows(rows, others)["score"]
     return after, calibrator
-
-
-def _fit(rows: pd.DataFrame, method: str) -> CalibratedClassifierCV:
-    column, target = rows[["score"]].to_numpy(dtype=float), rows["target"].to_numpy()
-    known = KnownScores().fit(column, target)
-    return CalibratedClassifierCV(FrozenEstimator(known), method=method).fit(column, target)
 
 
 def _keeps_order(calibrator: CalibratedClassifierCV, rows: pd.DataFrame) -> bool:
@@ -204,10 +125,3 @@ def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | Non
     if calibrator is None or rows.empty:
         return rows
     return rows.assign(score=calibrator.predict_proba(rows[["score"]].to_numpy(dtype=float))[:, 1])
-
-
-def calibrated(model: Pipeline, calibrator: CalibratedClassifierCV | None) -> Pipeline:
-    """Join a fitted pipeline with the calibrator of its scores: from images to calibrated probabilities."""
-    if calibrator is None:
-        return model
-    return Pipeline([("score", PredictedScores(FrozenEstimator(model))), ("calibrate", calibrator)])

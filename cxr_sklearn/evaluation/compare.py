@@ -20,10 +20,11 @@ from ..persistence import save
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..report.words import words
 from ..resampling import METHODS
+from ..scores import calibrated
 from .anatomy import embed_all, training_of
 from .calibration import METHODS as CALIBRATIONS
 from .calibration import calibrate as calibrate_scores
-from .calibration import calibrated, calibrated_rows
+from .calibration import calibrated_rows
 from .circumstances import check_images, describe_images, describe_run
 from .occlusion import occluded_rows
 from .permutation import permuted_rows

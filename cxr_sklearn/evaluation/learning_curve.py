@@ -17,9 +17,10 @@ from ..embedder import FrozenEmbedder
 from ..exceptions import DataError, InputError, RecipeError
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
+from ..scores import pneumonia_scores
 from .anatomy import embed_all
 from .circumstances import check_images
-from .search import fit, patient_folds, scores_of, search
+from .search import fit, patient_folds, search
 from .tables import TABLES, write_table
 
 SMALLEST = 30
@@ -99,7 +100,7 @@ def learning_curve(
             rows = []
             for n, repeat in draws:
                 drawn = _draw(train, n, random_state + repeat)
-                auc = roc_auc_score(measured["target"], scores_of(fit(pipeline, drawn), measured))
+                auc = roc_auc_score(measured["target"], pneumonia_scores(fit(pipeline, drawn), measured["path"]))
                 rows.append((recipe.name, len(measured), n, repeat, auc))
                 advance(1)
         columns = ["pipeline", "images", "patients", "repeat", "roc_auc"]

@@ -16,9 +16,9 @@ from ..exceptions import DataError, InputError
 from ..images import ImageBatch, PassesImages, as_batch
 from ..loader import ImageLoader
 from ..progress import progress_bar
+from ..scores import pneumonia_scores
 from .bootstrap import Draws, bootstrap, interval
 from .scores import score_rows
-from .search import scores_of
 from .tables import TABLES
 
 PARTS = ("border", "centre")
@@ -132,7 +132,7 @@ def occluded_rows(name: str, model: Pipeline, test: pd.DataFrame, verbose: int) 
                 break
             scores = []
             for chunk in chunks:
-                scores.append(scores_of(blinded, chunk))
+                scores.append(pneumonia_scores(blinded, chunk["path"]))
                 advance(len(chunk))
             parts.append(score_rows(test, name, np.concatenate(scores)).assign(probe=part))
     return pd.concat(parts)

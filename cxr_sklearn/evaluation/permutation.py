@@ -11,9 +11,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
 from ..progress import progress_bar
+from ..scores import pneumonia_scores
 from .bootstrap import N_DRAWS
 from .scores import score_rows
-from .search import fit, patient_folds, scores_of
+from .search import fit, patient_folds
 
 #: One false alarm in two hundred runs.
 ALARM = 0.005
@@ -64,7 +65,7 @@ def permuted_rows(
     dealt = train.assign(target=permuted_labels(train, random_state))
     fitted, held_out = (dealt.iloc[rows] for rows in patient_folds(dealt, 2, random_state)[0])
     with progress_bar(f"Permuted labels, {name}", 1, show=verbose > 0) as advance:
-        scores = scores_of(fit(pipeline, fitted), held_out)
+        scores = pneumonia_scores(fit(pipeline, fitted), held_out["path"])
         advance(1)
     return score_rows(held_out, name, scores, fold=0).assign(probe="permuted")
 

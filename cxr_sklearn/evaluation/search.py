@@ -18,6 +18,7 @@ from ..exceptions import DataError
 from ..progress import progress_bar
 from ..recipes import Recipe
 from ..routing import fit_params
+from ..scores import pneumonia_scores
 from .anatomy import backbones_of, last_classifier
 from .scores import score_rows
 
@@ -45,13 +46,6 @@ def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     """Fit a clone on rows of a frame; a classifier that holds images out gets the patients."""
     return clone(pipeline).fit(rows["path"], rows["target"], **fit_params(pipeline, groups=rows["patient"].to_numpy()))
-
-
-def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
-    """Return the probability of pneumonia, shape (n,) and dtype float64."""
-    positive = list(model.classes_).index(1)
-    scores: np.ndarray = model.predict_proba(rows["path"])[:, positive].astype(np.float64)
-    return scores
 
 
 def search(
@@ -105,7 +99,7 @@ def search(
 
 
 def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
-    return scores_of(fit(pipeline, rows), held_out)
+    return pneumonia_scores(fit(pipeline, rows), held_out["path"])
 
 
 def evaluate(
@@ -125,7 +119,7 @@ def evaluate(
         score_rows(train.iloc[rows], recipe.name, scores, fold)
         for fold, ((_, rows), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
-    parts += [score_rows(part, recipe.name, scores_of(model, part)) for split in ("val", "test")
+    parts += [score_rows(part, recipe.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
     batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)

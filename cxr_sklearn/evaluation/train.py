@@ -13,10 +13,10 @@ from ..exceptions import DataError, InputError, RecipeError
 from ..persistence import SavedModel
 from ..recipes import load_recipe
 from ..resampling import METHODS
+from ..scores import calibrated
 from .anatomy import embed_all
 from .calibration import METHODS as CALIBRATIONS
 from .calibration import calibrate as calibrate_scores
-from .calibration import calibrated
 from .circumstances import check_images
 from .metrics import compute_metrics
 from .search import evaluate, patient_folds
@@ -67,6 +67,8 @@ def train(
     for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
+    if cv < 2:
+        raise InputError(f"cv={cv} must be at least 2")
     recipe = load_recipe(pipeline)
     if balance != "none" and not recipe.takes("balance"):
         raise RecipeError(f"{recipe.name} cannot be balanced")

@@ -11,12 +11,12 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from ..evaluation.calibration import PredictedScores
 from ..exceptions import InputError
 from ..images import ImageBatch, as_batch
 from ..loader import ImageLoader
-from ..persistence import parts_of
+from ..parts import parts_of
 from ..resampling import ResamplingClassifier
+from ..scores import PredictedScores
 
 
 def fitted_steps(pipeline: Any) -> list[Any]:
@@ -51,7 +51,8 @@ def _flat(estimator: Any) -> Iterator[Any]:
         if any(isinstance(step, PredictedScores) for step in before):
             last = next(step.estimator for step in before if isinstance(step, PredictedScores))
             before = []
-        yield from before
+        for step in before:
+            yield from _flat(step)
         yield from _flat(last)
     elif isinstance(estimator, ResamplingClassifier):
         yield from _flat(estimator.estimator_)

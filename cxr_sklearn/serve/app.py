@@ -85,11 +85,24 @@ def create_app(model: SavedModel) -> FastAPI:
     """
     scorer = Scorer(model)
     page, policy = _page()
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+
+    async def model_failed(request: Request, error: Exception) -> JSONResponse:
+        # Starlette sends this one past every middleware, so it takes its headers along.
+        detail = "the model failed on an image; the terminal that it runs in says how"
+        return JSONResponse({"detail": detail}, 500, headers)
+
     # FastAPI's own pages of documentation load scripts from elsewhere.
     app = FastAPI(title="cxr-sklearn", version=__version__, description=NOTICE, docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
-    app.add_middleware(_KeepToItself, policy=policy)
-    app.add_exception_handler(Exception, _model_failed)
+    app.add_middleware(_KeepToItself, headers=headers)
+    app.add_exception_handler(Exception, model_failed)
     app.add_exception_handler(ClientDisconnect, _client_left)
 
     @app.get("/", include_in_schema=False)
@@ -109,7 +122,7 @@ def create_app(model: SavedModel) -> FastAPI:
 
     @app.post(
         "/predict",
-        responses={status: {"model": Problem} for status in (400, 403, 413, 415)},
+        responses={status: {"model": Problem} for status in (400, 403, 413, 415, 500)},
         openapi_extra={"requestBody": _BODY},
     )
     async def predict(request: Request, heat: bool = False, picture: bool = False) -> Answers:
@@ -128,15 +141,9 @@ def create_app(model: SavedModel) -> FastAPI:
 class _KeepToItself:
     """Refuse what other sites' pages send, and tell the browser to let this one fetch nothing from elsewhere."""
 
-    def __init__(self, app: ASGIApp, policy: str) -> None:
+    def __init__(self, app: ASGIApp, headers: dict[str, str]) -> None:
         self._app = app
-        self._headers = {
-            "Content-Security-Policy": policy,
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-store",
-        }
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -168,10 +175,6 @@ def _page() -> tuple[str, str]:
 
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'"
-
-
-async def _model_failed(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": "the model failed on an image; the terminal that it runs in says how"}, 500)
 
 
 async def _client_left(request: Request, error: Exception) -> JSONResponse:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import io
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, Field
+from sklearn.pipeline import Pipeline
 
 from ..decoding import Decoding, reason_of, size_and_mode
-from ..descriptors import _SIZE
+from ..descriptors import SIZE
+from ..evaluation.shortcuts import ShortcutFeatures
 from ..exceptions import ModelError
 from ..explanation.maps import explain
 from ..explanation.taken_apart import fitted_steps
 from ..loader import ImageLoader
+from ..parts import parts_of
 from ..persistence import SavedModel
+from ..scores import pneumonia_scores
 from .pictures import heat_picture, picture
 
-#: How the domain detector decodes files.
-_FROM_AFAR = Decoding(_SIZE, _SIZE, "stretch")
+#: How the domain detector and ShortcutFeatures decode files.
+_FROM_AFAR = Decoding(SIZE, SIZE, "stretch")
 
 
 class Answer(BaseModel):
@@ -42,6 +49,10 @@ class Answer(BaseModel):
 class Scorer:
     """Answers for one image at a time, whichever thread asks: networks are not safe to share, and memory is finite.
 
+    Scores are those of the file alone, to the last bit, if the pipeline begins with ImageLoader or ShortcutFeatures.
+    A first step of the user's own gets all pixels of the image as an array, and may make something else of them than of
+    the file.
+
     Parameters
     ----------
     model : SavedModel
@@ -60,11 +71,15 @@ class Scorer:
         self._model = model
         self._lock = Lock()
         #: How the pipeline decodes files, if one size is all that it looks at.
-        self._taken = first._decoding() if isinstance(first, ImageLoader) else None
+        self._taken = first.decoding() if isinstance(first, ImageLoader) else None
+        self._measure = first if isinstance(first, ShortcutFeatures) else None
+        self._pipeline = model.pipeline if self._measure is None else _without_measuring(model.pipeline)
         self.explains = self._taken is not None
-        blank = np.zeros((64, 64), dtype=np.uint8)
+        blank = _blank()
         try:
-            self._score(blank if self._taken is None else self._taken(blank))
+            afar = _FROM_AFAR(blank)
+            self._score(self._row(blank, afar))
+            self._domain(afar)  # joblib counts the cores at its first call, with a program of its own
         except Exception as error:  # a pipeline can hold parts of the user's own
             raise ModelError(
                 f"the model cannot score images that are no files: {type(error).__name__}: {error}"
@@ -84,11 +99,12 @@ class Scorer:
         """
         with self._lock:
             try:
-                afar, pixels = _FROM_AFAR(content), self._pixels(content)
+                afar = _FROM_AFAR(content)
+                row = self._row(content, afar)
                 shown = picture(content, self._taken) if with_picture else None
             except Exception as error:  # noqa: BLE001 - there is no telling what bytes make a codec raise
                 return self._answer(filename, error=reason_of(error))
-            score = self._score(pixels)
+            score = self._score(row)
             if not np.isfinite(score):
                 return self._answer(filename, error="the model gives it no score")
             return self._answer(
@@ -96,7 +112,7 @@ class Scorer:
                 score=score,
                 decision="pneumonia" if score >= self.threshold else "normal",
                 domain=self._domain(afar),
-                heat=heat_picture(explain(self._model.pipeline, pixels[None])[0]) if heat and self.explains else None,
+                heat=heat_picture(explain(self._model.pipeline, row[None])[0]) if heat and self.explains else None,
                 picture=shown,
             )
 
@@ -104,17 +120,39 @@ class Scorer:
         facts = {"score": None, "decision": None, "domain": None, "error": None, **known}
         return Answer(filename=filename, threshold=self.threshold, **facts)
 
-    def _pixels(self, content: bytes) -> np.ndarray:
+    def _row(self, content: bytes, afar: np.ndarray) -> np.ndarray:
+        """Return what the pipeline takes of an image: its pixels, or what was measured of it."""
         if self._taken is not None:  # the very pixels that the pipeline would decode from a file
             return self._taken(content)
         width, height, _ = size_and_mode(content)
+        if self._measure is not None:
+            # A JPEG is not decoded at its full size to measure its grey levels, so its pixels would give others.
+            measured: np.ndarray = self._measure.transform(afar[None])[0]
+            measured[:3] = width, height, np.float32(width) / np.float32(height)
+            return measured
         return Decoding(height, width, "stretch")(content)
 
-    def _score(self, pixels: np.ndarray) -> float:
-        positive = list(self._model.pipeline.classes_).index(1)
-        return float(self._model.pipeline.predict_proba(pixels[None])[0, positive])
+    def _score(self, row: np.ndarray) -> float:
+        return float(pneumonia_scores(self._pipeline, row[None])[0])
 
     def _domain(self, afar: np.ndarray) -> str | None:
         if self._model.domain is None:
             return None
         return "in" if self._model.domain.predict(afar[None])[0] == 1 else "out"
+
+
+def _without_measuring(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline that takes the rows of its ShortcutFeatures, whatever wraps it."""
+    copied = copy.deepcopy(pipeline)
+    for part in parts_of(copied):
+        if isinstance(part, Pipeline):
+            part.steps = [
+                (name, "passthrough" if isinstance(step, ShortcutFeatures) else step) for name, step in part.steps
+            ]
+    return copied
+
+
+def _blank() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "PNG")
+    return file.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import deque
 from collections.abc import AsyncIterator
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 MAX_FILES = 25
 MAX_BYTES = 50_000_000
 FIELD = "files"
-#: Boundaries and headers of a part are some hundred bytes.
-_AROUND_A_FILE = 10_000
+#: Of a request, what is in no file; boundaries and headers of a part are some hundred bytes.
+MAX_AROUND = 250_000
 _LONGEST_NAME = 255
+
+# The parser warns of what the client is told anyway; without a handler that would come out on the terminal.
+logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 
 async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
@@ -28,20 +32,23 @@ async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
     Raises
     ------
     HTTPException
-        400 if the request is not what it should be, 413 if a file is too large or one too many, 415 if it is no
-        multipart/form-data. The rest of the request is not read then.
+        400 if the request is not what it should be, 413 if a file is too large or one too many, or there is too much
+        around them, 415 if it is no multipart/form-data. The rest of the request is not read then.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         raise HTTPException(415, f"send the images as multipart/form-data, in parts named {FIELD}")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > MAX_FILES * (MAX_BYTES + _AROUND_A_FILE):
+    if announced.isdigit() and int(announced) > MAX_FILES * MAX_BYTES + MAX_AROUND:
         raise HTTPException(413, f"at most {MAX_FILES} files of {MAX_BYTES:,} bytes are taken at once")
-    parts = _Parts()
+    parts, n_received = _Parts(), 0
     try:
         parser = MultipartParser(options.get(b"boundary", b""), parts.callbacks())
         async for chunk in request.stream():
             parser.write(chunk)
+            n_received += len(chunk)
+            if n_received - parts.n_content > MAX_AROUND:  # headers without end, or what stands outside the parts
+                raise HTTPException(413, f"more than {MAX_AROUND:,} bytes of the request are in no file")
             while parts.complete:
                 yield parts.complete.popleft()
     except FormParserError as error:
@@ -56,6 +63,8 @@ class _Parts:
     def __init__(self) -> None:
         self.complete: deque[tuple[str, bytes]] = deque()
         self.has_ended = False
+        #: Bytes of all files.
+        self.n_content = 0
         self._n_begun = 0
 
     def callbacks(self) -> MultipartCallbacks:
@@ -96,6 +105,7 @@ class _Parts:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._content += data[start:end]
+        self.n_content += end - start
         if len(self._content) > MAX_BYTES:
             raise HTTPException(413, f"{self._name} has more than the {MAX_BYTES:,} bytes allowed")
 

@@ -9,7 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
-from cxr_sklearn.evaluation.calibration import METHODS, calibrate, calibrated, calibrated_rows, calibration_facts
+from cxr_sklearn.evaluation.calibration import METHODS, calibrate, calibrated_rows, calibration_facts
+from cxr_sklearn.scores import calibrated
 
 
 def sigmoid(x):

@@ -7,8 +7,8 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import DomainDetector, ImageLoader, ScratchCNNClassifier, __version__, save, write_radiographs
-from cxr_sklearn.evaluation.calibration import _fit, calibrated
 from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.scores import calibrated, fit_calibrator
 
 
 def keep(folder: Path, name: str, pipeline: Pipeline, frame: pd.DataFrame, **options: object) -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     measured = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"])
     scores = frame.assign(score=measured.predict_proba(frame["path"])[:, 1])
     domain = DomainDetector(store=None).fit(frame["path"])
-    keep(folder, "shortcuts", calibrated(measured, _fit(scores, "sigmoid")), frame, domain=domain)
+    keep(folder, "shortcuts", calibrated(measured, fit_calibrator(scores, "sigmoid")), frame, domain=domain)
     network = ScratchCNNClassifier(filters=(4, 8), epochs=2, early_stopping=False, precision="float32", random_state=0)
     model = Pipeline([("load", ImageLoader(size=32)), ("classify", network)])
     keep(folder, "scratch_cnn", model.fit(frame["path"], frame["target"]), frame)

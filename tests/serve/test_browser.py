@@ -15,8 +15,8 @@ from cxr_sklearn import DomainDetector, save, write_radiographs
 
 pytest.importorskip("fastapi")
 
-from .report.test_browser import FITS, VIOLATIONS, browser  # noqa: F401
-from .test_serve import BENCHMARK, pixel_pipeline
+from ..report.test_browser import FITS, VIOLATIONS, browser  # noqa: F401
+from .conftest import BENCHMARK, pixel_pipeline
 
 pytestmark = pytest.mark.browser
 SERVING = BENCHMARK["serving"]

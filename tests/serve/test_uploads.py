@@ -1,0 +1,158 @@
+"""What is taken of a request, and where the server stops reading."""
+
+import functools
+import itertools
+import json
+
+import httpx
+import pytest
+
+from .conftest import BENCHMARK, FORM, body_of
+
+pytest.importorskip("fastapi")
+
+from cxr_sklearn.serve import uploads
+from cxr_sklearn.serve.app import create_app
+
+
+def stream(client, parts):
+    return client.post("/predict", content=body_of(parts), headers=FORM)
+
+
+def send_without_end(model, pieces):
+    """Ask with a body in pieces; return status, detail and how many bytes the server took before it answered."""
+    import anyio
+
+    application = create_app(model)
+    sent, n_taken = [], 0
+
+    async def receive():
+        nonlocal n_taken
+        piece = next(pieces)
+        n_taken += len(piece)
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", FORM["Content-Type"].encode())]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b"",
+             "headers": headers, "root_path": "", "scheme": "http", "http_version": "1.1"}  # fmt: skip
+    anyio.run(application, scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])["detail"], n_taken
+
+
+def test_a_file_too_large_is_refused_and_the_rest_is_not_read(model):
+    """Past the limit the server reads no more, whatever is still to come."""
+    status, detail, n_taken = send_without_end(model, body_of([("large.png", 2 * uploads.MAX_BYTES)]))
+    assert (status, detail) == (413, "large.png has more than the 50,000,000 bytes allowed")
+    assert n_taken == pytest.approx(uploads.MAX_BYTES, abs=200_000)
+
+
+PART = b'--x\r\nContent-Disposition: form-data; name="files"\r\n'
+AROUND = "more than 250,000 bytes of the request are in no file"
+
+
+@pytest.mark.parametrize(
+    ("start", "again", "told"),
+    [
+        (b"", b"\r\n", {AROUND}),
+        (PART + b"\r\nab\r\n--x", b" ", {AROUND}),
+        (PART + b"\r\nab\r\n--x--\r\n", b"\0", {AROUND}),
+        # Parsers have had limits of their own since python-multipart 0.0.27.
+        (PART + b"A", b"a", {AROUND, "Maximum header size exceeded"}),
+        (PART + b"A:", b" ", {AROUND, "Maximum header size exceeded"}),
+        (PART + b"A: ", b"a", {AROUND, "Maximum header size exceeded"}),
+        (PART, b"A: b\r\n", {AROUND, "Maximum header count exceeded"}),
+    ],
+    ids=["before the parts", "after a boundary", "after the last boundary", "name of a header", "spaces in a header",
+         "value of a header", "headers"],
+)  # fmt: skip
+def test_what_has_no_end_and_is_in_no_file_is_not_read(model, start, again, told):
+    pieces = itertools.chain([start], itertools.repeat(again * 1_000))
+    status, detail, n_taken = send_without_end(model, pieces)
+    assert status in (400, 413)
+    assert detail.split(": ")[-1] in told
+    assert n_taken <= uploads.MAX_AROUND + 10_000
+
+
+def test_the_parser_s_own_limits_on_headers_are_not_needed(model, monkeypatch):
+    parser = functools.partial(uploads.MultipartParser, max_header_count=10**9, max_header_size=10**9)
+    monkeypatch.setattr(uploads, "MultipartParser", parser)
+    for again in (b"a", b"a: b\r\n"):
+        status, detail, n_taken = send_without_end(model, itertools.chain([PART], itertools.repeat(again * 1_000)))
+        assert (status, detail) == (413, AROUND)
+        assert n_taken <= uploads.MAX_AROUND + 10_000
+
+
+def test_bytes_around_the_files_are_counted_over_all_parts(client):
+    """25 files with long headers are taken; those bytes and a longer end are too many."""
+    part = PART + b"A: " + b"a" * 4_000 + b"\r\n\r\n" + bytes(20_000) + b"\r\n"
+    body = 25 * part + b"--x--\r\n"
+    for end, status in ((140_000, 200), (150_000, 413)):
+        assert client.post("/predict", content=body + bytes(end), headers=FORM).status_code == status
+
+
+def test_a_file_of_the_largest_size_is_taken(client):
+    assert stream(client, [("a.png", uploads.MAX_BYTES)]).json()["results"][0]["error"]
+    assert stream(client, [("a.png", uploads.MAX_BYTES + 1)]).status_code == 413
+
+
+def read_by_the_server(monkeypatch):
+    """Numbers of bytes that the parser was given."""
+    read = []
+    write = uploads.MultipartParser.write
+    monkeypatch.setattr(
+        uploads.MultipartParser, "write", lambda parser, data: read.append(len(data)) or write(parser, data)
+    )
+    return read
+
+
+def test_a_request_too_large_is_refused_by_its_header(client, monkeypatch):
+    read = read_by_the_server(monkeypatch)
+    response = client.post("/predict", content=b"", headers=FORM | {"Content-Length": "2000000000"})
+    assert response.status_code == 413
+    assert read == []
+
+
+def test_25_files_are_taken_and_26_are_not(client):
+    assert len(stream(client, [("a.png", 0)] * 25).json()["results"]) == 25
+    response = stream(client, [("a.png", 0)] * 26)
+    assert response.status_code == 413
+    assert response.json()["detail"] == "more than 25 files; send them in several requests"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "words"),
+    [
+        (b"{}", {"Content-Type": "application/json"}, 415, "send the images as multipart/form-data"),
+        (b"", {}, 415, "parts named files"),
+        (b"", FORM, 400, "cut short"),
+        (b"--x--\r\n", FORM, 400, "files"),
+        (b"nonsense", FORM, 400, "not well-formed"),
+        (b"--x\r\nContent-Disposition: form-data; name=\"files\"\r\n\r\nab", FORM, 400, "cut short"),
+        (b"--x\r\nContent-Disposition: form-data; name=\"image\"\r\n\r\nab\r\n--x--\r\n", FORM, 400, "another name"),
+        (b"--x\r\n\r\nab\r\n--x--\r\n", FORM, 400, "another name"),
+    ],
+)  # fmt: skip
+def test_what_is_no_upload_is_refused(client, body, headers, status, words):
+    response = client.post("/predict", content=body, headers=headers)
+    assert response.status_code == status
+    assert words in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [("../../etc/passwd", "passwd"), (r"C:\scans\a.png", "a.png"), ("Röntgen.png", "Röntgen.png"), ("", "unnamed")],
+)
+def test_names_are_told_without_folders(client, sent, told):
+    body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{sent}"\r\n\r\n\r\n--x--\r\n'.encode()
+    assert client.post("/predict", content=body, headers=FORM).json()["results"][0]["filename"] == told
+
+
+@pytest.mark.slow
+def test_a_real_client_learns_that_its_file_is_too_large(model_path):
+    with BENCHMARK["serving"](model_path) as address, httpx.Client(base_url=address, timeout=60) as client:
+        response = client.post("predict", content=body_of([("a.png", uploads.MAX_BYTES + 10_000_000)]), headers=FORM)
+        assert response.status_code == 413
+        assert client.get("model").status_code == 200  # it goes on
