@@ -14,18 +14,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from .backbones import (
-    POOLINGS,
-    Backbone,
-    application,
-    compile_for_prediction,
-    import_keras,
-    pooled,
-    resolve_precision,
-    weights_identity,
-)
+from .backbones import POOLINGS, Backbone, application, pooled, weights_identity
 from .exceptions import InputError
 from .images import ImageBatch, as_batch
+from .keras_runtime import compile_for_prediction, import_keras, resolve_precision
 from .progress import progress_bar
 from .rows import stored_rows
 from .store import FeatureStore, NoStore, store_directory
@@ -57,6 +49,10 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     store : str, path or None, default="auto"
         Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` where that folder exists, else
         the user's cache folder. None keeps nothing.
+    n_jobs : int or None, default=None
+        Workers that the images without features are shared out among, as joblib understands it: None is 1 except in a
+        :func:`joblib.parallel_config` context. On one machine a network uses all cores anyway; this is for clusters.
+        Workers find the images under the same paths; only the caller writes to the store.
     verbose : int, default=0
         1 shows a progress bar while images are embedded.
 
@@ -91,6 +87,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         batch_size: int = 32,
         precision: str = "auto",
         store: str | os.PathLike[str] | None = "auto",
+        n_jobs: int | None = None,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone
@@ -100,6 +97,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
         self.precision = precision
         self.store = store
+        self.n_jobs = n_jobs
         self.verbose = verbose
 
     def fit(self, X: ImageBatch | ArrayLike, y: Any = None) -> Self:
@@ -160,7 +158,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         chunk_size = min(self.batch_size, _power_of_two(len(batch)))
         with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
             rows, self.n_embedded_ = stored_rows(
-                batch, self._store(), self._embed, chunk_size=chunk_size, advance=advance
+                batch, self._store(), self._embed, chunk_size=chunk_size, advance=advance, n_jobs=self.n_jobs
             )
         self.n_cached_ = len(batch) - self.n_embedded_
         return rows

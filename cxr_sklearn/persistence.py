@@ -19,10 +19,11 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from .backbones import POOLINGS, application, keras_backend, weights_identity
+from .backbones import POOLINGS, application, weights_identity
 from .domain import DomainDetector
 from .exceptions import InputError, ModelError, WeightsUnavailableError
 from .files import replacing
+from .keras_runtime import keras_backend
 from .parts import parts_of, set_everywhere
 from .payload import dump, undump
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
 
 from .exceptions import ImageReadError
 from .images import ImageBatch
@@ -12,6 +14,12 @@ from .store import FeatureStore, NoStore
 
 #: From the images of a chunk and their decoded pixels, each ``uint8 (H, W, 3)``, to ``float32 (k, d)``.
 Compute = Callable[[ImageBatch, list[np.ndarray]], np.ndarray]
+#: The rows of some images, how many of them were computed here (not by another process meanwhile), and how many images
+#: were looked at.
+Computed = Iterator[tuple[dict[bytes, np.ndarray], int, int]]
+#: A worker gets at most so many chunks at a time: it decodes one while it computes another, and what it had in hand is
+#: lost if it dies.
+_CHUNKS_AT_ONCE = 8
 
 
 def stored_rows(
@@ -21,6 +29,7 @@ def stored_rows(
     *,
     chunk_size: int,
     advance: Callable[[int], None],
+    n_jobs: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Return one feature row per image and how many images had to be computed; as :func:`readable_rows` does it.
 
@@ -31,7 +40,9 @@ def stored_rows(
     StoreError
         If the store cannot be read or written.
     """
-    rows, n_computed, failures = readable_rows(batch, store, compute, chunk_size=chunk_size, advance=advance)
+    rows, n_computed, failures = readable_rows(
+        batch, store, compute, chunk_size=chunk_size, advance=advance, n_jobs=n_jobs
+    )
     if failures:
         raise ImageReadError(failures, len(batch))
     return rows, n_computed
@@ -44,6 +55,7 @@ def readable_rows(
     *,
     chunk_size: int,
     advance: Callable[[int], None],
+    n_jobs: int | None = None,
 ) -> tuple[np.ndarray, int, dict[str, str]]:
     """Return one feature row per image, how many images had to be computed, and which cannot be read.
 
@@ -59,6 +71,8 @@ def readable_rows(
         Images per call of `compute`.
     advance : callable
         Told how many images are done, for a progress bar.
+    n_jobs : int or None, default=None
+        Workers of the joblib backend that share the missing images out; they compute, and only the caller writes.
 
     Returns
     -------
@@ -82,7 +96,13 @@ def readable_rows(
             pending.setdefault(key, []).append(i)
     advance(len(batch) - len(pending))
     n_computed = 0
-    for fresh, n, n_tried in _compute(batch, pending, store, compute, chunk_size, failures):
+    n_workers = 1 if _is_worker() else min(effective_n_jobs(n_jobs), -(-len(pending) // chunk_size))
+    computing = (
+        _compute(batch, pending, store, compute, chunk_size, failures)
+        if n_workers <= 1
+        else _share_out(batch, pending, store, compute, chunk_size, failures, n_workers)
+    )
+    for fresh, n, n_tried in computing:
         for key, row in fresh.items():
             if rows.shape[1] == 0:
                 rows = np.zeros((len(batch), len(row)), dtype=np.float32)
@@ -102,10 +122,8 @@ def _compute(
     compute: Compute,
     chunk_size: int,
     failures: dict[str, str],
-) -> Iterator[tuple[dict[bytes, np.ndarray], int, int]]:
-    """Yield the rows of each chunk, how many were computed here (not by another process meanwhile), and its size."""
-    wanted = batch[np.array([positions[0] for positions in pending.values()], dtype=np.intp)]
-    keys = list(pending)
+) -> Computed:
+    keys, wanted = _wanted(batch, pending)
     for start, chunk in zip(range(0, len(keys), chunk_size), wanted.decode_ahead(chunk_size), strict=True):
         readable: dict[bytes, tuple[int, np.ndarray]] = {}
         for i, pixels in enumerate(chunk, start):
@@ -118,6 +136,50 @@ def _compute(
                 computed = compute(wanted[_indices(missing, readable)], [readable[key][1] for key in missing])
                 rows.update(zip(missing, computed, strict=True))
         yield rows, len(missing), len(chunk)
+
+
+def _share_out(
+    batch: ImageBatch,
+    pending: dict[bytes, list[int]],
+    store: FeatureStore | NoStore,
+    compute: Compute,
+    chunk_size: int,
+    failures: dict[str, str],
+    n_workers: int,
+) -> Computed:
+    keys, wanted = _wanted(batch, pending)
+    n_chunks = -(-len(keys) // chunk_size)
+    step = chunk_size * min(max(n_chunks // (4 * n_workers), 1), _CHUNKS_AT_ONCE)
+    shares = [slice(start, start + step) for start in range(0, len(keys), step)]
+    tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size, advance=_tell_nobody)
+             for share in shares)  # fmt: skip
+    answers = Parallel(n_jobs=n_workers, batch_size=1, return_as="generator")(tasks)
+    for share, (rows, _, failed) in zip(shares, answers, strict=True):
+        failures |= failed
+        images = range(len(keys))[share]
+        computed = {keys[i]: row for i, row in zip(images, rows, strict=True) if wanted.name(i) not in failed}
+        with store.claim(list(computed)) as (missing, kept):
+            kept |= {key: computed[key] for key in missing}
+        yield kept, len(missing), len(images)
+
+
+def _is_worker() -> bool:
+    """Whether this is a task on a Dask worker: the folds there would each share the same images out once more."""
+    if "distributed" not in sys.modules:
+        return False
+    try:
+        sys.modules["distributed"].get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _tell_nobody(steps: int) -> None:
+    pass
+
+
+def _wanted(batch: ImageBatch, pending: dict[bytes, list[int]]) -> tuple[list[bytes], ImageBatch]:
+    return list(pending), batch[np.array([positions[0] for positions in pending.values()], dtype=np.intp)]
 
 
 def _indices(keys: Sequence[bytes], readable: dict[bytes, tuple[int, np.ndarray]]) -> np.ndarray:

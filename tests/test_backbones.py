@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import backbones
-from cxr_sklearn.backbones import (
-    Application,
-    Backbone,
-    application,
-    applications,
-    import_keras,
-    resolve_precision,
-    weights_identity,
-    weights_path,
-)
+from cxr_sklearn.backbones import Application, Backbone, application, applications, weights_identity, weights_path
 from cxr_sklearn.exceptions import CXRError, WeightsUnavailableError
+from cxr_sklearn.keras_runtime import import_keras
 
 
 @pytest.fixture
@@ -32,17 +24,6 @@ def keras_home(tmp_path, monkeypatch):
 def test_unknown_networks_are_answered_with_close_names():
     with pytest.raises(ValueError, match=r"'VGG-16' is not in keras\.applications; did you mean VGG16"):
         application("VGG-16")
-
-
-def test_precision(monkeypatch):
-    assert resolve_precision("float32") == "float32"
-    monkeypatch.setattr(backbones, "_gpu_is_present", lambda: False)
-    monkeypatch.setattr(backbones, "_cpu_has_bfloat16", lambda: True)
-    assert resolve_precision("auto") == "bfloat16"
-    monkeypatch.setattr(backbones, "_cpu_has_bfloat16", lambda: False)
-    assert resolve_precision("auto") == "float32"
-    with pytest.raises(ValueError, match="precision='half'"):
-        resolve_precision("half")
 
 
 def test_a_file_is_named_by_its_content(tmp_path):

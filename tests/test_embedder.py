@@ -141,7 +141,7 @@ def test_images_of_another_size_are_refused(images):
 
 
 def test_weights_gone_after_fit_matter_only_for_new_images(images, store, tmp_path):
-    from cxr_sklearn.backbones import import_keras
+    from cxr_sklearn.keras_runtime import import_keras
 
     path = tmp_path / "own.weights.h5"
     import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3)).save_weights(

@@ -148,7 +148,7 @@ class TestOtherWeightsGiveOtherMaps:
         assert correlation(heat, explain(other, test_images[0], "gradcam")) < 0.5
 
     def test_frozen(self, training, test_images, tmp_path):
-        from cxr_sklearn.backbones import import_keras
+        from cxr_sklearn.keras_runtime import import_keras
 
         model = frozen(StandardScaler(), LogisticRegression(max_iter=5000)).fit(*training[:2])
         path = tmp_path / "other.weights.h5"

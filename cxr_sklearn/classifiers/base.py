@@ -18,10 +18,10 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
 from ..augment import ImageAugmenter
-from ..backbones import compile_for_prediction, import_keras, resolve_precision
 from ..digests import hash_files
 from ..exceptions import InputError
 from ..images import ImageBatch, as_batch
+from ..keras_runtime import compile_for_prediction, import_keras, resolve_precision
 from ..routing import check_labels
 from .examples import Examples, every_unreadable, hold_out
 from .training import Indexable, predict_outputs

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import Backbone, compile_for_prediction, import_keras, weights_identity
+from ..backbones import Backbone, weights_identity
 from ..exceptions import ImageReadError, InputError
 from ..images import ImageBatch
+from ..keras_runtime import compile_for_prediction, import_keras
 from ..progress import progress_bar
 from . import kept
 from .training import filled_up

@@ -12,18 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..augment import ImageAugmenter
-from ..backbones import (
-    POOLINGS,
-    Backbone,
-    application,
-    compile_for_prediction,
-    dtype_policy,
-    import_keras,
-    pooled,
-    weights_identity,
-)
+from ..backbones import POOLINGS, Backbone, application, pooled, weights_identity
 from ..exceptions import InputError
 from ..images import ImageBatch
+from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
 from .base import KerasImageClassifier, check_number
 from .cut import Cut, FrozenMaps
 from .examples import Examples

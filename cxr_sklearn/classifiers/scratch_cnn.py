@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..augment import ImageAugmenter
-from ..backbones import compile_for_prediction, dtype_policy, import_keras
 from ..exceptions import InputError
 from ..images import ImageBatch
+from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
 from .base import KerasImageClassifier, check_number
 from .examples import Examples
 from .training import batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds, train

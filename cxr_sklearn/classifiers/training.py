@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from ..backbones import import_keras
 from ..exceptions import TrainingError
+from ..keras_runtime import import_keras
 from ..progress import progress_bar
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from ..backbones import resolve_precision, weights_identity
+from ..backbones import weights_identity
 from ..classifiers.base import KerasImageClassifier
 from ..classifiers.finetuned import FineTunedClassifier
 from ..embedder import FrozenEmbedder
+from ..keras_runtime import resolve_precision
 from ..resampling import ResamplingClassifier
 
 

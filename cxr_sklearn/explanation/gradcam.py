@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import import_keras, pooled
+from ..backbones import pooled
 from ..classifiers.base import KerasImageClassifier
 from ..classifiers.training import predict_outputs
 from ..embedder import FrozenEmbedder
 from ..images import ImageBatch
+from ..keras_runtime import import_keras
 from . import heads
 from .gradients import map_gradient
 from .taken_apart import images_after

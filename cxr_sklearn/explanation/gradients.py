@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backbones import import_keras
 from ..exceptions import InputError
+from ..keras_runtime import import_keras
 
 
 def map_gradient(network: Any, maps: np.ndarray) -> np.ndarray:

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import ImageLoader, ScratchCNNClassifier, make_radiographs
-from cxr_sklearn.backbones import import_keras
 from cxr_sklearn.classifiers import scratch_cnn
+from cxr_sklearn.keras_runtime import import_keras
 
 pytestmark = pytest.mark.keras
 SMALL = {"filters": (4, 8), "dense_units": 8, "batch_size": 16, "random_state": 0, "precision": "float32"}

@@ -1,0 +1,113 @@
+"""Keras: imported late and quietly, and what it computes in on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+from .exceptions import InputError
+
+_importing = RLock()
+
+
+def import_keras() -> Any:
+    """Import Keras without the backend's chatter on stderr, which is shown only if the import fails."""
+    with _importing:
+        if "keras" not in sys.modules:
+            _import_quietly()
+    return sys.modules["keras"]
+
+
+def keras_home() -> Path:
+    """Return the folder of Keras' settings and downloads."""
+    return Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))  # noqa: PTH111 - Path.home() may raise
+
+
+def keras_backend() -> str:
+    """Return the backend that Keras has, or will have once it is imported."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].config.backend())
+    if chosen := os.environ.get("KERAS_BACKEND"):
+        return chosen
+    settings = keras_home() / "keras.json"
+    return str(json.loads(settings.read_text()).get("backend", "tensorflow")) if settings.is_file() else "tensorflow"
+
+
+def _import_quietly() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # joblib takes a network for a leak, ends the worker, and may then wait for it for ever (joblib/joblib#869).
+    if (loky := sys.modules.get("joblib.externals.loky.process_executor")) is not None:
+        vars(loky)["_USE_PSUTIL"] = False
+    # Where joblib or Dask limits the threads of a worker, TensorFlow has to be told in a word of its own.
+    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as chatter:
+        stderr = os.dup(2)
+        os.dup2(chatter.fileno(), 2)
+        try:
+            importlib.import_module("keras")
+            # Every fold and candidate is a new network, and TensorFlow takes that for a mistake.
+            logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.msg)
+        except ImportError:
+            chatter.seek(0)
+            os.write(stderr, chatter.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def resolve_precision(precision: str) -> str:
+    """Resolve "auto": "bfloat16" where the CPU or a GPU computes in it, else "float32".
+
+    Raises
+    ------
+    ValueError
+        If `precision` is not "auto", "float32" or "bfloat16".
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
+    if precision != "auto":
+        return precision
+    return "bfloat16" if _cpu_has_bfloat16() or _gpu_is_present() else "float32"
+
+
+def _cpu_has_bfloat16() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _gpu_is_present() -> bool:
+    # Asking Keras costs seconds, so it is asked only where a driver is installed.
+    return Path("/dev/nvidia0").exists() and bool(import_keras().distribution.list_devices("gpu"))
+
+
+def compile_for_prediction(network: Any) -> Any:
+    """Compile without optimizer and loss, which drops those of an earlier compilation, and return the network."""
+    # XLA compiles VGG16 on a CPU to less than half the speed of TensorFlow's own kernels; JAX has nothing else.
+    network.compile(jit_compile=import_keras().backend.backend() == "jax")
+    return network
+
+
+class dtype_policy:  # noqa: N801 - read as a statement: with dtype_policy(...)
+    """Build layers in "float32" or "bfloat16"; Keras takes that from a global setting, which is put back afterwards."""
+
+    def __init__(self, keras: Any, precision: str) -> None:
+        self._keras = keras
+        self._policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
+
+    def __enter__(self) -> None:
+        self._before = self._keras.config.dtype_policy()
+        self._keras.config.set_dtype_policy(self._policy)
+
+    def __exit__(self, *exception: object) -> None:
+        self._keras.config.set_dtype_policy(self._before)
