@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast lint fuzz synthetic-cache clean
+.PHONY: help demo test test-fast lint fuzz bench synthetic-cache clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -30,6 +30,9 @@ test: lint  ## Everything: ruff, mypy, all tests
 
 fuzz: $(READY)  ## Damage 20,000 image files and see that each is read or refused
 	$(BIN)/python -m tests.fuzz --files 20000
+
+bench: $(READY)  ## Time everything against its rivals and write benchmarks/results.md
+	$(BIN)/python benchmarks/run.py
 
 synthetic-cache: $(READY)  ## Draw and embed the images behind cache/synthetic again
 	$(BIN)/python cache/synthetic/make.py

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from .backbones import POOLINGS, Backbone, application, pooled, weights_identity
 from .exceptions import InputError
 from .images import ImageBatch, as_batch
-from .keras_runtime import compile_for_prediction, import_keras, resolve_precision
+from .keras_runtime import compile_for_prediction, import_keras, keras_backend, resolve_precision
 from .progress import progress_bar
 from .rows import stored_rows
 from .store import FeatureStore, NoStore, store_directory
@@ -45,7 +45,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     batch_size : int, default=32
         Images per call of the network.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        What the network computes in. "auto" is bfloat16 where the CPU or a GPU has it.
+        What the network computes in. "auto" is bfloat16 where the CPU or a GPU is faster in it.
     store : str, path or None, default="auto"
         Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` where that folder exists, else
         the user's cache folder. None keeps nothing.
@@ -206,6 +206,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
             "precision": self.precision_,
             "weights": self.weights_id_,
         }
+        if (backend := keras_backend()) != "tensorflow":  # they agree to four digits, not to the last bit
+            recipe["keras_backend"] = backend
         if self.pooling == "flatten":  # the one pooling whose width depends on the image's
             recipe["image_shape"] = list(self.image_shape_)
         return FeatureStore(store_directory(self.store), "-".join(parts), recipe)

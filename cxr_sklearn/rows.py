@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
@@ -102,13 +103,14 @@ def readable_rows(
         if n_workers <= 1
         else _share_out(batch, pending, store, compute, chunk_size, failures, n_workers)
     )
-    for fresh, n, n_tried in computing:
-        for key, row in fresh.items():
-            if rows.shape[1] == 0:
-                rows = np.zeros((len(batch), len(row)), dtype=np.float32)
-            rows[pending[key]] = row
-        n_computed += n
-        advance(n_tried)
+    with store.kept_open() if pending else nullcontext():
+        for fresh, n, n_tried in computing:
+            for key, row in fresh.items():
+                if rows.shape[1] == 0:
+                    rows = np.zeros((len(batch), len(row)), dtype=np.float32)
+                rows[pending[key]] = row
+            n_computed += n
+            advance(n_tried)
     for first, *others in pending.values():
         if reason := failures.get(batch.name(first)):
             failures |= {batch.name(i): reason for i in others}

@@ -8,7 +8,7 @@ import sqlite3
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -92,17 +92,24 @@ class FeatureStore:
             return self._read(keys)
 
     def _read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        positions: dict[bytes, list[int]] = {}
-        for i, key in enumerate(keys):
-            positions.setdefault(key, []).append(i)
-        rows, found = np.zeros((len(keys), 0), dtype=np.float32), np.zeros(len(keys), dtype=bool)
+        place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        rows, found = np.zeros((len(place), 0), dtype=np.float32), np.zeros(len(place), dtype=bool)
         with open_database(self.path, self._schema) as connection:
-            for key, row in _select(connection, positions):
+            for known, block in _select(connection, place):
                 if not rows.shape[1]:
-                    rows = np.zeros((len(keys), len(row)), dtype=np.float32)
-                rows[positions[key]] = row
-                found[positions[key]] = True
-        return rows, found
+                    rows = np.zeros((len(place), block.shape[1]), dtype=np.float32)
+                places = [place[key] for key in known]
+                rows[places], found[places] = block, True
+        if len(place) == len(keys):
+            return rows, found
+        places = [place[key] for key in keys]
+        return rows[places], found[places]
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Hold a connection while others come and go: whenever the last one is closed, SQLite empties its log."""
+        with open_database(self.path, self._schema):
+            yield
 
     @contextmanager
     def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
@@ -124,7 +131,9 @@ class FeatureStore:
             If the file cannot be written: a read-only folder, a full disk.
         """
         with open_database(self.path, self._schema) as connection, transaction(connection):
-            rows = dict(_select(connection, keys))
+            rows = {
+                key: row for known, block in _select(connection, keys) for key, row in zip(known, block, strict=True)
+            }
             missing = [key for key in dict.fromkeys(keys) if key not in rows]
             yield missing, rows
             blobs = [(key, np.asarray(rows[key], dtype=np.float32).tobytes()) for key in missing if key in rows]
@@ -137,7 +146,7 @@ class FeatureStore:
         """Return the number of features per row; 0 while the store does not tell."""
         with open_database(self.path, self._schema) as connection:
             first = connection.execute("SELECT key FROM features LIMIT 1").fetchone()
-            return len(next(_select(connection, first), (b"", b""))[1]) if first else 0
+            return next((block.shape[1] for _, block in _select(connection, first or ())), 0)
 
     def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
         """Return the SHA-256 of each file, or the error reading it gave, remembered beside the store."""
@@ -152,6 +161,7 @@ class NoStore:
     """Stands where a store would and keeps nothing."""
 
     digests = staticmethod(hash_files)
+    kept_open = staticmethod(nullcontext)
 
     def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Return no rows."""
@@ -167,15 +177,18 @@ class NoStore:
         return 0
 
 
-def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[tuple[bytes, np.ndarray]]:
+def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    """Yield keys that have a row, some at a time, and their rows."""
     unique = list(dict.fromkeys(keys))
     for start in range(0, len(unique), _KEYS_PER_QUERY):
         chunk = unique[start : start + _KEYS_PER_QUERY]
         query = f"SELECT key, crc32, row FROM features WHERE key IN ({','.join('?' * len(chunk))})"
-        for key, checksum, blob in connection.execute(query, chunk):
-            # SQLite does not guard the types: a flipped bit can turn a blob into text or a number.
-            if type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum:
-                yield key, np.frombuffer(blob, dtype=np.float32)
+        # SQLite does not guard the types: a flipped bit can turn a blob into text or a number.
+        sound = [(key, blob) for key, checksum, blob in connection.execute(query, chunk)
+                 if type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum]  # fmt: skip
+        if sound:
+            block = np.frombuffer(b"".join(blob for _, blob in sound), dtype=np.float32)
+            yield [key for key, _ in sound], block.reshape(len(sound), -1)
 
 
 def _checksum(key: bytes, blob: bytes) -> int:

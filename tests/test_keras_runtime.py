@@ -19,6 +19,21 @@ def test_precision(monkeypatch):
         resolve_precision("half")
 
 
+@pytest.mark.parametrize(
+    ("flags", "is_fast"),
+    [
+        ("avx2 avx512f", False),
+        ("avx512f avx512_bf16", True),
+        ("avx512_bf16 avx512_fp16 amx_bf16", True),
+        ("avx512_bf16 avx512_fp16", False),  # AMX is there, and hidden
+    ],
+)
+def test_which_processors_are_faster_in_bfloat16(tmp_path, monkeypatch, flags, is_fast):
+    (tmp_path / "cpuinfo").write_text(f"model name : X\nflags : fpu {flags} sse\n")
+    monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path / "cpuinfo")
+    assert keras_runtime._cpu_has_bfloat16() is is_fast
+
+
 def test_the_backend_is_known_before_keras_is_imported(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
