@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast lint fuzz bench synthetic-cache clean
+.PHONY: help demo test test-fast test-jax lint fuzz bench synthetic-cache clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -25,8 +25,12 @@ lint: $(READY)  ## ruff and mypy
 test-fast: $(READY)  ## Tests that need neither Keras nor a browser
 	$(BIN)/pytest -m "not keras and not slow and not browser"
 
-test: lint  ## Everything: ruff, mypy, all tests
+test: lint test-jax  ## Everything: ruff, mypy, all tests
 	$(BIN)/pytest
+
+test-jax: $(READY)  ## Some of the tests that need Keras, on JAX
+	KERAS_BACKEND=jax $(BIN)/pytest -q tests/test_embedder.py tests/classifiers/test_contract.py -m keras \
+		-k "those_of_the_network or embeds_each_image_once or (seed_gives_the_same_predictions and not process)"
 
 fuzz: $(READY)  ## Damage 20,000 image files and see that each is read or refused
 	$(BIN)/python -m tests.fuzz --files 20000

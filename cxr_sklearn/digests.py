@@ -16,6 +16,8 @@ from .exceptions import StoreDamagedError
 
 _SCHEMA = ["CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, digest BLOB)"]
 _PATHS_PER_QUERY = 1_000
+#: What is known of a file meanwhile takes some times the memory of its digest.
+_PATHS_AT_ONCE = 8_000
 #: A file changed this recently may change again within one tick of the file system's clock.
 _SETTLED_NS = 2_000_000_000
 
@@ -23,7 +25,8 @@ _SETTLED_NS = 2_000_000_000
 def hash_files(paths: Sequence[str] | Sequence[bytes]) -> list[bytes | OSError]:
     """Return the SHA-256 of each file's bytes, or the error that reading it gave."""
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(_hash_file, paths))
+        parts = (paths[i : i + _PATHS_AT_ONCE] for i in range(0, len(paths), _PATHS_AT_ONCE))
+        return [digest for part in parts for digest in pool.map(_hash_file, part)]
 
 
 def _hash_file(path: str | bytes) -> bytes | OSError:
@@ -56,6 +59,10 @@ class DigestIndex:
         StoreError
             If the index cannot be read or written.
         """
+        parts = (paths[i : i + _PATHS_AT_ONCE] for i in range(0, len(paths), _PATHS_AT_ONCE))
+        return [digest for part in parts for digest in self._patiently(part)]
+
+    def _patiently(self, paths: Sequence[str]) -> list[bytes | OSError]:
         try:
             return self._digests(paths)
         except StoreDamagedError:  # nothing is lost but time: the files are read again

@@ -86,6 +86,8 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
         decoding = self.decoding()
         if isinstance(X, ImageBatch):
             raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
+        if isinstance(X, list | tuple) and X and isinstance(X[0], str):
+            X = np.array(X, dtype=object)  # as they are: an array of text would hold each at the length of the longest
         values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
         if values.ndim > 2:
             return ImageBatch(as_batch(values)._sources, decoding)

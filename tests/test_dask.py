@@ -1,7 +1,9 @@
 """Embedding and searching on a Dask cluster of two processes on this machine."""
 
 import os
+import re
 import signal
+from contextlib import nullcontext
 
 import joblib
 import numpy as np
@@ -11,6 +13,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from cxr_sklearn import FeatureStore, FrozenEmbedder, ImageLoader, write_radiographs
+
+from .conftest import ROOT
 
 distributed = pytest.importorskip("distributed", reason="needs the extra dask")
 pytestmark = [
@@ -79,3 +83,15 @@ def test_a_search(client, frame, alone, tmp_path):
     here = GridSearchCV(LogisticRegression(max_iter=2000), {"C": [0.01, 1]}, cv=3).fit(alone, frame["target"])
     np.testing.assert_array_equal(search.cv_results_["mean_test_score"], here.cv_results_["mean_test_score"])
     assert len(pipeline[1].fit(pipeline[0].transform(frame["path"][:1]))._store()) == len(frame)
+
+
+def test_the_lines_of_the_documentation(client, tmp_path, monkeypatch, capsys):
+    """On the cluster there is: a second one could not start beside it."""
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "performance.md").read_text(), flags=re.DOTALL)
+    write_radiographs(tmp_path / "radiographs", n_patients=40, size=64, random_state=0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXR_SKLEARN_CACHE", str(tmp_path / "store"))
+    monkeypatch.setattr("dask.distributed.LocalCluster", lambda **options: nullcontext())
+    monkeypatch.setattr("dask.distributed.Client", lambda cluster: nullcontext())
+    exec(compile(block, "docs/performance.md", "exec"), {"__name__": "__main__"})
+    assert 0 <= float(capsys.readouterr().out) <= 1

@@ -78,6 +78,14 @@ def test_there_are_recipes():
 
 
 @pytest.mark.slow
+def test_benchmarks_are_run_one_after_the_other():
+    done = run("benchmarks/run.py", "--quick", "--only", "store")
+    assert done.returncode == 0, done.stderr
+    assert "| store | 300 rows read |" in done.stdout
+    assert "not judged" in done.stdout
+
+
+@pytest.mark.slow
 def test_the_report_is_timed():
     done = run("benchmarks/report.py", "--images", 3000)
     assert "report of 3,000 x 5" in done.stdout
