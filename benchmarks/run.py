@@ -1,4 +1,4 @@
-"""All cases one after the other, and what they measured in benchmarks/results.md and results.json.
+"""The cases against rivals, one after the other, and what they measured in benchmarks/results.md and results.json.
 
     python benchmarks/run.py [--quick] [--only embed search] [--originals DIR]
 

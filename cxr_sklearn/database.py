@@ -18,10 +18,12 @@ _CIRCUMSTANCES = {
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_INTERRUPT,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_LOCKED,
     sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_READONLY,
 }
 
@@ -57,6 +59,8 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
             yield connection
         finally:
             connection.close()
+    except sqlite3.ProgrammingError:  # a mistake in the calling code, not in the file
+        raise
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _CIRCUMSTANCES:
             raise StoreError(_explain(path, str(error))) from error

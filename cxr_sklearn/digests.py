@@ -15,7 +15,7 @@ from .decoding import open_regular
 from .exceptions import StoreDamagedError
 
 _SCHEMA = ["CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, digest BLOB)"]
-_PATHS_PER_QUERY = 1_000
+_PATHS_PER_QUERY = 900
 #: What is known of a file meanwhile takes some times the memory of its digest.
 _PATHS_AT_ONCE = 8_000
 #: A file changed this recently may change again within one tick of the file system's clock.

@@ -70,7 +70,7 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer than ten images, or all are of one patient.
+            If there are fewer than ten images, or hardly any but those of one patient.
         ImageReadError
             If images cannot be read; the error lists every one.
         """
@@ -84,10 +84,14 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         n_folds = min(_FOLDS, len(np.unique(groups)))
         if n_folds < 2:
             raise InputError("all images are of one patient, which does not tell what radiographs of others look like")
+        folds = list(GroupKFold(n_folds).split(values, groups=groups))
+        if (smallest := min(len(fitted) for fitted, _ in folds)) < 5:
+            raise InputError(f"but for {smallest} all images are of one patient; more patients are needed")
         # The same in every fit, or scores would not be of one scale.
-        sizes = min(_COMPONENTS, max(len(rows) // 4, 1)), min(_NEIGHBOURS, max(len(rows) // 4, 1))
+        most = max(min(len(rows) // 4, smallest - 1), 1)
+        sizes = min(_COMPONENTS, most), min(_NEIGHBOURS, most)
         held_out_scores = []
-        for fitted, held_out in GroupKFold(n_folds).split(values, groups=groups):
+        for fitted, held_out in folds:
             self._fit(values[fitted], *sizes)
             held_out_scores.append(self._scores(values[held_out]))
         # Of fewer than a hundred images, it is the least of them: interpolation would flag some of many.
@@ -119,6 +123,15 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         is_blank = found.measures["contrast"].to_numpy() < BLANK
         return np.where(is_blank, -np.inf, self._scores(_values(found)))
 
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return how far inside the limit images lie, shape (n,): negative where they are flagged.
+
+        Parameters
+        ----------
+        X : as for :meth:`fit`
+        """
+        return self.score_samples(X) - self.offset_
+
     def predict(self, X: Any) -> np.ndarray:
         """Return 1 for images like the training images and -1 for others, shape (n,).
 
@@ -126,7 +139,7 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         ----------
         X : as for :meth:`fit`
         """
-        return np.where(self.score_samples(X) < self.offset_, -1, 1)
+        return np.where(self.decision_function(X) < 0, -1, 1)
 
     def _describe(self, X: Any) -> Descriptors:
         found = describe(X, self.store, "Looking at images", 0)

@@ -23,6 +23,8 @@ from .rows import stored_rows
 from .store import FeatureStore, NoStore, store_directory
 
 _loading = Lock()
+#: One network for all threads, and it uses all cores: on JAX it keeps state while it predicts.
+_predicting = Lock()
 
 
 class FrozenEmbedder(TransformerMixin, BaseEstimator):
@@ -132,7 +134,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     def transform(self, X: ImageBatch | ArrayLike) -> np.ndarray:
         """Return the features, from the store where it has them.
 
-        Memory does not grow with n beyond the result: images are decoded and embedded in batches.
+        Images are decoded and embedded in batches: beyond the result, memory grows by no more than paths, digests and
+        keys, some hundred bytes an image.
 
         Parameters
         ----------
@@ -216,7 +219,9 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         # A short chunk is filled up to a power of two: a new shape would make the backend trace the network anew.
         pixels = np.zeros((min(self.batch_size, _power_of_two(len(images))), *self.image_shape_), dtype=np.uint8)
         pixels[: len(images)] = images
-        features: np.ndarray = np.asarray(self._network().predict_on_batch(pixels))
+        network = self._network()
+        with _predicting:
+            features: np.ndarray = np.asarray(network.predict_on_batch(pixels))
         return features[: len(images)]
 
     def __sklearn_tags__(self) -> Tags:

@@ -22,7 +22,7 @@ def import_keras() -> Any:
     with _importing:
         if "keras" not in sys.modules:
             _import_quietly()
-    return sys.modules["keras"]
+    return importlib.import_module("keras")  # waits for a thread that is importing it
 
 
 def keras_home() -> Path:
@@ -33,7 +33,7 @@ def keras_home() -> Path:
 def keras_backend() -> str:
     """Return the backend that Keras has, or will have once it is imported."""
     if "keras" in sys.modules:
-        return str(sys.modules["keras"].config.backend())
+        return str(import_keras().config.backend())
     if chosen := os.environ.get("KERAS_BACKEND"):
         return chosen
     settings = keras_home() / "keras.json"
@@ -55,7 +55,7 @@ def _import_quietly() -> None:
         try:
             importlib.import_module("keras")
             # Every fold and candidate is a new network, and TensorFlow takes that for a mistake.
-            logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in record.msg)
+            logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in str(record.msg))
         except ImportError:
             chatter.seek(0)
             os.write(stderr, chatter.read())

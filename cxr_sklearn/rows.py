@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, nullcontext
 
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
@@ -17,7 +17,7 @@ from .store import FeatureStore, NoStore
 Compute = Callable[[ImageBatch, list[np.ndarray]], np.ndarray]
 #: The rows of some images, how many of them were computed here (not by another process meanwhile), and how many images
 #: were looked at.
-Computed = Iterator[tuple[dict[bytes, np.ndarray], int, int]]
+Computed = Generator[tuple[dict[bytes, np.ndarray], int, int]]
 #: A worker gets at most so many chunks at a time: it decodes one while it computes another, and what it had in hand is
 #: lost if it dies.
 _CHUNKS_AT_ONCE = 8
@@ -103,7 +103,7 @@ def readable_rows(
         if n_workers <= 1
         else _share_out(batch, pending, store, compute, chunk_size, failures, n_workers)
     )
-    with store.kept_open() if pending else nullcontext():
+    with closing(computing), store.kept_open() if pending else nullcontext():
         for fresh, n, n_tried in computing:
             for key, row in fresh.items():
                 if rows.shape[1] == 0:

@@ -25,7 +25,7 @@ _SCHEMA = [
     "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, crc32 INTEGER, row BLOB)",
     "CREATE TABLE IF NOT EXISTS recipe (json TEXT)",
 ]
-_KEYS_PER_QUERY = 1_000
+_KEYS_PER_QUERY = 900  # SQLite before 3.32 takes 999 of them
 
 
 def store_directory(store: str | os.PathLike[str]) -> Path:
@@ -45,7 +45,8 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
 class FeatureStore:
     """Feature rows by content key, safe against crashes, corruption and concurrent writers.
 
-    Every operation opens its own connection, so a store can be pickled and used from any thread or process.
+    The folder belongs on a disk of this machine: SQLite's write-ahead log does not work over a network. Every operation
+    opens its own connection, so a store can be pickled and used from any thread or process.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ class FeatureStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str, recipe: Mapping[str, Any]) -> None:
-        self.path = Path(directory) / f"{name}-{fingerprint(recipe)}.sqlite"
+        self.path = Path(directory).absolute() / f"{name}-{fingerprint(recipe)}.sqlite"
         quoted = json.dumps(recipe, sort_keys=True).replace("'", "''")
         self._schema = [*_SCHEMA, f"INSERT INTO recipe VALUES ('{quoted}')"]
 
