@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from cxr_sklearn import FrozenEmbedder, make_radiographs
 from cxr_sklearn.keras_runtime import keras_backend
 
-pytest.importorskip("jax", reason="needs JAX")
+# Importing JAX here would change how much TensorFlow prints in the tests after these.
+pytestmark = pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")
 EMBED = (
     "import sys, numpy as np; from cxr_sklearn import FrozenEmbedder; images = np.load(sys.argv[1]); "
     "embedder = FrozenEmbedder(sys.argv[2], weights='random', precision='float32', store=sys.argv[3]); "
