@@ -168,6 +168,6 @@ def conclude(case: str, options: argparse.Namespace, figures: list[dict], **more
     """Print one JSON object, and end with status 1 where a wanted figure is missed; --quick judges nothing."""
     if options.quick:
         figures = [{**known, "met": None} for known in figures]
-    settings = {name: value if isinstance(value, int) else str(value) for name, value in vars(options).items()}
+    settings = {name: value.name if isinstance(value, Path) else value for name, value in vars(options).items()}
     print(json.dumps({"case": case, **more, "settings": settings, "figures": figures}))
     sys.exit(any(known["met"] is False for known in figures))

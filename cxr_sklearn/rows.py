@@ -98,10 +98,11 @@ def readable_rows(
     advance(len(batch) - len(pending))
     n_computed = 0
     n_workers = 1 if _is_worker() else min(effective_n_jobs(n_jobs), -(-len(pending) // chunk_size))
+    missing, wanted = list(pending), batch[np.array([first for first, *_ in pending.values()], dtype=np.intp)]
     computing = (
-        _compute(batch, pending, store, compute, chunk_size, failures)
+        _compute(missing, wanted, store, compute, chunk_size, failures)
         if n_workers <= 1
-        else _share_out(batch, pending, store, compute, chunk_size, failures, n_workers)
+        else _share_out(missing, wanted, store, compute, chunk_size, failures, n_workers)
     )
     with closing(computing), store.kept_open() if pending else nullcontext():
         for fresh, n, n_tried in computing:
@@ -118,14 +119,13 @@ def readable_rows(
 
 
 def _compute(
-    batch: ImageBatch,
-    pending: dict[bytes, list[int]],
+    keys: list[bytes],
+    wanted: ImageBatch,
     store: FeatureStore | NoStore,
     compute: Compute,
     chunk_size: int,
     failures: dict[str, str],
 ) -> Computed:
-    keys, wanted = _wanted(batch, pending)
     for start, chunk in zip(range(0, len(keys), chunk_size), wanted.decode_ahead(chunk_size), strict=True):
         readable: dict[bytes, tuple[int, np.ndarray]] = {}
         for i, pixels in enumerate(chunk, start):
@@ -141,15 +141,14 @@ def _compute(
 
 
 def _share_out(
-    batch: ImageBatch,
-    pending: dict[bytes, list[int]],
+    keys: list[bytes],
+    wanted: ImageBatch,
     store: FeatureStore | NoStore,
     compute: Compute,
     chunk_size: int,
     failures: dict[str, str],
     n_workers: int,
 ) -> Computed:
-    keys, wanted = _wanted(batch, pending)
     n_chunks = -(-len(keys) // chunk_size)
     step = chunk_size * min(max(n_chunks // (4 * n_workers), 1), _CHUNKS_AT_ONCE)
     shares = [slice(start, start + step) for start in range(0, len(keys), step)]
@@ -178,10 +177,6 @@ def _is_worker() -> bool:
 
 def _tell_nobody(steps: int) -> None:
     pass
-
-
-def _wanted(batch: ImageBatch, pending: dict[bytes, list[int]]) -> tuple[list[bytes], ImageBatch]:
-    return list(pending), batch[np.array([positions[0] for positions in pending.values()], dtype=np.intp)]
 
 
 def _indices(keys: Sequence[bytes], readable: dict[bytes, tuple[int, np.ndarray]]) -> np.ndarray:

@@ -1,11 +1,12 @@
 import os
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cxr_sklearn import digests
-from cxr_sklearn.digests import DigestIndex
+from cxr_sklearn.digests import DigestIndex, hash_files
 
 
 @pytest.fixture
@@ -91,3 +92,13 @@ def test_a_missing_file_gives_its_error_and_a_folder_too(files, tmp_path):
     assert isinstance(absent, FileNotFoundError)
     assert isinstance(folder, IsADirectoryError)
     assert known == sha256(b"a").digest()
+
+
+def test_many_files_are_taken_in_parts(tmp_path, monkeypatch):
+    paths = [str(tmp_path / f"{i}.bin") for i in range(7)]
+    for i, path in enumerate(paths):
+        Path(path).write_bytes(b"%d" % i)
+    whole = DigestIndex(tmp_path / "store")(paths)
+    monkeypatch.setattr("cxr_sklearn.digests._PATHS_AT_ONCE", 3)
+    assert DigestIndex(tmp_path / "store")(paths) == hash_files(paths) == whole
+    assert len(set(whole)) == 7
