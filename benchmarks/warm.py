@@ -11,6 +11,7 @@ first run: what it takes without kept features. Fails where the run with kept fe
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -48,7 +49,8 @@ def compare(folder: Path) -> None:
     """Run the command."""
     recipes = [word for name in PIPELINES for word in ("--pipeline", name)]
     places = ["--out", folder / "run", "--store", folder / "store"]
-    command = [*command_line(), "compare", folder / "images", *recipes, "--weights", "random", *places]
+    jobs = ["--jobs", str(os.cpu_count())]
+    command = [*command_line(), "compare", folder / "images", *recipes, "--weights", "random", *places, *jobs]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from .backbones import POOLINGS, Backbone, application, pooled, weights_identity
 from .exceptions import InputError
 from .images import ImageBatch, as_batch
-from .keras_runtime import compile_for_prediction, import_keras, keras_backend, resolve_precision
+from .keras_runtime import compile_for_prediction, gpu_is_used, import_keras, keras_backend, resolve_precision
 from .progress import progress_bar
 from .rows import stored_rows
 from .store import FeatureStore, NoStore, store_directory
@@ -44,8 +44,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         Cut the network at this layer, e.g. "block4_pool"; None keeps all but the top.
     pooling : {"avg", "max", "flatten"}, default="avg"
         How the layer's feature maps become one vector.
-    batch_size : int, default=32
-        Images per call of the network.
+    batch_size : int or "auto", default="auto"
+        Images per call of the network. "auto" is 128 on a GPU and 32 elsewhere.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         What the network computes in. "auto" is bfloat16 where the CPU or a GPU is faster in it.
     store : str, path or None, default="auto"
@@ -60,6 +60,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
+    batch_size_ : int
     precision_ : {"float32", "bfloat16"}
     weights_id_ : str
         "random:<seed>", or "sha256:<digest of the weights file>", with "imagenet:" before it if Keras found the file.
@@ -76,6 +77,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     >>> model = make_pipeline(ImageLoader(), FrozenEmbedder("VGG16"), LogisticRegression())
     """
 
+    batch_size_: int
     precision_: str
     weights_id_: str
     image_shape_: tuple[int, int, int]
@@ -86,7 +88,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         weights: str | os.PathLike[str] = "imagenet",
         layer: str | None = None,
         pooling: str = "avg",
-        batch_size: int = 32,
+        batch_size: int | str = "auto",
         precision: str = "auto",
         store: str | os.PathLike[str] | None = "auto",
         n_jobs: int | None = None,
@@ -124,9 +126,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         application(self.backbone)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")
-        if not isinstance(self.batch_size, Integral) or self.batch_size < 1:
-            raise InputError(f"batch_size={self.batch_size!r} must be a positive integer")
         self.image_shape_ = as_batch(X).shape[1:]
+        self.batch_size_ = _resolve_batch_size(self.batch_size)
         self.precision_ = resolve_precision(self.precision)
         self.weights_id_ = weights_identity(self.backbone, self.weights)
         return self
@@ -158,7 +159,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         batch = as_batch(X)
         if batch.shape[1:] != self.image_shape_:
             raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
-        chunk_size = min(self.batch_size, _power_of_two(len(batch)))
+        chunk_size = min(self.batch_size_, _power_of_two(len(batch)))
         with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
             rows, self.n_embedded_ = stored_rows(
                 batch, self._store(), self._embed, chunk_size=chunk_size, advance=advance, n_jobs=self.n_jobs
@@ -217,7 +218,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
 
     def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
         # A short chunk is filled up to a power of two: a new shape would make the backend trace the network anew.
-        pixels = np.zeros((min(self.batch_size, _power_of_two(len(images))), *self.image_shape_), dtype=np.uint8)
+        pixels = np.zeros((min(self.batch_size_, _power_of_two(len(images))), *self.image_shape_), dtype=np.uint8)
         pixels[: len(images)] = images
         network = self._network()
         with _predicting:
@@ -230,6 +231,14 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = []
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _resolve_batch_size(batch_size: int | str) -> int:
+    if isinstance(batch_size, str) and batch_size == "auto":
+        return 128 if gpu_is_used() else 32
+    if not isinstance(batch_size, Integral) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r} must be a positive integer or 'auto'")
+    return int(batch_size)
 
 
 def _power_of_two(n: int) -> int:

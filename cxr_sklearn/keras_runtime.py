@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,8 @@ def keras_backend() -> str:
 
 def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # On GPUs, float32 is TensorFloat-32 otherwise, which differs from a CPU's in the fourth digit.
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     # joblib takes a network for a leak, ends the worker, and may then wait for it for ever (joblib/joblib#869).
     if (loky := sys.modules.get("joblib.externals.loky.process_executor")) is not None:
         vars(loky)["_USE_PSUTIL"] = False
@@ -77,7 +80,8 @@ def resolve_precision(precision: str) -> str:
         raise InputError(f"precision={precision!r} must be 'auto', 'float32' or 'bfloat16'")
     if precision != "auto":
         return precision
-    return "bfloat16" if _cpu_has_bfloat16() or _gpu_is_present() else "float32"
+    has_bfloat16 = _gpu_has_bfloat16() if gpu_is_used() else _cpu_has_bfloat16()
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def _cpu_has_bfloat16() -> bool:
@@ -88,9 +92,24 @@ def _cpu_has_bfloat16() -> bool:
     return "amx_bf16" in flags or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
 
 
-def _gpu_is_present() -> bool:
-    # Asking Keras costs seconds, so it is asked only where a driver is installed.
-    return Path("/dev/nvidia0").exists() and bool(import_keras().distribution.list_devices("gpu"))
+def gpu_is_used() -> bool:
+    """Whether Keras computes on an NVIDIA GPU."""
+    if not Path("/dev/nvidia0").exists():  # asking Keras costs seconds
+        return False
+    keras = import_keras()
+    if keras.backend.backend() == "torch":  # of which Keras lists no devices
+        return bool(keras.ops.zeros(()).device.type == "cuda")
+    return any(device.startswith("gpu") for device in keras.distribution.list_devices())
+
+
+def _gpu_has_bfloat16() -> bool:
+    # Units for it came with compute capability 8.0; the T4 of many a free notebook has 7.5.
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return all(float(capability) >= 8 for capability in done.stdout.split())
 
 
 def compile_for_prediction(network: Any) -> Any:

@@ -56,7 +56,7 @@ def test_features_are_those_of_the_network(images):
     from cxr_sklearn.backbones import Backbone
 
     network = Backbone("MobileNet", "random", "random:0", None, "float32").build((SIZE, SIZE, 3))
-    maps = np.asarray(network(np.repeat(images[..., None], 3, axis=3)))
+    maps = network.predict_on_batch(np.repeat(images[..., None], 3, axis=3))
     for pooling, expected in (
         ("avg", maps.mean(axis=(1, 2))),
         ("max", maps.max(axis=(1, 2))),
@@ -122,6 +122,7 @@ def test_pandas_output(images):
         ({"backbone": "LeNet"}, "backbone='LeNet'"),
         ({"pooling": "sum"}, "pooling='sum'"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": "large"}, "batch_size='large'"),
         ({"precision": "float16"}, "precision='float16'"),
     ],
 )

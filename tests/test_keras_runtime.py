@@ -8,13 +8,15 @@ from cxr_sklearn import keras_runtime
 from cxr_sklearn.keras_runtime import import_keras, keras_backend, resolve_precision
 
 
-def test_precision(monkeypatch):
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+@pytest.mark.parametrize("gpu_is_used", [True, False])
+def test_precision(monkeypatch, gpu_is_used, has_bfloat16):
     assert resolve_precision("float32") == "float32"
-    monkeypatch.setattr(keras_runtime, "_gpu_is_present", lambda: False)
-    monkeypatch.setattr(keras_runtime, "_cpu_has_bfloat16", lambda: True)
-    assert resolve_precision("auto") == "bfloat16"
-    monkeypatch.setattr(keras_runtime, "_cpu_has_bfloat16", lambda: False)
-    assert resolve_precision("auto") == "float32"
+    monkeypatch.setattr(keras_runtime, "gpu_is_used", lambda: gpu_is_used)
+    used, other = ("_gpu_has_bfloat16", "_cpu_has_bfloat16")[:: 1 if gpu_is_used else -1]
+    monkeypatch.setattr(keras_runtime, used, lambda: has_bfloat16)
+    monkeypatch.setattr(keras_runtime, other, lambda: not has_bfloat16)
+    assert resolve_precision("auto") == ("bfloat16" if has_bfloat16 else "float32")
     with pytest.raises(ValueError, match="precision='half'"):
         resolve_precision("half")
 
@@ -32,6 +34,24 @@ def test_which_processors_are_faster_in_bfloat16(tmp_path, monkeypatch, flags, i
     (tmp_path / "cpuinfo").write_text(f"model name : X\nflags : fpu {flags} sse\n")
     monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path / "cpuinfo")
     assert keras_runtime._cpu_has_bfloat16() is is_fast
+
+
+@pytest.mark.parametrize(
+    ("script", "has_units"),
+    [("echo 9.0", True), ("echo 8.0; echo 7.5", False), ("exit 9", False), (None, False)],
+)
+def test_which_gpus_have_bfloat16(tmp_path, monkeypatch, script, has_units):
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert keras_runtime._gpu_has_bfloat16() is has_units
+
+
+@pytest.mark.keras
+def test_a_gpu_that_keras_does_not_see_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path)  # a driver is installed
+    assert keras_runtime.gpu_is_used() is False
 
 
 def test_the_backend_is_known_before_keras_is_imported(tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ from .calibration import calibrated_rows
 from .circumstances import check_images, describe_images, describe_run
 from .occlusion import occluded_rows
 from .permutation import permuted_rows
-from .results import write_results
+from .results import render, write_metrics
 from .search import evaluate, patient_folds
 from .summary import SHORTCUTS
 from .tables import write_table
@@ -144,27 +144,25 @@ def compare(
         }
     images = describe_images(frame, store, checked)
     domain = DomainDetector(store).fit(train["path"], groups=train["patient"])
-    tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
-    for name, (recipe, pipeline) in built.items():
-        known = facts["pipelines"][name]
-        scores, model, found = evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
-        known["seconds"] |= found.pop("seconds")
-        known |= found
-        tables["training"] += training_of(name, model)
-        scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
-        known["calibrated"] = calibrate and ("reversed" if calibrator is None else calibrate)
-        tables["scores"].append(scores)
-        # After each pipeline, and before what only looks at it: a later failure costs no more than itself.
-        metrics = _keep(folder, tables, images, facts)
-        _keep_model(folder / "models" / f"{name}.skops", calibrated(model, calibrator), domain, name, metrics)
-        if sanity:
-            best = clone(pipeline).set_params(**found["best_params"])
-            tables["probes"] += [
-                calibrated_rows(occluded_rows(name, model, test, verbose), calibrator),
-                permuted_rows(name, best, train, random_state=random_state, verbose=verbose),
-            ]
-            metrics = _keep(folder, tables, images, facts)
-    return metrics
+    keep = _Kept(folder, facts, images)
+    try:
+        for name, (recipe, pipeline) in built.items():
+            scores, model, found = evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
+            facts["pipelines"][name]["seconds"] |= found.pop("seconds")
+            scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
+            calibration = calibrate and ("reversed" if calibrator is None else calibrate)
+            facts["pipelines"][name] |= {**found, "calibrated": calibration}
+            keep(scores=[scores], training=training_of(name, model))
+            _keep_model(folder / "models" / f"{name}.skops", calibrated(model, calibrator), domain, name, keep.metrics)
+            if sanity:
+                best = clone(pipeline).set_params(**found["best_params"])
+                occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
+                permuted = permuted_rows(name, best, train, random_state=random_state, verbose=verbose)
+                keep(probes=[occluded, permuted])
+    finally:
+        if keep.metrics:
+            render(folder, keep.metrics)
+    return keep.metrics
 
 
 def _build(
@@ -202,20 +200,26 @@ def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, 
         warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
 
 
-def _keep(
-    folder: Path, tables: dict[str, list[pd.DataFrame]], images: pd.DataFrame, facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Write what there is so far, and the report of it."""
-    if len(tables["scores"]) == 1:
-        # Those of an earlier run do not fit.
-        for earlier in [folder / "metrics.json", folder / "training.csv", folder / "probes.csv",
-                        *(folder / "models").glob("*.skops")]:  # fmt: skip
-            earlier.unlink(missing_ok=True)
-        write_table(images, folder, "images")
-    for name, parts in tables.items():
-        if parts:
-            write_table(pd.concat(parts), folder, name)
-    return write_results(folder, facts)
+class _Kept:
+    """The tables and metrics.json of a run, written whenever there is more, so that a failure loses nothing."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame) -> None:
+        self._folder, self._facts, self._images = folder, facts, images
+        self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
+        self.metrics: dict[str, Any] = {}
+
+    def __call__(self, **more: list[pd.DataFrame]) -> None:
+        if not self.metrics:
+            # Those of an earlier run do not fit.
+            for earlier in [*(self._folder / name for name in ("metrics.json", "report.html", "model-card.md",
+                            "training.csv", "probes.csv")), *(self._folder / "models").glob("*.skops")]:  # fmt: skip
+                earlier.unlink(missing_ok=True)
+            write_table(self._images, self._folder, "images")
+        for name, parts in more.items():
+            self._tables[name] += parts
+            if self._tables[name]:
+                write_table(pd.concat(self._tables[name]), self._folder, name)
+        self.metrics = write_metrics(self._folder, self._facts)
 
 
 def check_splits(frame: pd.DataFrame, cv: int) -> pd.DataFrame:

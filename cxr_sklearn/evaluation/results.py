@@ -20,7 +20,21 @@ from .thresholds import parse_rule
 
 
 def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from the tables in a folder, and render the report.
+    """Compute metrics.json from the tables in a folder, and render the report; as :func:`write_metrics` does it."""
+    metrics = write_metrics(folder, facts)
+    render(folder, metrics)
+    return metrics
+
+
+def render(folder: Path, metrics: dict[str, Any]) -> None:
+    """Render report.html and model-card.md from the tables in a folder and the content of its metrics.json."""
+    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
+
+    write_report(metrics, read_scores(folder), read_table(folder, "training"), folder)
+
+
+def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Compute metrics.json from the tables in a folder.
 
     Parameters
     ----------
@@ -40,8 +54,6 @@ def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     DataError
         If a table is not what `compare` wrote, or does not fit the facts.
     """
-    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
-
     scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
         raise DataError(f"scores.csv has pipelines that metrics.json does not know: {', '.join(sorted(unknown))}")
@@ -62,9 +74,8 @@ def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
     with replacing(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-    metrics = json.loads(text)  # what is returned and shown is what is kept
-    write_report(metrics, scores, training, folder)
-    return metrics
+    kept: dict[str, Any] = json.loads(text)  # what is returned and shown is what is kept
+    return kept
 
 
 def fits(curve: pd.DataFrame, data: dict[str, Any]) -> bool:

@@ -67,7 +67,7 @@ def _of_frozen(before: list[Any], embedder: FrozenEmbedder, between: list[Any], 
     network = embedder.maps_network()
 
     def explain(images: ImageBatch) -> np.ndarray:
-        maps = predict_outputs(network, images_after(before, images), embedder.batch_size)
+        maps = predict_outputs(network, images_after(before, images), embedder.batch_size_)
         features = import_keras().ops.convert_to_numpy(pooled(maps, embedder.pooling))
         return _weighted(maps, _unpooled(heads.feature_gradient(between, head, features), maps, embedder.pooling))
 

@@ -260,11 +260,16 @@ def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):
         "def build(store):\n"
         "    return Pipeline([('measure', ShortcutFeatures(store=store)), ('classify', LogisticRegression(C=-1))])\n"
     )
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.html").write_text("of an earlier run")
     with pytest.raises(ValueError, match="'C' parameter"):
         compare(frame, ["shortcuts", tmp_path / "breaks.py"], out=tmp_path / "run", store=store, cv=3)
     assert set(pd.read_csv(tmp_path / "run" / "scores.csv")["pipeline"]) == {"shortcuts"}
     assert (tmp_path / "run" / "models" / "shortcuts.skops").exists()
     assert list(json.loads((tmp_path / "run" / "metrics.json").read_text())["pipelines"]) == ["shortcuts"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "shortcuts" in page
+    assert "breaks" not in page
 
 
 def test_a_patient_with_both_labels_who_leaves_a_fold_with_one(embedded_frame, tmp_path):
