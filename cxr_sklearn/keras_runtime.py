@@ -38,7 +38,10 @@ def keras_backend() -> str:
     if chosen := os.environ.get("KERAS_BACKEND"):
         return chosen
     settings = keras_home() / "keras.json"
-    return str(json.loads(settings.read_text()).get("backend", "tensorflow")) if settings.is_file() else "tensorflow"
+    try:
+        return str(json.loads(settings.read_text()).get("backend", "tensorflow"))
+    except (OSError, ValueError):  # Keras makes nothing of such a file either
+        return "tensorflow"
 
 
 def _import_quietly() -> None:

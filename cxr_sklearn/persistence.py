@@ -123,7 +123,8 @@ def load(
     store : str, path or None, default="auto"
         Where features are kept here, as for :class:`FrozenEmbedder`.
     weights : path, optional
-        Where the weights of the pretrained network are here, if not where they were when it was trained.
+        Where the weights of a pretrained network are here, if not where they were when it was trained; networks whose
+        weights these are not look for theirs where they were.
 
     Returns
     -------
@@ -307,21 +308,35 @@ def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | Non
     """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
     for part in (model.pipeline, model.domain):
         set_everywhere(part, "store", store)
-    for part in parts_of(model.pipeline):
-        if hasattr(part, "backbone"):
-            _check_names(part)
-            part.weights = part.weights if weights is None else os.fspath(weights)
+    backbones = [part for part in parts_of(model.pipeline) if hasattr(part, "backbone")]
+    for part in backbones:
+        _check_names(part)
     for network in _networks(model.pipeline):
         if hasattr(network, "frozen_weights_"):  # it carries them
             continue
+        if (found := _weights_here(network, weights)) != network.weights:
+            named = network.backbone, network.weights
+            for part in backbones:  # templates that it was cloned from, too
+                part.weights = found if (part.backbone, part.weights) == named else part.weights
         if hasattr(network, "architecture_"):
             network.architecture_ = {**network.architecture_, "weights": network.weights}
-        found = weights_identity(network.backbone, network.weights)
-        if found != network.weights_id_:
-            raise WeightsUnavailableError(
-                f"the weights of {network.backbone} here ({found}) are not those that the model was trained with "
-                f"({network.weights_id_}); give the path of the right file with weights= (--weights)"
-            )
+
+
+def _weights_here(network: Any, given: str | os.PathLike[str] | None) -> str:
+    """Return the file given where it holds a network's weights, else where the network itself finds them."""
+    own = str(network.weights)
+    if given is None or (found := weights_identity(network.backbone, given)) != network.weights_id_:
+        try:
+            found, given = weights_identity(network.backbone, own), own
+        except WeightsUnavailableError:
+            if given is None:
+                raise
+    if found != network.weights_id_:
+        raise WeightsUnavailableError(
+            f"the weights of {network.backbone} here ({found}) are not those that the model was trained with "
+            f"({network.weights_id_}); give the path of the right file with weights= (--weights)"
+        )
+    return os.fspath(given)
 
 
 def _check_names(part: Any) -> None:

@@ -61,6 +61,8 @@ def test_the_backend_is_known_before_keras_is_imported(tmp_path, monkeypatch):
     assert keras_backend() == "tensorflow"
     (tmp_path / "keras.json").write_text('{"backend": "torch"}')
     assert keras_backend() == "torch"
+    (tmp_path / "keras.json").write_text("{")
+    assert keras_backend() == "tensorflow"
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert keras_backend() == "jax"
 

@@ -17,14 +17,16 @@ import pytest
 import scipy.sparse
 import skops.io
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from cxr_sklearn import (
     DomainDetector,
     FineTunedClassifier,
+    FrozenEmbedder,
     ImageLoader,
     ShortcutFeatures,
     load,
@@ -389,6 +391,25 @@ class TestWeights:
         (folder / "mine.weights.h5").write_bytes((folder / "mine.weights.h5").read_bytes() + b"x")
         with pytest.raises(WeightsUnavailableError, match="are not those that the model was trained with"):
             load(folder / "model.skops")
+
+    def test_a_file_is_given_to_the_network_it_belongs_to(self, frame, tmp_path):
+        """Of two networks on files, one was moved; no network is built for that."""
+        for name in ("one", "two"):
+            (tmp_path / f"{name}.h5").write_text(name)
+        paths = {name: tmp_path / f"{name}.h5" for name in ("one", "two")}
+        embedders = [(name, FrozenEmbedder("MobileNet", weights=path)) for name, path in paths.items()]
+        images = ImageLoader(size=32).transform(frame["path"])
+        union = FeatureUnion([(name, step.fit(images)) for name, step in embedders])
+        pipeline = make_pipeline(
+            ImageLoader(size=32), union, DummyClassifier().fit([[0]] * len(frame), frame["target"])
+        )
+        save(pipeline, tmp_path / "model.joblib")
+        paths["two"].rename(tmp_path / "moved.h5")
+        again = load(tmp_path / "model.joblib", trusted=True, weights=tmp_path / "moved.h5")
+        kept, moved = (step.weights for _, step in again[1].transformer_list)
+        assert (kept, moved) == (str(paths["one"]), str(tmp_path / "moved.h5"))
+        with pytest.raises(WeightsUnavailableError, match=r"weights of MobileNet here .* are not those"):
+            load(tmp_path / "model.joblib", trusted=True, weights=paths["one"])
 
 
 def test_parts_are_found_whatever_wraps_them(frame, tmp_path):
