@@ -1,10 +1,11 @@
 """An epoch of fine-tuning: VGG16 cut at block5_conv1 against plain Keras on the whole network.
 
-    python benchmarks/finetune.py [--images 480] [--precision float32] [--wanted 5]
+    python benchmarks/finetune.py [--images 480] [--precision float32] [--wanted 4]
 
 Same images, layers that learn, head, optimizer and batches; random weights, which cost as much as others. On both sides
 the second epoch of training is timed, without the scoring after it. What the cut network pays once per image, the
-frozen part, is shown beside it. Fails where the epoch is not at least --wanted times faster: 5 by default.
+frozen part, is shown beside it. Fails where the epoch is not at least --wanted times faster: 4 by default. More than 4.8
+is not to be had in float32: of 17.7 billion multiplications an image the cut leaves out 14.0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cxr_sklearn.classifiers import cut, training
 from cxr_sklearn.keras_runtime import dtype_policy, import_keras
 
 SIZE = 224
-WANTED_RATIO = 5.0
+WANTED_RATIO = 4.0
 N_IMAGES, N_QUICK = 480, 32
 
 

@@ -17,20 +17,9 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-METRICS = (
-    "accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "mcc",
-    "roc_auc",
-    "average_precision",
-    "log_loss",
-    "brier",
-)
 #: Those that depend on where scores become decisions.
-DECISION_METRICS = METRICS[:6]
+DECISION_METRICS = ("accuracy", "precision", "recall", "specificity", "f1", "mcc")
+METRICS = (*DECISION_METRICS, "roc_auc", "average_precision", "log_loss", "brier")
 
 
 def compute_metrics(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, float]:

@@ -30,7 +30,7 @@ TABLES = {
         ("path", "split", "patient", "subtype", "series"),
         ("subtype", "series", "copies"),
     ),
-    # Scores of occluded test images, and out-of-fold scores of a training on permuted labels.
+    # Scores of occluded test images, and of held-out patients after a training on permuted labels.
     "probes": Table((*_SCORED, "probe"), ("path", "patient", "split", "pipeline", "probe"), ("fold",)),
     # The epochs of the networks that were trained.
     "training": Table(("pipeline", "phase", "epoch", "loss"), ("pipeline", "phase"), ("loss",)),

@@ -22,7 +22,7 @@ NO_ROWS = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series"
 NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "batch_norm": {}}
 
 
-def seven_metrics(y, p, cut, w=None):
+def decision_metrics(y, p, cut, w=None):
     d = (p >= cut).astype(int)
     return {
         "accuracy": sk.accuracy_score(y, d, sample_weight=w),
@@ -34,8 +34,8 @@ def seven_metrics(y, p, cut, w=None):
     }
 
 
-def ten_metrics(y, p, cut, w=None):
-    return seven_metrics(y, p, cut, w) | {
+def all_metrics(y, p, cut, w=None):
+    return decision_metrics(y, p, cut, w) | {
         "roc_auc": sk.roc_auc_score(y, p, sample_weight=w),
         "average_precision": sk.average_precision_score(y, p, sample_weight=w),
         "log_loss": sk.log_loss(y, p, sample_weight=w),
@@ -74,8 +74,8 @@ class ByHand:
         names, of = np.unique(test["patient"], return_inverse=True)
         rng, n = np.random.default_rng(0), len(names)
         self.weights = np.array([np.bincount(rng.integers(0, n, n), minlength=n)[of] for _ in range(2000)])
-        self.draws = pd.DataFrame([ten_metrics(self.y, self.p, cut, w) for w in self.weights])
-        self.half = pd.DataFrame([seven_metrics(self.y, self.p, 0.5, w) for w in self.weights])
+        self.draws = pd.DataFrame([all_metrics(self.y, self.p, cut, w) for w in self.weights])
+        self.half = pd.DataFrame([decision_metrics(self.y, self.p, 0.5, w) for w in self.weights])
         grid = np.linspace(0, 1, 101)
         self.roc = np.array([sensitivity_at(self.y, self.p, grid, w) for w in self.weights])
 
@@ -101,7 +101,7 @@ def expected(rows, images, cut):
     by_hand = ByHand(test, cut)
     y, p, draws = by_hand.y, by_hand.p, by_hand.draws
     d, half = (p >= cut).astype(int), (p >= 0.5).astype(int)
-    folds = [ten_metrics(f["target"], f["score"], cut) for _, f in rows[rows["split"] == "train"].groupby("fold")]
+    folds = [all_metrics(f["target"], f["score"], cut) for _, f in rows[rows["split"] == "train"].groupby("fold")]
     matrices = {name: sk.confusion_matrix(y, decision).ravel() for name, decision in (("cut", d), ("half", half))}
     cells = {name: dict(zip(("tn", "fp", "fn", "tp"), m.tolist(), strict=True)) for name, m in matrices.items()}
     tn, fp, fn, tp = matrices["cut"].tolist()
@@ -145,11 +145,11 @@ def expected(rows, images, cut):
     missed, alarms = test[(y == 1) & (d == 0)], test[(y == 0) & (d == 1)]
     return {
         "cv": {m: {"mean": np.mean([f[m] for f in folds]), "std": np.std([f[m] for f in folds])} for m in folds[0]},
-        "test": by_hand.found(ten_metrics(y, p, cut), draws, cut),
+        "test": by_hand.found(all_metrics(y, p, cut), draws, cut),
         "confusion": cells["cut"],
         "wilson95": {"accuracy": wilson(tp + tn, len(y)), "precision": wilson(tp, tp + fp),
                      "recall": wilson(tp, tp + fn), "specificity": wilson(tn, tn + fp)},
-        "at_half": {**by_hand.found(seven_metrics(y, p, 0.5), by_hand.half, 0.5), "confusion": cells["half"]},
+        "at_half": {**by_hand.found(decision_metrics(y, p, 0.5), by_hand.half, 0.5), "confusion": cells["half"]},
         "sensitivity_at_specificity": [
             {"specificity": s, "value": v, "ci95": corrected(by_hand.roc[:, round(100 * (1 - s))], v),
              "method": "bootstrap"}

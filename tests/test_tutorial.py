@@ -1,0 +1,63 @@
+"""The tutorial, its Spanish version and its notebook are one, and run."""
+
+import importlib.util
+import re
+
+import nbformat
+import pytest
+
+from .conftest import ROOT
+
+PAGES = [ROOT / "docs" / name for name in ("tutorial.md", "tutorial.es.md")]
+
+
+@pytest.fixture(scope="module")
+def maker():
+    spec = importlib.util.spec_from_file_location("make_notebook", ROOT / "docs" / "make_notebook.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_notebook_is_that_of_the_page(maker):
+    def sources(cells):
+        return [(cell.cell_type, cell.source) for cell in cells.cells]
+
+    assert sources(nbformat.read(maker.NOTEBOOK, as_version=4)) == sources(maker.notebook())
+
+
+def test_the_notebook_shows_what_the_page_shows(maker):
+    shown = [
+        output["data"]["text/plain"]
+        for cell in nbformat.read(maker.NOTEBOOK, as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})  # a table
+    ]
+    printed = re.findall(r"```text\n(.*?)\n```", PAGES[0].read_text(), flags=re.DOTALL)
+    assert len(printed) == 6
+    assert [re.sub(" +\n", "\n", text) for text in shown] == printed
+
+
+def test_both_languages_run_and_show_the_same():
+    english, spanish = (re.findall(r"```(?:python|text)\n.*?```", page.read_text(), flags=re.DOTALL) for page in PAGES)
+    assert english == spanish
+    assert len(english) == 13
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_the_notebook_runs(maker, monkeypatch):
+    """On drawn images and random weights: that it runs, and that moving averages mislead there, too."""
+    for name in ("CXR_DATA", "CXR_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    cells = maker.run(maker.notebook())
+    tables = [
+        output["data"]["text/plain"]
+        for cell in cells.cells
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    ]
+    moving, exact = ([float(x) for x in re.findall(rf"CNN, {kind} +(.*)", tables[2])[0].split()] for kind in
+                     ("moving", "exact"))  # fmt: skip
+    assert moving[0] < exact[0]
+    assert len(tables) == 6
