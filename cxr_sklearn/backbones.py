@@ -94,7 +94,8 @@ def _download(known: Application, path: Path) -> None:
     # Keras draws its progress bar on stdout, where a table or JSON is expected.
     progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     try:
-        with contextlib.redirect_stdout(progress):
+        with contextlib.redirect_stdout(progress), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # matters to the top alone
             getattr(keras.applications, known.name)(weights="imagenet", include_top=False)
         path.stat()  # Keras downloads to a temporary folder where it may not write to this one
     except Exception as error:  # Keras raises bare Exception when a download fails
@@ -212,9 +213,10 @@ class Backbone:
                     weights=source, include_top=False, input_shape=image_shape
                 )
         except Exception as error:  # bare Exception is among what Keras raises
-            if source is None:
-                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if source is None:
+                height, width, _ = image_shape
+                raise InputError(f"{self.name} on images of {height} x {width} pixels: {reason}") from error
             raise WeightsUnavailableError(
                 f"{path} does not hold the weights of {self.name} without its top: {reason}"
             ) from error

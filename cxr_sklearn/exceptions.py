@@ -57,6 +57,10 @@ class WeightsUnavailableError(CXRError, OSError):
     """The weights of a backbone are neither here nor to be had."""
 
 
+class BackendError(CXRError, ImportError):
+    """Keras cannot be imported on the backend that is chosen."""
+
+
 class StoreError(CXRError, OSError):
     """The feature store cannot be opened, read or written."""
 

@@ -13,13 +13,19 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from .exceptions import InputError
+from .exceptions import BackendError, InputError
 
 _importing = RLock()
 
 
 def import_keras() -> Any:
-    """Import Keras without the backend's chatter on stderr, which is shown only if the import fails."""
+    """Import Keras without the backend's chatter on stderr, which is shown only if the import fails.
+
+    Raises
+    ------
+    BackendError
+        If Keras cannot be imported on the backend that is chosen.
+    """
     with _importing:
         if "keras" not in sys.modules:
             _import_quietly()
@@ -62,10 +68,10 @@ def _import_quietly() -> None:
             importlib.import_module("keras")
             # Every fold and candidate is a new network, and TensorFlow takes that for a mistake.
             logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in str(record.msg))
-        except ImportError:
+        except (ImportError, ValueError) as error:  # Keras says ValueError to a backend that it does not know
             chatter.seek(0)
             os.write(stderr, chatter.read())
-            raise
+            raise BackendError(f"Keras does not start on its backend {keras_backend()!r}: {error}") from error
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -42,11 +43,17 @@ def dump(parts: Mapping[str, Any], kind: str) -> bytes:
     Raises
     ------
     ModelError
-        If they are not what :func:`undump` would read from a ``skops`` file.
+        If they are not what :func:`undump` would read from a ``skops`` file, or cannot be pickled.
     """
     if kind == "joblib":
         file = io.BytesIO()
-        joblib.dump(dict(parts), file)
+        try:
+            joblib.dump(dict(parts), file)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"the pipeline cannot be saved as .joblib: {error}; its parts must be importable from a module, "
+                "not be defined in the recipe's file"
+            ) from error
         return file.getvalue()
     try:
         payload: bytes = skops.io.dumps(dict(parts))

@@ -87,11 +87,16 @@ def test_a_search(client, frame, alone, tmp_path):
 
 def test_the_lines_of_the_documentation(client, tmp_path, monkeypatch, capsys):
     """On the cluster there is: a second one could not start beside it."""
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "performance.md").read_text(), flags=re.DOTALL)
+    page = ROOT / "docs" / "how-to" / "cluster.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     write_radiographs(tmp_path / "radiographs", n_patients=40, size=64, random_state=0)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CXR_SKLEARN_CACHE", str(tmp_path / "store"))
     monkeypatch.setattr("dask.distributed.LocalCluster", lambda **options: nullcontext())
     monkeypatch.setattr("dask.distributed.Client", lambda cluster: nullcontext())
-    exec(compile(block, "docs/performance.md", "exec"), {"__name__": "__main__"})
+    namespace = {"__name__": "__main__"}
+    for block in blocks:
+        exec(compile(block, "docs/how-to/cluster.md", "exec"), namespace)
     assert 0 <= float(capsys.readouterr().out) <= 1
+    assert namespace["model"][-2].n_embedded_ == 0  # by then everything is in the store
+    assert len(namespace["features"]) == len(namespace["frame"])

@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader, load_folder, make_radiographs, write_radiographs
-from cxr_sklearn.exceptions import ImageReadError, WeightsUnavailableError
+from cxr_sklearn.exceptions import ImageReadError, InputError, WeightsUnavailableError
 
 pytestmark = pytest.mark.keras
 SIZE = 32
@@ -65,6 +65,11 @@ def test_features_are_those_of_the_network(images):
         found = embedder(None, pooling=pooling, batch_size=5).fit_transform(images)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_too_small_for_a_network(images):
+    with pytest.raises(InputError, match=r"^InceptionV3 on images of 32 x 32 pixels: .*75"):
+        embedder(None, backbone="InceptionV3").fit_transform(images)
 
 
 def test_images_of_two_sizes_in_one_store(images, store):

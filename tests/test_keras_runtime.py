@@ -1,5 +1,7 @@
 import os
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from joblib import Parallel, delayed
@@ -78,3 +80,19 @@ def test_a_worker_uses_its_share_of_the_cores_and_is_not_taken_for_leaking():
     (limit, threads, is_watched), *_ = Parallel(n_jobs=2)(delayed(settings_of_a_worker)() for _ in range(2))
     assert threads == limit == str(max((os.cpu_count() or 1) // 2, 1))
     assert not is_watched
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("backend", ["nonsense", "torch"])
+def test_a_backend_that_is_not_there_is_one_line(backend, tmp_path):
+    if backend == "torch" and find_spec("torch"):
+        pytest.skip("PyTorch is installed")
+    code = (
+        "from cxr_sklearn.exceptions import CXRError; from cxr_sklearn.keras_runtime import import_keras\n"
+        "try:\n    import_keras()\nexcept CXRError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"Keras does not start on its backend '{backend}': ")

@@ -148,6 +148,14 @@ def own(X):
 
 
 class TestWhatCannotBeSaved:
+    def test_parts_that_no_module_holds_go_nowhere(self, frame, fitted, tmp_path):
+        class Mine(StandardScaler):
+            pass
+
+        with pytest.raises(ModelError, match=r"cannot be saved as \.joblib: .*Mine.*importable from a module"):
+            check_saveable(make_pipeline(ShortcutFeatures(), Mine()), tmp_path / "model.joblib")
+        assert not list(tmp_path.glob("*.joblib"))
+
     def test_parts_of_ones_own_go_into_joblib_alone(self, frame, fitted, tmp_path):
         pipeline = make_pipeline(*(step for _, step in fitted[0].steps[:1]), FunctionTransformer(own), StandardScaler(),
                                  LogisticRegression())  # fmt: skip

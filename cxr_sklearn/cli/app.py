@@ -36,6 +36,7 @@ def one_line_errors() -> Iterator[None]:
 
     # What is wrong with an image is told once, by the error or the check, and not by its codec as well.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    shown, warnings.showwarning = warnings.showwarning, _show_warning
     try:
         yield
     except BrokenPipeError:  # whoever reads has seen enough, and Typer knows what to do
@@ -43,6 +44,12 @@ def one_line_errors() -> Iterator[None]:
     except (CXRError, OSError) as error:
         say(f"cxr-sklearn: {error}", stderr, style="red")
         raise typer.Exit(1) from error
+    finally:
+        warnings.showwarning = shown
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    say(f"Warning: {message}", stderr, style="yellow")
 
 
 def printable(line: str) -> str:
