@@ -4,8 +4,8 @@
 
 Same images, layers that learn, head, optimizer and batches; random weights, which cost as much as others. On both sides
 the second epoch of training is timed, without the scoring after it. What the cut network pays once per image, the
-frozen part, is shown beside it. Fails where the epoch is not at least --wanted times faster: 4 by default. More than 4.8
-is not to be had in float32: of 17.7 billion multiplications an image the cut leaves out 14.0.
+frozen part, is shown beside it. Fails where the epoch is not at least --wanted times faster: 4 by default. More than
+4.8 is not to be had: of 17.7 billion multiplications an image the cut leaves out 14.0.
 """
 
 from __future__ import annotations

@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from .datasets import write_subset as write_subset
     from .domain import DomainDetector as DomainDetector
     from .embedder import FrozenEmbedder as FrozenEmbedder
-    from .evaluation.compare import compare as compare
     from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
-    from .evaluation.learning_curve import learning_curve as learning_curve
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
-    from .evaluation.train import train as train
     from .explanation.maps import explain as explain
     from .images import ImageBatch as ImageBatch
     from .loader import ImageLoader as ImageLoader
@@ -30,6 +27,9 @@ if TYPE_CHECKING:
     from .resampling import AugmentedClassifier as AugmentedClassifier
     from .resampling import BalancedClassifier as BalancedClassifier
     from .store import FeatureStore as FeatureStore
+    from .study.compare import compare as compare
+    from .study.learning_curve import learning_curve as learning_curve
+    from .study.train import train as train
     from .synthetic import make_radiographs as make_radiographs
     from .synthetic import write_radiographs as write_radiographs
 
@@ -48,18 +48,18 @@ _HOMES = {
     "ScratchCNNClassifier": "classifiers.scratch_cnn",
     "ShortcutFeatures": "evaluation.shortcuts",
     "balanced_subset": "datasets",
-    "compare": "evaluation.compare",
+    "compare": "study.compare",
     "diagnose_discrepancy": "evaluation.discrepancy",
     "explain": "explanation.maps",
     "fetch_chest_xray": "datasets",
     "group_split": "datasets",
-    "learning_curve": "evaluation.learning_curve",
+    "learning_curve": "study.learning_curve",
     "load": "persistence",
     "load_folder": "datasets",
     "load_frame": "datasets",
     "make_radiographs": "synthetic",
     "save": "persistence",
-    "train": "evaluation.train",
+    "train": "study.train",
     "write_radiographs": "synthetic",
     "write_subset": "datasets",
 }

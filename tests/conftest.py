@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cxr_sklearn import FrozenEmbedder, ImageLoader
+from cxr_sklearn import FrozenEmbedder, ImageLoader, compare
 
 ROOT = Path(__file__).parents[1]
+FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +68,11 @@ def write_image(path, seed=0, size=(9, 8), **options):
     pixels = np.random.default_rng(seed).integers(0, 256, size=size, dtype=np.uint8)
     Image.fromarray(pixels).save(path, format="PNG", **options)
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def run(embedded_frame, tmp_path_factory):
+    """Metrics, folder and frame of one run; nothing may be written into the folder."""
+    frame, store = embedded_frame
+    out = tmp_path_factory.mktemp("run") / "deep" / "er"
+    return compare(frame, FROZEN, out=out, weights="random", store=store, cv=3), out, frame

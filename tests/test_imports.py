@@ -10,7 +10,7 @@ HEAVY = "[name for name in ('keras', 'tensorflow', 'matplotlib', 'skops') if nam
     "statement",
     [
         "import cxr_sklearn",
-        "import cxr_sklearn.evaluation.results",
+        "import cxr_sklearn.study.results",
         "from cxr_sklearn import ImageLoader, FrozenEmbedder; FrozenEmbedder(weights='random').fit("
         "ImageLoader().transform(['a']))",
         "from typer.testing import CliRunner; from cxr_sklearn.cli import app; "

@@ -48,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
         warnings.showwarning = shown
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     say(f"Warning: {message}", stderr, style="yellow")
 
 

@@ -46,10 +46,10 @@ def train(
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val, and save it."""
     with one_line_errors():
-        from ..evaluation.train import train as run
         from ..persistence import check_saveable
         from ..persistence import save as write
         from ..recipes import load_recipe
+        from ..study.train import train as run
 
         built = load_recipe(pipeline).build(weights=weights, store=None, random_state=seed, balance=balance)
         check_saveable(built, save)

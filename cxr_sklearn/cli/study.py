@@ -57,7 +57,7 @@ def compare(
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
     with one_line_errors():
-        from ..evaluation.compare import compare as run
+        from ..study.compare import compare as run
 
         if images is None:
             weights = _weights_for_synthetic(weights)
@@ -123,9 +123,9 @@ def report(
 ) -> None:
     """Compute the metrics again from scores.csv and render the report, without Keras."""
     with one_line_errors():
-        from ..evaluation.results import write_results
         from ..evaluation.scores import read_metrics
         from ..evaluation.thresholds import parse_rule
+        from ..study.results import write_results
 
         facts = read_metrics(run)
         known = facts["run"]
@@ -155,10 +155,10 @@ def learning_curve(
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
     with one_line_errors():
-        from ..evaluation.learning_curve import learning_curve as run
-        from ..evaluation.learning_curve import learning_facts
-        from ..evaluation.results import write_results
         from ..evaluation.scores import read_metrics
+        from ..study.learning_curve import learning_curve as run
+        from ..study.learning_curve import learning_facts
+        from ..study.results import write_results
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,

@@ -71,10 +71,12 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
 
     Examples
     --------
+    >>> from tempfile import TemporaryDirectory
     >>> from cxr_sklearn import load_folder, write_radiographs
     >>> from cxr_sklearn.datasets import check
-    >>> _ = write_radiographs("radiographs", 40, size=64, random_state=0)
-    >>> check(load_folder("radiographs"), store=None)["leaks"]
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = write_radiographs(folder, 40, size=64, random_state=0)
+    ...     check(load_folder(folder), store=None)["leaks"]
     []
     """
     rows = checked_frame(frame).reset_index(drop=True)

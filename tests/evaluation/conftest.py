@@ -1,12 +1,8 @@
-"""A table of simulated scores, and a run of the shipped frozen recipes on kept features."""
+"""A table of simulated scores."""
 
 import numpy as np
 import pandas as pd
 import pytest
-
-from cxr_sklearn import compare
-
-FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
 
 
 @pytest.fixture
@@ -25,11 +21,3 @@ def scores():
             "score": 1 / (1 + np.exp(-rng.normal(target, 1))),
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
-
-
-@pytest.fixture(scope="session")
-def run(embedded_frame, tmp_path_factory):
-    """Metrics, folder and frame of one run; nothing may be written into the folder."""
-    frame, store = embedded_frame
-    out = tmp_path_factory.mktemp("run") / "deep" / "er"
-    return compare(frame, FROZEN, out=out, weights="random", store=store, cv=3), out, frame

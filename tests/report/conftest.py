@@ -9,10 +9,10 @@ import pytest
 
 from cxr_sklearn import compare
 from cxr_sklearn.evaluation.anatomy import training_table
-from cxr_sklearn.evaluation.results import write_results
 from cxr_sklearn.evaluation.tables import TABLES, write_table
 from cxr_sklearn.report import page
 from cxr_sklearn.report.words import words
+from cxr_sklearn.study.results import write_results
 
 
 def recording(lang, said):

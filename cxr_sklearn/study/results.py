@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..evaluation.circumstances import describe_data
+from ..evaluation.scores import read_scores
+from ..evaluation.summary import summarise
+from ..evaluation.tables import read_table
+from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError
 from ..files import replacing
-from .circumstances import describe_data
 from .learning_curve import learning_facts
-from .scores import read_scores
-from .summary import summarise
-from .tables import read_table
-from .thresholds import parse_rule
 
 
 def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from sklearn import metrics as sk
 from cxr_sklearn import compare, load_folder, write_radiographs
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
-from cxr_sklearn.evaluation.results import write_results
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
 from cxr_sklearn.persistence import load
+from cxr_sklearn.study.results import write_results
 
-from .conftest import FROZEN
+from ..conftest import FROZEN
 
 
 def test_keras_is_not_needed_when_every_feature_is_kept(run):

@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import learning_curve, load_folder
-from cxr_sklearn.evaluation.learning_curve import (
+from cxr_sklearn.evaluation.tables import read_table
+from cxr_sklearn.exceptions import DataError, InputError
+from cxr_sklearn.study.learning_curve import (
     _draw,
     _sizes,
     frozen_recipes,
     learning_facts,
 )
-from cxr_sklearn.evaluation.results import fits
-from cxr_sklearn.evaluation.tables import read_table
-from cxr_sklearn.exceptions import DataError, InputError
+from cxr_sklearn.study.results import fits
 
 from ..conftest import write_image
 

@@ -14,14 +14,14 @@ from sklearn.pipeline import Pipeline
 
 from ..datasets.findings import MIN_IMAGES_PER_CLASS
 from ..embedder import FrozenEmbedder
+from ..evaluation.anatomy import embed_all
+from ..evaluation.circumstances import check_images
+from ..evaluation.search import fit, patient_folds, search
+from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError, RecipeError
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..scores import pneumonia_scores
-from .anatomy import embed_all
-from .circumstances import check_images
-from .search import fit, patient_folds, search
-from .tables import TABLES, write_table
 
 SMALLEST = 30
 _FOLDS = 4

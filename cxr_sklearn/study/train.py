@@ -9,18 +9,18 @@ import pandas as pd
 
 from ..datasets.folder import checked_frame
 from ..domain import DomainDetector
+from ..evaluation.anatomy import embed_all
+from ..evaluation.calibration import METHODS as CALIBRATIONS
+from ..evaluation.calibration import calibrate as calibrate_scores
+from ..evaluation.circumstances import check_images
+from ..evaluation.metrics import compute_metrics
+from ..evaluation.search import evaluate, patient_folds
+from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import DataError, InputError, RecipeError
 from ..persistence import SavedModel
 from ..recipes import load_recipe
 from ..resampling import METHODS
 from ..scores import calibrated
-from .anatomy import embed_all
-from .calibration import METHODS as CALIBRATIONS
-from .calibration import calibrate as calibrate_scores
-from .circumstances import check_images
-from .metrics import compute_metrics
-from .search import evaluate, patient_folds
-from .thresholds import choose_threshold, parse_rule
 
 
 def train(

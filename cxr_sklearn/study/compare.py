@@ -15,24 +15,24 @@ from sklearn.pipeline import Pipeline
 
 from ..datasets.folder import SPLIT_NAMES, checked_frame
 from ..domain import DomainDetector
+from ..evaluation.anatomy import embed_all, training_of
+from ..evaluation.calibration import METHODS as CALIBRATIONS
+from ..evaluation.calibration import calibrate as calibrate_scores
+from ..evaluation.calibration import calibrated_rows
+from ..evaluation.circumstances import check_images, describe_images, describe_run
+from ..evaluation.occlusion import occluded_rows
+from ..evaluation.permutation import permuted_rows
+from ..evaluation.search import evaluate, patient_folds
+from ..evaluation.summary import SHORTCUTS
+from ..evaluation.tables import write_table
+from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, InputError, ModelError, RecipeError
 from ..persistence import save
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..report.words import words
 from ..resampling import METHODS
 from ..scores import calibrated
-from .anatomy import embed_all, training_of
-from .calibration import METHODS as CALIBRATIONS
-from .calibration import calibrate as calibrate_scores
-from .calibration import calibrated_rows
-from .circumstances import check_images, describe_images, describe_run
-from .occlusion import occluded_rows
-from .permutation import permuted_rows
 from .results import render, write_metrics
-from .search import evaluate, patient_folds
-from .summary import SHORTCUTS
-from .tables import write_table
-from .thresholds import parse_rule
 
 
 def compare(

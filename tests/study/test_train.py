@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import DomainDetector, load, save, train, write_radiographs
-from cxr_sklearn.evaluation.compare import compare
 from cxr_sklearn.exceptions import DataError
+from cxr_sklearn.study.compare import compare
 
 
 @pytest.fixture(scope="module")
