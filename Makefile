@@ -24,7 +24,7 @@ lint: $(READY)  ## Format, style, types, spelling, and who imports whom
 	$(BIN)/codespell
 	$(BIN)/lint-imports --no-logo
 
-test-fast: $(READY)  ## Tests that need neither Keras nor a browser
+test-fast: $(READY)  ## The quick tests that need neither Keras nor a browser
 	$(BIN)/pytest -m "not keras and not slow and not browser"
 
 test: lint test-jax  ## Everything: lint and all tests
@@ -53,5 +53,5 @@ bench: $(READY)  ## Time everything against its rivals and write benchmarks/resu
 synthetic-cache: $(READY)  ## Draw and embed the images behind cache/synthetic again
 	$(BIN)/python cache/synthetic/make.py
 
-clean:  ## Remove the virtual environment and all runs
+clean:  ## Remove the virtual environment, all runs and what was built
 	rm -rf $(VENV) runs dist site

@@ -84,7 +84,7 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
     if known.checksum and known.checksum not in digests:
         raise WeightsUnavailableError(
             f"{path} is not the file that Keras published for {name} (checksum {digests[0]}, not {known.checksum}); "
-            f"remove it, or name another one with weights="
+            f"remove it, or name another one with weights= (--weights)"
         )
     return path
 

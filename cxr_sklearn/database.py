@@ -117,5 +117,5 @@ def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
 def _explain(path: Path, reason: str | None) -> str:
     return (
         f"cannot use the feature store {path}: {reason}; free or unlock that folder, or name another one with "
-        "$CXR_SKLEARN_CACHE or store="
+        "$CXR_SKLEARN_CACHE, --store or store="
     )

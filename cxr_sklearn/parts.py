@@ -1,4 +1,4 @@
-"""The estimators that a fitted pipeline is made of, whatever wraps them."""
+"""The estimators that a pipeline is made of, whatever wraps them."""
 
 from __future__ import annotations
 

@@ -42,8 +42,13 @@ class SavedModel(NamedTuple):
     pipeline: Pipeline
     #: :class:`DomainDetector` of the training images, if one was saved.
     domain: Any
-    #: What :func:`read_manifest` returns.
+    #: What :func:`save` returned, or what it is to be given.
     manifest: dict[str, Any]
+
+    @property
+    def threshold(self) -> float:
+        """The score from which an image is called pneumonia; 0.5 where nothing was said of it."""
+        return float(self.manifest.get("threshold", 0.5))
 
 
 def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None, **facts: Any) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "classes": np.asarray(pipeline.classes_).tolist(),
         "weights": [_describe_weights(part) for part in _networks(pipeline)],
-        "versions": _versions(),
+        "versions": versions_here(),
         **facts,
     }
     try:
@@ -190,18 +195,6 @@ def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
         pass
 
 
-def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a model file says of itself, without loading the model.
-
-    Raises
-    ------
-    ModelError
-        If the file is no model, or its manifest is damaged or of a later version.
-    """
-    with _opened(Path(path)) as file:
-        return _manifest(file, Path(path))
-
-
 def _kind(path: Path) -> str:
     if path.suffix not in (".skops", ".joblib"):
         raise InputError(f"{path} must end in .skops or .joblib")
@@ -286,8 +279,8 @@ def _describe_weights(part: Any) -> dict[str, Any]:
     return {"backbone": part.backbone, "id": part.weights_id_, "source": source, "precision": part.precision_}
 
 
-def _versions() -> dict[str, str]:
-    """What scores depend on."""
+def versions_here() -> dict[str, str]:
+    """Return the versions of what scores depend on, the backend of Keras among them."""
     backend = keras_backend()
     try:
         found = f"{backend} {version(backend)}"
@@ -298,7 +291,7 @@ def _versions() -> dict[str, str]:
 
 def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
     saved = manifest["versions"]
-    others = [f"{name} {saved[name]} (here {here})" for name, here in _versions().items()
+    others = [f"{name} {saved[name]} (here {here})" for name, here in versions_here().items()
               if name in saved and saved[name] != here]  # fmt: skip
     if others:
         warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)

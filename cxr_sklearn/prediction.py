@@ -91,14 +91,13 @@ def predict(
         rows = table.loc[readable, "path"]
         if model.domain is not None and len(rows):
             domain[readable] = np.where(model.domain.predict(rows) == 1, "in", "out")
-    threshold = float(model.manifest.get("threshold", 0.5))
-    decision = pd.Series(np.where(scores >= threshold, "pneumonia", "normal"), dtype="str").where(readable)
+    decision = pd.Series(np.where(scores >= model.threshold, "pneumonia", "normal"), dtype="str").where(readable)
     return pd.DataFrame(
         {
             "path": table["path"],
             "score": scores,
             "decision": decision,
-            "threshold": threshold,
+            "threshold": model.threshold,
             "domain": pd.array(domain, dtype="str"),
             "error": table["error"],
         }

@@ -58,7 +58,9 @@ class Recipe:
         """
         parameters = inspect.signature(self._module.build).parameters.values()
         takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        known = {name: value for name, value in options.items() if takes_all or self.takes(name)}
+        # Balancing is told of every recipe that does it, so none does it that does not name it.
+        unnamed = set(options) - {"balance"} if takes_all else set()
+        known = {name: value for name, value in options.items() if self.takes(name) or name in unnamed}
         try:
             pipeline = self._module.build(**known)
         except (Exception, SystemExit) as error:  # a recipe is the user's own code
@@ -69,11 +71,11 @@ class Recipe:
             raise RecipeError(
                 f"the pipeline of recipe {self.name} has no predict_proba; end it in a probabilistic classifier"
             )
-        for candidate in ParameterGrid(self.param_grid or {}):
-            try:
+        try:
+            for candidate in ParameterGrid(self.param_grid or {}):
                 clone(pipeline).set_params(**candidate)
-            except ValueError as error:
-                raise RecipeError(f"PARAM_GRID of recipe {self.name} does not fit its pipeline: {error}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RecipeError(f"PARAM_GRID of recipe {self.name} does not fit its pipeline: {error}") from error
         return pipeline
 
 
@@ -113,5 +115,5 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "build", None)):
-        raise RecipeError(f"{path} defines no function build(store, weights, random_state)")
+        raise RecipeError(f"{path} defines no function build(store, weights, random_state, balance)")
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)

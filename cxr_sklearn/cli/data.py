@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,10 +60,11 @@ def check(
         from ..datasets import check as run
 
         found = run(load(images), store=store or "auto", verbose=1)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-    else:
-        _print_check(images, found)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            _print_check(images, found)
+        sys.stdout.flush()  # a full disk is told here
     if found["leaks"] or found["unreadable"]:
         raise typer.Exit(1)
 

@@ -60,7 +60,7 @@ def compare(
         from ..study.compare import compare as run
 
         if images is None:
-            weights = _weights_for_synthetic(weights)
+            weights = _weights_for_synthetic(weights, pipeline)
             frame = _synthetic_frame(out, seed)
         else:
             frame = load(images)
@@ -86,15 +86,18 @@ def compare(
         say(f"Report: {out / 'report.html'}")
 
 
-def _weights_for_synthetic(weights: str) -> str:
+def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
-    from ..backbones import weights_path
+    from ..evaluation.anatomy import backbones_of
     from ..exceptions import WeightsUnavailableError
+    from ..recipes import recipe_names
+    from ..study.checks import load_recipes
 
     if weights != "imagenet":
         return weights
     try:
-        weights_path("VGG16", weights)
+        for recipe in load_recipes(pipelines, recipe_names()):
+            backbones_of(recipe.build(weights=weights))
     except WeightsUnavailableError:
         say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"
@@ -123,9 +126,8 @@ def report(
 ) -> None:
     """Compute the metrics again from scores.csv and render the report, without Keras."""
     with one_line_errors():
-        from ..evaluation.scores import read_metrics
         from ..evaluation.thresholds import parse_rule
-        from ..study.results import write_results
+        from ..study.results import read_metrics, write_results
 
         facts = read_metrics(run)
         known = facts["run"]
@@ -150,15 +152,16 @@ def learning_curve(
     weights: Weights = "imagenet",
     store: Store = None,
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
-    allow_leaks: AllowLeaks = False,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on although images of train and val are copies of each other.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
     with one_line_errors():
-        from ..evaluation.scores import read_metrics
         from ..study.learning_curve import learning_curve as run
         from ..study.learning_curve import learning_facts
-        from ..study.results import write_results
+        from ..study.results import read_metrics, write_results
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,

@@ -1,1 +1,1 @@
-"""Fair comparisons: the run, its table of scores, and the numbers computed from it."""
+"""Fair comparisons: folds of patients, the table of scores, and the numbers computed from it."""

@@ -47,7 +47,7 @@ def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str
 def _steps(estimator: Any) -> list[Any]:
     """Return the steps in the order in which images meet them, those inside the last one too."""
     if isinstance(estimator, Pipeline):
-        *before, last = (step for _, step in estimator.steps)
+        *before, last = (step for _, step in estimator.steps if step not in (None, "passthrough"))
         return [*before, *_steps(last)]
     return _steps(estimator.estimator) if isinstance(estimator, ResamplingClassifier) else [estimator]
 

@@ -8,7 +8,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..datasets.checks import check
 from ..datasets.folder import SPLIT_NAMES, names_no_patient
 from ..datasets.names import series_of
 from ..exceptions import DataError, ImageReadError
+from ..persistence import versions_here
 from .shortcuts import NAMES, ShortcutFeatures
 
 
@@ -121,12 +121,11 @@ def describe_data(rows: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
 
 def describe_run(random_state: int, cv: int) -> dict[str, Any]:
     """Note date, command, seeds, versions and machine."""
-    packages = ("cxr-sklearn", "scikit-learn", "keras", "tensorflow", "numpy", "pillow")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "random_state": random_state,
         "folds": cv,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **versions_here()},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
     }

@@ -1,4 +1,4 @@
-"""The ten metrics of every table, computed in one place from targets, scores and a threshold."""
+"""The metrics of every table, computed in one place from targets, scores and a threshold."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""scores.csv, the table that the numbers of a report come from, and metrics.json, which holds them."""
+"""scores.csv, the table that the numbers of a report come from."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,24 +60,3 @@ def read_scores(folder: Path) -> pd.DataFrame:
             row = int(np.flatnonzero(wrong)[0]) + 2  # as an editor counts lines, below the heading
             raise DataError(f"{path} has {what}, first in line {row}; `cxr-sklearn compare` writes it anew")
     return scores
-
-
-def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read ``metrics.json`` of a run back.
-
-    Raises
-    ------
-    DataError
-        If there is no such file or it is not what `compare` wrote.
-    """
-    path = folder / "metrics.json"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {folder}` writes it")
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"pipelines", "data", "run"} - set(metrics) or {"threshold", "lang"} - set(metrics["run"])
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{path} is not metrics ({error}); `cxr-sklearn compare` writes it anew") from error
-    if missing:
-        raise DataError(f"{path} lacks {sorted(missing)}; `cxr-sklearn compare` writes it anew")
-    return metrics

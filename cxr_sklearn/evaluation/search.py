@@ -1,4 +1,4 @@
-"""The grid search of `compare`: whole patients in each fold, and every fit passes its patients on."""
+"""The grid search: whole patients in each fold, and every fit passes its patients on."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..exceptions import InputError
 from ..images import ImageBatch, as_batch
 from ..loader import ImageLoader
-from ..parts import parts_of
+from ..parts import parts_of, set_everywhere
 from ..resampling import ResamplingClassifier
 from ..scores import PredictedScores
 
@@ -90,7 +90,5 @@ def without_stores(step: Any) -> Any:
     if all(getattr(part, "store", None) is None for part in parts_of(step)):
         return step
     copied = copy.deepcopy(step)
-    for part in parts_of(copied):
-        if "store" in vars(part):
-            part.store = None
+    set_everywhere(copied, "store", None)
     return copied

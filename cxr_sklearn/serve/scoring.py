@@ -66,7 +66,7 @@ class Scorer:
 
     def __init__(self, model: SavedModel) -> None:
         first = fitted_steps(model.pipeline)[0]
-        self.threshold = float(model.manifest.get("threshold", 0.5))
+        self.threshold = model.threshold
         self.tells_domain = model.domain is not None
         self._model = model
         self._lock = Lock()

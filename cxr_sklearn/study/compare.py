@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from ..datasets.folder import SPLIT_NAMES, checked_frame
+from ..datasets.folder import SPLIT_NAMES
 from ..domain import DomainDetector
 from ..evaluation.anatomy import embed_all, training_of
-from ..evaluation.calibration import METHODS as CALIBRATIONS
 from ..evaluation.calibration import calibrate as calibrate_scores
 from ..evaluation.calibration import calibrated_rows
 from ..evaluation.circumstances import check_images, describe_images, describe_run
@@ -26,12 +23,12 @@ from ..evaluation.search import evaluate, patient_folds
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError, InputError, ModelError, RecipeError
+from ..exceptions import DataError, ModelError, RecipeError
 from ..persistence import save
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..report.words import words
-from ..resampling import METHODS
 from ..scores import calibrated
+from .checks import CLASSES, check_options, images_of, load_recipes
 from .results import render, write_metrics
 
 
@@ -121,14 +118,18 @@ def compare(
     """
     rule = parse_rule(str(threshold))
     words(lang)
-    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
-        if value not in known:
-            raise InputError(f"{name}={value!r} must be one of {known}")
+    check_options(balance, calibrate, cv, n_jobs)
     built = _build(pipelines, {"store": store, "weights": weights, "random_state": random_state, "balance": balance})
-    frame = check_splits(frame, cv)
+    frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+    for target, label in CLASSES:
+        if test[test["target"] == target]["patient"].nunique() < 2:
+            raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
     folds = patient_folds(train, cv, random_state)
     checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    # First what is quick and may fail.
+    domain = DomainDetector(store).fit(train["path"], groups=train["patient"])
+    images = describe_images(frame, store, checked)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
@@ -142,8 +143,6 @@ def compare(
             "balance": balance if recipe.takes("balance") else "none",
             **embed_all(pipeline, frame, verbose),
         }
-    images = describe_images(frame, store, checked)
-    domain = DomainDetector(store).fit(train["path"], groups=train["patient"])
     keep = _Kept(folder, facts, images)
     try:
         for name, (recipe, pipeline) in built.items():
@@ -155,9 +154,8 @@ def compare(
             keep(scores=[scores], training=training_of(name, model))
             _keep_model(folder / "models" / f"{name}.skops", calibrated(model, calibrator), domain, name, keep.metrics)
             if sanity:
-                best = clone(pipeline).set_params(**found["best_params"])
                 occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
-                permuted = permuted_rows(name, best, train, random_state=random_state, verbose=verbose)
+                permuted = permuted_rows(name, pipeline, train, random_state=random_state, verbose=verbose)
                 keep(probes=[occluded, permuted])
     finally:
         if keep.metrics:
@@ -169,17 +167,12 @@ def _build(
     pipelines: Sequence[str | os.PathLike[str]] | None, options: dict[str, Any]
 ) -> dict[str, tuple[Recipe, Pipeline]]:
     """Build the pipelines by name, that of the shortcuts with them."""
-    if isinstance(pipelines, str | os.PathLike):
-        pipelines = [pipelines]
-    recipes = [load_recipe(name) for name in pipelines or recipe_names()]
+    recipes = load_recipes(pipelines, recipe_names())
     if options["balance"] != "none" and not any(recipe.takes("balance") for recipe in recipes):
         raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
     if all(recipe.name != SHORTCUTS for recipe in recipes):
         recipes.append(load_recipe(SHORTCUTS))
-    built = {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
-    if len(built) < len(recipes):
-        raise RecipeError("two recipes have the same name; rename one of the files")
-    return built
+    return {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
 
 
 def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
@@ -220,36 +213,3 @@ class _Kept:
             if self._tables[name]:
                 write_table(pd.concat(self._tables[name]), self._folder, name)
         self.metrics = write_metrics(self._folder, self._facts)
-
-
-def check_splits(frame: pd.DataFrame, cv: int) -> pd.DataFrame:
-    """Return the images that are in a split, or say why they cannot be compared on.
-
-    Raises
-    ------
-    DataError
-        If the table is none that :func:`checked_frame` takes, train or test lacks a class, or a class has fewer
-        training patients than folds or one test patient.
-    ValueError
-        If `cv` is no number of folds.
-    """
-    if not isinstance(cv, Integral) or cv < 2:
-        raise InputError(f"cv={cv!r} must be an integer of at least 2")
-    if isinstance(frame, pd.DataFrame) and "split" in frame:
-        frame = frame[frame["split"].notna()]
-    frame = checked_frame(frame)
-    classes = ((0, "normal"), (1, "pneumonia"))
-    for split in ("train", "test"):
-        for target, label in classes:
-            if not ((frame["split"] == split) & (frame["target"] == target)).any():
-                raise DataError(f"there are no {label} images in the {split} split; both splits need both classes")
-    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
-    for target, label in classes:
-        n = train[train["target"] == target]["patient"].nunique()
-        if n < cv:
-            raise DataError(
-                f"{n} {label} patients in the train split are too few for {cv} folds; add images or ask for fewer folds"
-            )
-        if test[test["target"] == target]["patient"].nunique() < 2:
-            raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
-    return frame

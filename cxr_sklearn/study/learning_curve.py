@@ -18,10 +18,11 @@ from ..evaluation.anatomy import embed_all
 from ..evaluation.circumstances import check_images
 from ..evaluation.search import fit, patient_folds, search
 from ..evaluation.tables import TABLES, write_table
-from ..exceptions import DataError, InputError, RecipeError
+from ..exceptions import DataError, InputError
 from ..progress import progress_bar
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..scores import pneumonia_scores
+from .checks import images_of, load_recipes
 
 SMALLEST = 30
 _FOLDS = 4
@@ -81,12 +82,11 @@ def learning_curve(
     """
     if n_repeats < 1:
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
+    recipes = load_recipes(pipelines, frozen_recipes())
+    frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)
     sizes = _sizes(train["patient"].nunique())
     options = {"weights": weights, "store": store, "random_state": random_state}
-    recipes = [load_recipe(name) for name in pipelines or frozen_recipes()]
-    if len({recipe.name for recipe in recipes}) < len(recipes):
-        raise RecipeError("two recipes have the same name; rename one of the files")
     check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +127,6 @@ def _parts(frame: pd.DataFrame, random_state: int) -> tuple[pd.DataFrame, pd.Dat
         if n_both := len(set(train["patient"]) & set(val["patient"])):
             raise DataError(f"{n_both} patients have images in both train and val; put all of a patient into one split")
         return train, val, "val"
-    if train.empty:
-        raise DataError("there are no images in the train split")
     rows, held_out = patient_folds(train, _FOLDS, random_state)[0]
     return train.iloc[rows], train.iloc[held_out], "held-out"
 

@@ -78,6 +78,27 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read ``metrics.json`` of a run back.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or it is not what `compare` wrote.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {folder}` writes it")
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"pipelines", "data", "run"} - set(metrics) or {"threshold", "lang"} - set(metrics["run"])
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is not metrics ({error}); `cxr-sklearn compare` writes it anew") from error
+    if missing:
+        raise DataError(f"{path} lacks {sorted(missing)}; `cxr-sklearn compare` writes it anew")
+    return metrics
+
+
 def fits(curve: pd.DataFrame, data: dict[str, Any]) -> bool:
     """Whether a learning curve is of the images of a run, as far as their numbers tell."""
     if curve.empty:

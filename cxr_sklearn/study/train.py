@@ -7,20 +7,18 @@ from typing import Any
 
 import pandas as pd
 
-from ..datasets.folder import checked_frame
 from ..domain import DomainDetector
 from ..evaluation.anatomy import embed_all
-from ..evaluation.calibration import METHODS as CALIBRATIONS
 from ..evaluation.calibration import calibrate as calibrate_scores
 from ..evaluation.circumstances import check_images
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.search import evaluate, patient_folds
 from ..evaluation.thresholds import choose_threshold, parse_rule
-from ..exceptions import DataError, InputError, RecipeError
+from ..exceptions import RecipeError
 from ..persistence import SavedModel
 from ..recipes import load_recipe
-from ..resampling import METHODS
 from ..scores import calibrated
+from .checks import check_options, images_of
 
 
 def train(
@@ -54,7 +52,8 @@ def train(
     SavedModel
         The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save`
         is to keep: "recipe", "best_params", "balance", "threshold", "threshold_source", "calibrated", "metrics"
-        at that threshold ("out_of_fold" and, if there are validation images of both classes, "val") and "data".
+        at that threshold ("out_of_fold" and, if there are validation images of both classes, "val"), "data" and
+        "synthetic". ``save(model.pipeline, path, domain=model.domain, **model.manifest)`` makes a file of it.
 
     Raises
     ------
@@ -64,22 +63,13 @@ def train(
         As :func:`compare`.
     """
     rule = parse_rule(str(threshold))
-    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
-        if value not in known:
-            raise InputError(f"{name}={value!r} must be one of {known}")
-    if cv < 2:
-        raise InputError(f"cv={cv} must be at least 2")
+    check_options(balance, calibrate, cv, n_jobs)
     recipe = load_recipe(pipeline)
     if balance != "none" and not recipe.takes("balance"):
         raise RecipeError(f"{recipe.name} cannot be balanced")
     built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance)
-    frame = checked_frame(frame)
-    frame = frame[frame["split"].isin(("train", "val"))]
+    frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
     rows = frame[frame["split"] == "train"]
-    if rows["target"].nunique() < 2:
-        raise DataError("the train split lacks images of a class; both are needed")
-    if (n := int(rows.groupby("target")["patient"].nunique().min())) < cv:
-        raise DataError(f"{n} training patients of a class are too few for {cv} folds; ask for fewer folds")
     check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     # First what is quick and may fail.
     domain = DomainDetector(store).fit(rows["path"], groups=rows["patient"])

@@ -101,7 +101,7 @@ def test_what_it_cannot_do(embedded_frame, tmp_path):
     frame, store = embedded_frame
     with pytest.raises(InputError, match="n_repeats=0"):
         learning_curve(frame, ["shortcuts"], out=tmp_path, store=store, n_repeats=0)
-    with pytest.raises(DataError, match="no images in the train split"):
+    with pytest.raises(DataError, match="there are no normal images in the train split"):
         learning_curve(frame[frame["split"] == "test"], ["shortcuts"], out=tmp_path, store=store)
 
 

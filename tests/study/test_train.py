@@ -24,11 +24,11 @@ def test_it_gives_what_compare_gives_and_does_not_look_at_test(frame, tmp_path):
 
 
 def test_what_cannot_be_trained(frame, tmp_path):
-    with pytest.raises(ValueError, match="cv=1 must be at least 2"):
+    with pytest.raises(ValueError, match="cv=1 must be an integer of at least 2"):
         train(frame, "shortcuts", cv=1)
     with pytest.raises(ValueError, match="calibrate='no' must be one of"):
         train(frame, "shortcuts", calibrate="no")
-    with pytest.raises(DataError, match="lacks images of a class"):
+    with pytest.raises(DataError, match="there are no normal images in the train split"):
         train(frame[frame["target"] == 1], "shortcuts")
     with pytest.raises(DataError, match="too few for 500 folds"):
         train(frame, "shortcuts", store=tmp_path, cv=500)
