@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,15 +22,14 @@ from .backbones import POOLINGS, application, weights_identity
 from .domain import DomainDetector
 from .exceptions import InputError, ModelError, WeightsUnavailableError
 from .files import replacing
-from .keras_runtime import keras_backend
 from .parts import parts_of, set_everywhere
 from .payload import dump, undump
+from .versions import versions_here
 
 MAGIC = b"cxr_sklearn model\n"
 #: Counts up when an earlier version could not read what is written now.
 FORMAT = 1
 _OWN_FACTS = frozenset({"format", "kind", "sha256", "created", "classes", "weights", "versions"})
-_PACKAGES = ("cxr-sklearn", "scikit-learn", "keras", "numpy", "pillow", "skops")
 #: A manifest is some thousand bytes; a line of more is none.
 _LONGEST_MANIFEST = 10_000_000
 
@@ -277,16 +275,6 @@ def _describe_weights(part: Any) -> dict[str, Any]:
     else:
         source = f"a file, {Path(part.weights).name}"
     return {"backbone": part.backbone, "id": part.weights_id_, "source": source, "precision": part.precision_}
-
-
-def versions_here() -> dict[str, str]:
-    """Return the versions of what scores depend on, the backend of Keras among them."""
-    backend = keras_backend()
-    try:
-        found = f"{backend} {version(backend)}"
-    except PackageNotFoundError:
-        found = f"{backend}, which is not installed"
-    return {name: version(name) for name in _PACKAGES} | {"Keras backend": found}
 
 
 def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:

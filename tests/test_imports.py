@@ -30,3 +30,13 @@ def test_public_names():
     assert set(cxr_sklearn.__all__) <= set(dir(cxr_sklearn))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         cxr_sklearn.Nothing  # noqa: B018
+
+
+def test_shortcuts_on_drawn_images_ask_for_no_weights(tmp_path):
+    code = (
+        "import sys; from typer.testing import CliRunner; from cxr_sklearn.cli import app; "
+        f"done = CliRunner().invoke(app, ['compare', '--pipeline', 'shortcuts', '--out', {str(tmp_path / 'run')!r}]); "
+        "assert done.exit_code == 0, done.output; print('keras' in sys.modules, 'random weights' in done.output)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"

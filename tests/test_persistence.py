@@ -361,7 +361,7 @@ def test_another_backend_is_told(fitted, tmp_path, monkeypatch):
 
 
 def test_other_versions_are_told(fitted, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr_sklearn.persistence.version", lambda name: "0.0.1")
+    monkeypatch.setattr("cxr_sklearn.versions.version", lambda name: "0.0.1")
     save(fitted[0], tmp_path / "model.skops")
     monkeypatch.undo()
     with pytest.warns(UserWarning, match=r"was saved with .*scikit-learn 0\.0\.1 \(here 1\."):

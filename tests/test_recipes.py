@@ -46,9 +46,11 @@ def test_balance_reaches_the_classifier(name):
 
 
 def test_what_a_recipe_takes(tmp_path):
-    (tmp_path / "any.py").write_text(OWN.replace("random_state=None", "**options").replace("=random_state", "=None"))
+    (tmp_path / "any.py").write_text(
+        OWN.replace("random_state=None", "**options").replace("=random_state", "=options.pop('random_state')")
+    )
     assert not load_recipe(tmp_path / "any.py").takes("balance")  # nobody knows what it makes of it
-    load_recipe(tmp_path / "any.py").build(balance="weights")
+    load_recipe(tmp_path / "any.py").build(random_state=3, balance="weights")  # and is not given what cannot be told
     assert load_recipe("vgg16_logistic").takes("balance")
     assert not load_recipe("shortcuts").takes("balance")
 
@@ -71,6 +73,8 @@ def test_a_recipe_of_ones_own(tmp_path):
         ("fails.py", "def build():\n    1 / 0", "failed: ZeroDivisionError"),
         ("leaves.py", "import sys\nsys.exit(0)", "cannot be run: SystemExit"),
         ("grid.py", OWN + "\nPARAM_GRID = {'classify__C': [1]}", "PARAM_GRID of recipe grid does not fit"),
+        ("kind.py", OWN + "\nPARAM_GRID = {'classify__strategy': 5}", "PARAM_GRID of recipe kind does not fit"),
+        ("deep.py", OWN + "\nPARAM_GRID = {'classify__strategy__x': [5]}", "PARAM_GRID of recipe deep does not fit"),
         ("svm.py", OWN.replace("dummy", "svm").replace("DummyClassifier", "LinearSVC"), "has no predict_proba"),
     ],
 )

@@ -17,7 +17,7 @@ from ..datasets.checks import check
 from ..datasets.folder import SPLIT_NAMES, names_no_patient
 from ..datasets.names import series_of
 from ..exceptions import DataError, ImageReadError
-from ..persistence import versions_here
+from ..versions import versions_here
 from .shortcuts import NAMES, ShortcutFeatures
 
 

@@ -218,6 +218,7 @@ def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
         ({"balance": "much"}, "balance='much' must be one of"),
         ({"cv": 1}, "cv=1 must be an integer of at least 2"),
         ({"cv": "5"}, "cv='5' must be an integer of at least 2"),
+        ({"n_jobs": 0}, "n_jobs=0 must be None or an integer other than 0"),
     ],
 )
 def test_wrong_options_cost_no_time(embedded_frame, tmp_path, option, message):
@@ -288,7 +289,7 @@ def test_embedders_inside_other_steps_are_found(embedded_frame, tmp_path):
         "from cxr_sklearn import FrozenEmbedder, ImageLoader\n"
         "def build(store, weights):\n"
         "    union = FeatureUnion([('net', FrozenEmbedder(weights=weights, store=store))])\n"
-        "    return Pipeline([('load', ImageLoader()), ('both', union), ('no', 'passthrough'),\n"
+        "    return Pipeline([('no', 'passthrough'), ('load', ImageLoader()), ('none', None), ('both', union),\n"
         "                     ('classify', LogisticRegression(max_iter=9000))])\n"
     )
     compare(frame, [tmp_path / "union.py"], out=tmp_path / "run", weights="random", store=store, cv=3)

@@ -102,7 +102,9 @@ def test_what_it_cannot_do(embedded_frame, tmp_path):
     with pytest.raises(InputError, match="n_repeats=0"):
         learning_curve(frame, ["shortcuts"], out=tmp_path, store=store, n_repeats=0)
     with pytest.raises(DataError, match="there are no normal images in the train split"):
-        learning_curve(frame[frame["split"] == "test"], ["shortcuts"], out=tmp_path, store=store)
+        learning_curve(frame[frame["split"] == "test"], "shortcuts", out=tmp_path, store=store)
+    with pytest.raises(DataError, match="the table lacks the columns"):
+        learning_curve(frame.drop(columns="patient"), ["shortcuts"], out=tmp_path, store=store)
 
 
 def test_a_patient_in_both_splits(embedded_frame, tmp_path):
