@@ -98,3 +98,14 @@ def test_the_check_of_a_set_is_timed():
     assert "check of 30 files" in done.stdout
     assert "load_folder on 100 file names" in done.stdout
     assert "grey levels differ by" in done.stdout
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_batch_sizes_are_timed():
+    done = run("benchmarks/batches.py", "--images", 4, "--batches", 2)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()[1:]] == [
+        "network, float32, batches of 2",
+        "network, bfloat16, batches of 2",
+    ]
