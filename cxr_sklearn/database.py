@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -98,8 +99,13 @@ def _create_tables(connection: sqlite3.Connection, schema: Sequence[str]) -> Non
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """Hold the only right to write, and commit at the end; an error or a killed process leaves nothing behind."""
     _execute_patiently(connection, "BEGIN IMMEDIATE")
-    yield
-    connection.execute("COMMIT")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):  # what went wrong is told, not that it cannot be undone
+            connection.execute("ROLLBACK")
+        raise
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,8 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
 class FeatureStore:
     """Feature rows by content key, safe against crashes, corruption and concurrent writers.
 
-    The folder belongs on a disk of this machine: SQLite's write-ahead log does not work over a network. Every operation
-    opens its own connection, so a store can be pickled and used from any thread or process.
+    The folder belongs on a disk of this machine: SQLite's write-ahead log does not work over a network. No connection
+    is shared between threads or pickled, so a store can be used from any thread or process.
 
     Parameters
     ----------
@@ -67,6 +68,7 @@ class FeatureStore:
         self.path = Path(directory).absolute() / f"{name}-{fingerprint(recipe)}.sqlite"
         quoted = json.dumps(recipe, sort_keys=True).replace("'", "''")
         self._schema = [*_SCHEMA, f"INSERT INTO recipe VALUES ('{quoted}')"]
+        self._kept: dict[int, sqlite3.Connection] = {}  # by thread
 
     def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows there are; a row that fails its checksum counts as absent.
@@ -108,9 +110,24 @@ class FeatureStore:
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Hold a connection while others come and go: whenever the last one is closed, SQLite empties its log."""
-        with open_database(self.path, self._schema):
-            yield
+        """Let this thread's claims share a connection; whenever the last one is closed, SQLite empties its log."""
+        with open_database(self.path, self._schema) as connection:
+            self._kept[get_ident()] = connection
+            try:
+                yield
+            finally:
+                del self._kept[get_ident()]
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if (kept := self._kept.get(get_ident())) is not None:
+            yield kept  # what goes wrong with it is explained where it was opened
+        else:
+            with open_database(self.path, self._schema) as connection:
+                yield connection
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": {}}
 
     @contextmanager
     def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
@@ -131,7 +148,7 @@ class FeatureStore:
         StoreError
             If the file cannot be written: a read-only folder, a full disk.
         """
-        with open_database(self.path, self._schema) as connection, transaction(connection):
+        with self._connection() as connection, transaction(connection):
             rows = {
                 key: row for known, block in _select(connection, keys) for key, row in zip(known, block, strict=True)
             }

@@ -250,3 +250,23 @@ def test_where_the_store_lies(tmp_path, monkeypatch):
     assert store_directory("auto").is_absolute()
     (tmp_path / "cache").mkdir()
     assert store_directory("auto") == Path("cache")
+
+
+def test_claims_share_the_connection_that_is_kept_open(store, monkeypatch):
+    opened = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
+    with store.kept_open():
+        assert pickle.loads(pickle.dumps(store)).path == store.path  # as a worker would get it
+        for key in (b"a", b"b"):
+            with store.claim([key]) as (missing, rows):
+                rows.update({key: np.ones(3) for key in missing})
+        with pytest.raises(ValueError, match="mine"), store.claim([b"c"]) as (_, rows):
+            rows[b"c"] = np.ones(3)
+            raise ValueError("mine")
+        with store.claim([b"d"]) as (missing, rows):  # the failed one has let go of the right to write
+            rows[b"d"] = np.ones(3)
+    assert len(opened) == 1
+    with store.claim([b"a", b"b", b"c", b"d"]) as (missing, _):
+        assert missing == [b"c"]
+    assert len(opened) == 2
