@@ -214,9 +214,11 @@ class Backbone:
                 )
         except Exception as error:  # bare Exception is among what Keras raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            if source is None:
+            if reason.startswith("Input size must be"):
                 height, width, _ = image_shape
                 raise InputError(f"{self.name} on images of {height} x {width} pixels: {reason}") from error
+            if source is None:
+                raise
             raise WeightsUnavailableError(
                 f"{path} does not hold the weights of {self.name} without its top: {reason}"
             ) from error

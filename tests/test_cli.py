@@ -322,6 +322,17 @@ class TestBadInput:
         assert done.returncode == 1
         assert "text.h5 does not hold the weights of VGG16" in only_line(done.stderr)
 
+    def test_a_warning_is_one_line_without_a_place_in_the_program(self, tmp_path):
+        (tmp_path / "own.py").write_text(
+            "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import make_pipeline\n"
+            "from cxr_sklearn import ShortcutFeatures\n\nclass Own(LogisticRegression):\n    pass\n\n"
+            "def build(store):\n    return make_pipeline(ShortcutFeatures(store=store), Own())\n"
+        )
+        options = ["--pipeline", tmp_path / "own.py", "--folds", "3", "--out", tmp_path / "run"]
+        command = [sys.executable, "-m", "cxr_sklearn.cli", "compare", folder_of(tmp_path / "images", 12), *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert only_line(done.stderr).startswith("Warning: the model of own is not kept: ")
+
     def test_weights_that_are_not_there(self, tmp_path):
         folder = folder_of(tmp_path / "images")
         line = fails(

@@ -67,6 +67,13 @@ def test_features_are_those_of_the_network(images):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("gpu_is_used", "size"), [(True, 128), (False, 32)])
+def test_the_batch_suits_what_keras_computes_on(images, monkeypatch, gpu_is_used, size):
+    monkeypatch.setattr("cxr_sklearn.embedder.gpu_is_used", lambda: gpu_is_used)
+    assert embedder(None).fit(images).batch_size_ == size
+    assert embedder(None, batch_size=5).fit(images).batch_size_ == 5
+
+
 def test_images_too_small_for_a_network(images):
     with pytest.raises(InputError, match=r"^InceptionV3 on images of 32 x 32 pixels: .*75"):
         embedder(None, backbone="InceptionV3").fit_transform(images)

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 from joblib import Parallel, delayed
@@ -51,9 +52,36 @@ def test_which_gpus_have_bfloat16(tmp_path, monkeypatch, script, has_units):
 
 
 @pytest.mark.keras
-def test_a_gpu_that_keras_does_not_see_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path)  # a driver is installed
-    assert keras_runtime.gpu_is_used() is False
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_a_gpu_that_keras_does_not_see_is_not_used(backend):
+    if not find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    code = (
+        "from pathlib import Path; from cxr_sklearn import keras_runtime; "
+        "keras_runtime.Path = lambda path: Path('.'); "  # a driver is installed
+        "print(keras_runtime.gpu_is_used())"
+    )
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "is_used"),
+    [("torch", "cuda", True), ("torch", "cpu", False), ("jax", "gpu:0", True), ("tensorflow", "cpu:0", False)],
+)
+def test_what_keras_says_of_its_devices(tmp_path, monkeypatch, backend, device, is_used):
+    """On PyTorch, Keras has no list of devices, and asking for one is an error."""
+    keras = SimpleNamespace(
+        backend=SimpleNamespace(backend=lambda: backend),
+        ops=SimpleNamespace(zeros=lambda shape: SimpleNamespace(device=SimpleNamespace(type=device))),
+        distribution=None if backend == "torch" else SimpleNamespace(list_devices=lambda: [device]),
+    )
+    monkeypatch.setattr(keras_runtime, "import_keras", lambda: keras)
+    monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path / "absent")
+    assert keras_runtime.gpu_is_used() is False  # without a driver nobody is asked
+    monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path)
+    assert keras_runtime.gpu_is_used() is is_used
 
 
 def test_the_backend_is_known_before_keras_is_imported(tmp_path, monkeypatch):
@@ -72,6 +100,7 @@ def test_the_backend_is_known_before_keras_is_imported(tmp_path, monkeypatch):
 def settings_of_a_worker():
     import_keras()
     loky = sys.modules["joblib.externals.loky.process_executor"]
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
     return os.environ["OMP_NUM_THREADS"], os.environ["TF_NUM_INTRAOP_THREADS"], loky._USE_PSUTIL
 
 

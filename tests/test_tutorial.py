@@ -19,6 +19,11 @@ def maker():
     return module
 
 
+def tables_of(notebook):
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", []))
+    return [it["data"]["text/plain"] for it in outputs if "text/html" in it.get("data", {})]
+
+
 def test_the_notebook_is_that_of_the_page(maker):
     def sources(cells):
         return [(cell.cell_type, cell.source) for cell in cells.cells]
@@ -27,12 +32,7 @@ def test_the_notebook_is_that_of_the_page(maker):
 
 
 def test_the_notebook_shows_what_the_page_shows(maker):
-    shown = [
-        output["data"]["text/plain"]
-        for cell in nbformat.read(maker.NOTEBOOK, as_version=4).cells
-        for output in cell.get("outputs", [])
-        if "text/html" in output.get("data", {})  # a table
-    ]
+    shown = tables_of(nbformat.read(maker.NOTEBOOK, as_version=4))
     printed = re.findall(r"```text\n(.*?)\n```", PAGES[0].read_text(), flags=re.DOTALL)
     assert len(printed) == 6
     assert [re.sub(" +\n", "\n", text) for text in shown] == printed
@@ -51,12 +51,7 @@ def test_the_notebook_runs(maker, monkeypatch):
     for name in ("CXR_DATA", "CXR_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
     cells = maker.run(maker.notebook())
-    tables = [
-        output["data"]["text/plain"]
-        for cell in cells.cells
-        for output in cell.get("outputs", [])
-        if "text/html" in output.get("data", {})
-    ]
+    tables = tables_of(cells)
     moving, exact = ([float(x) for x in re.findall(rf"CNN, {kind} +(.*)", tables[2])[0].split()] for kind in
                      ("moving", "exact"))  # fmt: skip
     assert moving[0] < exact[0]

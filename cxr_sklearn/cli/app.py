@@ -36,7 +36,7 @@ def one_line_errors() -> Iterator[None]:
 
     # What is wrong with an image is told once, by the error or the check, and not by its codec as well.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    shown, warnings.showwarning = warnings.showwarning, _show_warning
+    shown, warnings.showwarning = warnings.showwarning, show_warning
     try:
         yield
     except BrokenPipeError:  # whoever reads has seen enough, and Typer knows what to do
@@ -48,7 +48,8 @@ def one_line_errors() -> Iterator[None]:
         warnings.showwarning = shown
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Say what is warned of, and not from which line of the program."""
     say(f"Warning: {message}", stderr, style="yellow")
 
 

@@ -14,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from .app import Images, Store, app, console, load, one_line_errors, printable, say, stderr
+from .app import Images, Store, app, console, load, one_line_errors, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def load_told(model: Path, trust: bool, store: str | None, weights: Path | None)
         warnings.simplefilter("always", UserWarning)
         known = load_model(model, trusted=trust, store=store, weights=weights)
     for warning in noted:
-        say(f"Warning: {warning.message}", stderr, style="yellow")
+        show_warning(warning.message)
     return known
 
 
