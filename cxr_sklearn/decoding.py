@@ -52,13 +52,32 @@ class RefusedError(ValueError):
     """A reason in this package's own words why a file is not read."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Decoding:
-    """How a file becomes grey pixels of one size; part of every content key."""
+    """How a file becomes grey pixels of one size; part of every content key.
+
+    Attributes
+    ----------
+    height, width : int
+    resize : {"stretch", "pad", "crop"}
+    crop : float
+        The central part of each side that is kept before resizing.
+    change : callable or None
+        From grey pixels of any size, ``uint8 (H, W)``, to such; done to the whole image, before anything is cut off.
+    """
 
     height: int
     width: int
     resize: str
+    crop: float = 1.0
+    change: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __repr__(self) -> str:
+        # In every content key: what is not asked for is not named, or each new field would empty everybody's store.
+        asked = [f"height={self.height!r}, width={self.width!r}, resize={self.resize!r}"]
+        asked += [f"crop={self.crop!r}"] if self.crop != 1 else []
+        asked += [f"change={self.change!r}"] if self.change is not None else []
+        return f"Decoding({', '.join(asked)})"
 
     def __call__(self, source: bytes | np.ndarray) -> np.ndarray:
         """Return ``uint8 (height, width)``; whatever a file's bytes can make a codec raise comes out unchanged."""
@@ -67,9 +86,14 @@ class Decoding:
         if _is_dicom(source):
             return self._fit(Image.fromarray(_dicom().grey_pixels(io.BytesIO(source))))
         with _open(io.BytesIO(source)) as image:
-            return self._fit(_upright_grey(image, self.width, self.height))
+            # Of a part to be kept, as many pixels are wanted as of a whole image.
+            return self._fit(_upright_grey(image, round(self.width / self.crop), round(self.height / self.crop)))
 
     def _fit(self, image: Image.Image) -> np.ndarray:
+        if self.change is not None:
+            image = Image.fromarray(self.change(np.asarray(image)))
+        if self.crop < 1:
+            image = image.crop(_central(image.width, image.height, self.crop))
         size = (self.width, self.height)
         if self.resize == "pad":
             image = ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=0)
@@ -78,6 +102,12 @@ class Decoding:
         else:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return np.asarray(image, dtype=np.uint8)
+
+
+def _central(width: int, height: int, part: float) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of the central part of each side: equal margins, and never nothing."""
+    left, top = (min(round(side * (1 - part) / 2), (side - 1) // 2) for side in (width, height))
+    return left, top, width - left, height - top
 
 
 def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str]:

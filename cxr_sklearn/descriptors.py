@@ -43,7 +43,9 @@ class Descriptors(NamedTuple):
     failures: dict[str, str]
 
 
-def describe(X: Any, store: str | os.PathLike[str] | None, title: str, verbose: int) -> Descriptors:
+def describe(
+    X: Any, store: str | os.PathLike[str] | None, title: str, verbose: int, *, crop: float = 1.0
+) -> Descriptors:
     """Measure images, or look their rows up in the store.
 
     Parameters
@@ -55,10 +57,12 @@ def describe(X: Any, store: str | os.PathLike[str] | None, title: str, verbose: 
         Of the progress bar.
     verbose : int
         1 shows it.
+    crop : float, default=1.0
+        The central part of each side that is looked at; width and height are those of the whole image.
     """
     recipe = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES}
     rows_store = NoStore() if store is None else FeatureStore(store_directory(store), "descriptors", recipe)
-    batch = ImageLoader(size=SIZE).transform(X).pinned(rows_store.digests)
+    batch = ImageLoader(size=SIZE, crop=crop).transform(X).pinned(rows_store.digests)
     with progress_bar(title, len(batch), show=verbose > 0) as advance:
         rows, _, failures = readable_rows(batch, rows_store, _describe, chunk_size=_CHUNK_SIZE, advance=advance)
     if not rows.shape[1]:  # not one of them can be read

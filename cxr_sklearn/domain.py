@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from .descriptors import BLANK, Descriptors, describe
 from .exceptions import ImageReadError, InputError
 from .routing import check_groups
+from .versions import ReadsEarlierFiles
 
 #: Share of held-out training images that is flagged.
 FLAGGED = 0.01
@@ -25,7 +26,7 @@ _COMPONENTS, _NEIGHBOURS, _FOLDS = 32, 20, 5
 _MOST_IMAGES = 5_000
 
 
-class DomainDetector(OutlierMixin, BaseEstimator):
+class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
     """Tell images that look unlike the training images from afar, by local outlier factors.
 
     An image is described by the low frequencies of its cosine transform, its mean grey level and its contrast.
@@ -37,6 +38,9 @@ class DomainDetector(OutlierMixin, BaseEstimator):
     ----------
     store : str, path or None, default="auto"
         Folder of the feature store, as for :class:`FrozenEmbedder`.
+    crop : float, default=1.0
+        The central part of each side that is looked at, as for :class:`ImageLoader`: that of the model, which does not
+        see the rest either.
 
     Attributes
     ----------
@@ -50,8 +54,9 @@ class DomainDetector(OutlierMixin, BaseEstimator):
 
     offset_: float
 
-    def __init__(self, store: str | os.PathLike[str] | None = "auto") -> None:
+    def __init__(self, store: str | os.PathLike[str] | None = "auto", crop: float = 1.0) -> None:
         self.store = store
+        self.crop = crop
 
     def fit(self, X: Any, y: Any = None, groups: ArrayLike | None = None) -> Self:
         """Learn what images look like, and place the limit by cross-validation.
@@ -143,7 +148,7 @@ class DomainDetector(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def _describe(self, X: Any) -> Descriptors:
-        found = describe(X, self.store, "Looking at images", 0)
+        found = describe(X, self.store, "Looking at images", 0, crop=self.crop)
         if found.failures:
             raise ImageReadError(found.failures, len(found.keys))
         return found

@@ -6,6 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self, overload
 
@@ -32,7 +33,8 @@ class ImageBatch(Sequence[np.ndarray]):
     Parameters
     ----------
     sources : ndarray
-        Either paths, shape (n,) and dtype object, or pixels, shape (n, H, W[, 1 or 3]) and dtype uint8.
+        Either paths and contents of files (``bytes``), shape (n,) and dtype object, or pixels, shape
+        (n, H, W[, 1 or 3]) and dtype uint8.
     decoding : Decoding or None
         How a source becomes pixels of one size; None keeps in-memory pixels as they are.
 
@@ -47,6 +49,7 @@ class ImageBatch(Sequence[np.ndarray]):
         self._decoding = decoding
         self._augmentations: tuple[tuple[Operation, np.ndarray], ...] = ()
         self._digests: np.ndarray | None = None
+        self._grey: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -97,13 +100,18 @@ class ImageBatch(Sequence[np.ndarray]):
 
     def _source_digests(self, digests: Digests) -> Sequence[bytes | OSError]:
         if self._sources.ndim == 1:
-            return digests(self._sources.tolist())
+            paths = [source for source in self._sources if isinstance(source, str)]
+            of_paths = iter(digests(paths))
+            return [
+                next(of_paths) if isinstance(source, str) else hashlib.sha256(source).digest()
+                for source in self._sources
+            ]
         layout = repr(self._sources.shape[1:]).encode()
         return [hashlib.sha256(layout + pixels.tobytes()).digest() for pixels in self._sources]
 
     def name(self, i: int) -> str:
         """Path of image `i`, or its position where it has none."""
-        return str(self._sources[i]) if self._sources.ndim == 1 else f"image {i}"
+        return self._sources[i] if isinstance(self._sources[i], str) else f"image {i}"
 
     def source_header(self, i: int) -> tuple[int, int, str]:
         """Width, height and mode of image `i` as its file's header tells them; no pixel is decoded.
@@ -127,6 +135,44 @@ class ImageBatch(Sequence[np.ndarray]):
         batch._augmentations += ((operation, np.broadcast_to(np.asarray(view), len(self))),)
         return batch
 
+    def in_memory(self, advance: Callable[[int], None] = lambda steps: None) -> Self:
+        """Return a batch of the same images and keys that decodes no file again: one byte a pixel is kept.
+
+        Parameters
+        ----------
+        advance : callable
+            Told how many images are decoded, for a progress bar.
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        plain = self[:]
+        plain._augmentations = ()
+        batch = self[:]
+        batch._grey = plain._all_grey(advance)
+        return batch
+
+    def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Self:
+        """Change every image as it is read, before a part of it is kept and resized.
+
+        Parameters
+        ----------
+        change : callable
+            From grey pixels of any size, ``uint8 (H, W)``, to such; its ``repr`` says all of what it does.
+
+        Raises
+        ------
+        ValueError
+            If the images were not loaded by an :class:`ImageLoader`.
+        """
+        if self._decoding is None:
+            raise InputError("these images were given as pixels of one size; load them with an ImageLoader")
+        batch = self[:]
+        batch._decoding = replace(self._decoding, change=change)
+        return batch
+
     def decode(self, i: int) -> np.ndarray:
         """Decode image `i` to ``uint8 (H, W, 3)``.
 
@@ -135,21 +181,27 @@ class ImageBatch(Sequence[np.ndarray]):
         ImageReadError
             If the file cannot be read, whatever is wrong with it.
         """
-        source = self._sources[i]
-        try:
-            if isinstance(source, str):
-                source = self._bytes(i)
-            grey = self._decoding(source) if self._decoding else grey_array(source)
-        except Exception as error:
-            raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
+        grey = self._decoded(i) if self._grey is None else self._grey[i]
         for position, (operation, views) in enumerate(self._augmentations):
             if views[i]:
                 grey = operation(grey, self._key_at(i, position + 1))
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
+    def _decoded(self, i: int) -> np.ndarray:
+        """Return image `i` before any augmentation, ``uint8 (H, W)``."""
+        source = self._sources[i]
+        try:
+            if not isinstance(source, np.ndarray):
+                source = self._bytes(i)
+            return self._decoding(source) if self._decoding else grey_array(source)
+        except Exception as error:
+            raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
+
     def _bytes(self, i: int) -> bytes:
-        with open_regular(self._sources[i]) as file:
-            content = file.read()
+        content = self._sources[i]
+        if isinstance(content, str):
+            with open_regular(content) as file:
+                content = file.read()
         if self._digests is not None and hashlib.sha256(content).digest() != self._digests[i]:
             raise ValueError("the file changed while it was being read; run again")
         return content
@@ -210,6 +262,7 @@ class ImageBatch(Sequence[np.ndarray]):
         batch = type(self)(self._sources[rows], self._decoding)
         batch._augmentations = tuple((operation, views[rows]) for operation, views in self._augmentations)
         batch._digests = None if self._digests is None else self._digests[rows]
+        batch._grey = None if self._grey is None else self._grey[rows]
         return batch
 
     def __contains__(self, image: object) -> bool:
@@ -218,17 +271,22 @@ class ImageBatch(Sequence[np.ndarray]):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
             raise ValueError("an ImageBatch is decoded into a new array; copy=False cannot be kept")
-        pixels = np.empty(self.shape, dtype=np.uint8)
+        pixels = np.repeat(self._all_grey()[..., np.newaxis], 3, axis=3)
+        return pixels if dtype is None else pixels.astype(dtype)
+
+    def _all_grey(self, advance: Callable[[int], None] = lambda steps: None) -> np.ndarray:
+        grey = np.empty(self.shape[:3], dtype=np.uint8)
         failures: dict[str, str] = {}
         for start, chunk in zip(range(0, len(self), 32), self.decode_ahead(32), strict=True):
             for i, image in enumerate(chunk, start):
                 if isinstance(image, ImageReadError):
                     failures |= image.failures
                 else:
-                    pixels[i] = image
+                    grey[i] = image[..., 0]
+            advance(len(chunk))
         if failures:
             raise ImageReadError(failures, len(self))
-        return pixels if dtype is None else pixels.astype(dtype)
+        return grey
 
     def __repr__(self) -> str:
         n, height, width, _ = self.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,9 +14,16 @@ from sklearn.utils import Tags
 from .decoding import Decoding
 from .exceptions import InputError
 from .images import ImageBatch, PassesImages, as_batch
+from .versions import ReadsEarlierFiles
 
 
-class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class ImageLoader(
+    ReadsEarlierFiles,
+    PassesImages,
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
+):
     """Turn paths into a lazy batch of 8-bit grey images of one size.
 
     JPEG, PNG, TIFF, BMP, WebP and DICOM are read, whatever their colours: grey levels of more than 8 bits are scaled by
@@ -35,6 +42,9 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
         Height and width in pixels.
     resize : {"stretch", "pad", "crop"}, default="stretch"
         What becomes of the aspect ratio: given up, kept with black borders, or kept by cutting the longer side.
+    crop : float, default=1.0
+        The central part of each side that is kept, before anything is resized: with 0.8, a tenth is cut off at either
+        end of height and width. What is on the border of a radiograph (markers, collimators, arms) is not the lung.
 
     See Also
     --------
@@ -48,9 +58,10 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
     ImageBatch(n=2, height=64, width=64)
     """
 
-    def __init__(self, size: int | tuple[int, int] = 224, resize: str = "stretch") -> None:
+    def __init__(self, size: int | tuple[int, int] = 224, resize: str = "stretch", crop: float = 1.0) -> None:
         self.size = size
         self.resize = resize
+        self.crop = crop
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Check the parameters; nothing is learnt.
@@ -73,6 +84,7 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
         Parameters
         ----------
         X : array-like of n paths, one-column DataFrame, or images as an array of shape (n, H, W[, C]) and dtype uint8
+            An element of type ``bytes`` is the content of a file, not its path.
 
         Returns
         -------
@@ -86,19 +98,21 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
         decoding = self.decoding()
         if isinstance(X, ImageBatch):
             raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
-        if isinstance(X, list | tuple) and X and isinstance(X[0], str):
+        if isinstance(X, list | tuple) and X and isinstance(X[0], str | bytes):
             X = np.array(X, dtype=object)  # as they are: an array of text would hold each at the length of the longest
         values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
         if values.ndim > 2:
             return ImageBatch(as_batch(values)._sources, decoding)
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
-        if values.ndim != 1 or not all(isinstance(path, str | os.PathLike) for path in values):
+        if values.ndim != 1 or not all(isinstance(path, str | os.PathLike | bytes) for path in values):
             raise InputError(
                 f"expected one path per image (a list, array, Series or one-column DataFrame of str), but got shape "
                 f"{values.shape} and dtype {values.dtype}"
             )
-        return ImageBatch(np.array([os.fspath(path) for path in values], dtype=object), decoding)
+        sources = np.empty(len(values), dtype=object)
+        sources[:] = [os.fspath(path) for path in values]
+        return ImageBatch(sources, decoding)
 
     def decoding(self) -> Decoding:
         """Return what makes pixels of one file's bytes, for whoever has no path to give.
@@ -118,7 +132,11 @@ class ImageLoader(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_outpu
             raise InputError(f"size={self.size!r} must be a positive integer or a pair of them")
         if self.resize not in ("stretch", "pad", "crop"):
             raise InputError(f"resize={self.resize!r} must be 'stretch', 'pad' or 'crop'")
-        return Decoding(int(size[0]), int(size[1]), self.resize)
+        if not isinstance(self.crop, Real) or isinstance(self.crop, bool) or not 0 < self.crop <= 1:
+            raise InputError(
+                f"crop={self.crop!r} must be a number above 0 and at most 1, the part of each side to keep"
+            )
+        return Decoding(int(size[0]), int(size[1]), self.resize, float(self.crop))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -78,7 +78,9 @@ def predict(
     listed = [os.fspath(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
-    failures = describe(listed, store, "Reading images", verbose).failures
+    # As the detector will look at them, so that an image is read once.
+    crop = 1.0 if model.domain is None else model.domain.crop
+    failures = describe(listed, store, "Reading images", verbose, crop=crop).failures
     table = pd.DataFrame({"path": listed})
     table["error"] = table["path"].map(failures).astype("str")
     readable = table["error"].isna()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from .keras_runtime import keras_backend
 
@@ -17,3 +20,15 @@ def versions_here() -> dict[str, str]:
     except PackageNotFoundError:
         found = f"{backend}, which is not installed"
     return {name: version(name) for name in _PACKAGES} | {"Keras backend": found}
+
+
+class ReadsEarlierFiles:
+    """For estimators that have gained parameters: a file of before they had them gives each its default.
+
+    So a new parameter's default must be what was done before there was a choice.
+    """
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Take the attributes of a saved estimator."""
+        parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
+        super().__setstate__({**{p.name: p.default for p in parameters}, **state})  # type: ignore[misc]

@@ -81,7 +81,7 @@ def test_it_learns_from_some_of_very_many(radiographs, monkeypatch):
 
 
 def test_it_is_an_estimator(detector):
-    assert clone(detector).get_params() == {"store": None}
+    assert clone(detector).get_params() == {"store": None, "crop": 1.0}
 
 
 def test_what_it_cannot_do(detector, tmp_path, radiographs):
@@ -108,3 +108,12 @@ def test_on_real_radiographs(real_data, odd_paths, tmp_path):
     with Image.open(test["path"].iloc[0]) as image:
         ImageOps.invert(image.convert("L")).save(tmp_path / "negative.png")
     assert detector.predict([str(tmp_path / "negative.png")]) == [-1]
+
+
+def test_what_the_model_does_not_see_is_not_looked_at(radiographs):
+    images, patients = radiographs
+    framed = images[-50:].copy()
+    framed[:, :6], framed[:, -6:], framed[:, :, :6], framed[:, :, -6:] = 255, 255, 255, 255
+    whole, central = (DomainDetector(None, crop).fit(images[:-50], groups=patients[:-50]) for crop in (1.0, 0.8))
+    assert (whole.predict(framed) == -1).mean() > 0.9
+    assert (central.predict(framed) == -1).mean() <= 0.04

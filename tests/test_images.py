@@ -1,5 +1,7 @@
+import hashlib
 import pickle
 import shutil
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -85,8 +87,53 @@ def test_keys_follow_content_not_names(paths, tmp_path):
 
 def test_keys_cover_every_operation(paths):
     keys = {ImageLoader(**options).transform(paths[:1]).keys[0]
-            for options in ({}, {"size": 8}, {"size": (8, 9)}, {"resize": "pad"}, {"resize": "crop"})}  # fmt: skip
-    assert len(keys) == 5
+            for options in ({}, {"size": 8}, {"size": (8, 9)}, {"resize": "pad"}, {"resize": "crop"},
+                            {"crop": 0.8}, {"crop": 0.9})}  # fmt: skip
+    assert len(keys) == 7
+
+
+def test_keys_are_those_of_earlier_versions(tmp_path):
+    """Or every feature store there is would be cold."""
+    (tmp_path / "a.png").write_bytes(b"any bytes")
+    batch = ImageLoader((8, 9), "pad").transform([str(tmp_path / "a.png")])
+    digest = hashlib.sha256(b"any bytes").digest()
+    assert batch.keys == [hashlib.sha256(digest + b"1 Decoding(height=8, width=9, resize='pad')").digest()]
+
+
+@dataclass(frozen=True)
+class Darker:
+    by: int
+
+    def __call__(self, grey):
+        return grey // self.by
+
+
+def test_a_change_is_made_before_a_part_is_kept(paths):
+    batch = ImageLoader(size=8, crop=0.5).transform(paths)
+    changed = batch.changed(Darker(2))
+    assert not set(changed.keys) & set(batch.keys)
+    assert set(changed[1:].keys) < set(changed.keys)
+    assert changed.keys != batch.changed(Darker(3)).keys
+    assert np.asarray(changed).max() < 128 < np.asarray(batch).max()
+    with pytest.raises(ValueError, match="ImageLoader"):
+        as_batch(np.zeros((2, 4, 4), dtype=np.uint8)).changed(Darker(2))
+
+
+def test_images_in_memory_are_not_read_again(paths, tmp_path):
+    augmenter = ImageAugmenter(random_state=0).fit(np.zeros((1, 4, 4), np.uint8))
+    batch = ImageLoader(size=8).transform(paths).pinned(hash_files)
+    told = []
+    kept = batch.in_memory(told.append)
+    views, pixels = augmenter.view(batch, 1), np.asarray(augmenter.view(batch, 1))
+    for i in range(5):
+        (tmp_path / f"{i}.png").unlink()
+    assert sum(told) == 5
+    assert augmenter.view(kept, 1).keys == views.keys
+    np.testing.assert_array_equal(np.asarray(augmenter.view(kept, 1)), pixels)
+    np.testing.assert_array_equal(np.asarray(augmenter.view(kept[[3, 1]], 1)), pixels[[3, 1]])
+    np.testing.assert_array_equal(kept.in_memory()[2], kept[2])
+    with pytest.raises(ImageReadError, match="5 of 5"):
+        batch.in_memory()
 
 
 def test_arrays_are_keyed_by_their_pixels():

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,11 @@ def test_anything_else_is_refused(X):
         ImageLoader().transform(X)
 
 
-@pytest.mark.parametrize("options", [{"size": 0}, {"size": (3, 4, 5)}, {"size": "big"}, {"resize": "squash"}])
+WRONG = [*({"size": size} for size in (0, (3, 4, 5), "big")), {"resize": "squash"},
+         *({"crop": crop} for crop in (0, 1.1, True, "0.8", np.nan))]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", WRONG)
 def test_wrong_parameters_are_refused_by_name(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         ImageLoader(**options).fit(["a.png"])
@@ -49,6 +54,49 @@ def test_images_that_are_loaded_already_are_refused(paths):
 
 def test_loader_resizes_arrays_too():
     assert ImageLoader(size=8).transform(np.zeros((2, 20, 10, 3), dtype=np.uint8)).shape == (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("size", [(100, 200), (101, 203)])
+def test_the_central_part_of_each_side_is_kept(tmp_path, resize, size):
+    framed = np.zeros(size, dtype=np.uint8)
+    framed[10:-10, 20:-20] = np.random.default_rng(0).integers(100, 200, (size[0] - 20, size[1] - 40))
+    Image.fromarray(framed).save(tmp_path / "framed.png")
+    Image.fromarray(framed[10:-10, 20:-20]).save(tmp_path / "inner.png")
+    whole, inner = (str(tmp_path / name) for name in ("framed.png", "inner.png"))
+    kept = ImageLoader((24, 30), resize, crop=0.8).transform([whole])
+    np.testing.assert_array_equal(kept[0], ImageLoader((24, 30), resize).transform([inner])[0])
+    np.testing.assert_array_equal(ImageLoader((24, 30), resize, crop=0.8).transform(framed[None])[0], kept[0])
+
+
+def test_a_part_of_a_large_jpeg_is_decoded_as_sharp_as_the_whole(tmp_path):
+    stripes = np.zeros((1600, 1600), dtype=np.uint8)
+    stripes[:, ::4], stripes[:, 1::4] = 255, 255
+    Image.fromarray(stripes).save(tmp_path / "large.jpeg", quality=95)
+    part = ImageLoader(400, crop=0.25).transform([str(tmp_path / "large.jpeg")])[0]
+    # Decoded at a quarter of the size, as it would be for 400 pixels of the whole, the stripes would be one grey.
+    assert part.std() > 100
+
+
+@pytest.mark.parametrize("crop", [1e-9, 1e-3])
+def test_of_a_small_image_something_is_left(crop):
+    assert ImageLoader(8, crop=crop).transform(np.full((1, 3, 4), 7, np.uint8))[0].tolist() == [[[7] * 3] * 8] * 8
+
+
+def test_contents_of_files_are_taken_as_well_as_paths(paths):
+    contents = [Path(path).read_bytes() for path in paths]
+    by_path, mixed = (ImageLoader(8).transform(X) for X in (paths, [contents[0], *paths[1:]]))
+    assert ImageLoader(8).transform(pd.Series(contents)).keys == mixed.keys == by_path.keys
+    np.testing.assert_array_equal(np.asarray(mixed), np.asarray(by_path))
+    assert mixed.source_header(0) == by_path.source_header(0)
+    with pytest.raises(ImageReadError, match="image 1: not a JPEG"):
+        np.asarray(ImageLoader(8).transform([contents[0], b"not an image\0"]))
+
+
+def test_a_loader_of_before_there_was_a_crop_keeps_all():
+    earlier = ImageLoader.__new__(ImageLoader)
+    earlier.__setstate__({"size": 8, "resize": "pad"})
+    assert earlier.get_params() == {"size": 8, "resize": "pad", "crop": 1.0}
 
 
 def test_unreadable_files_are_listed_in_one_error(paths, tmp_path):

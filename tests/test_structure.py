@@ -10,7 +10,7 @@ from .conftest import ROOT
 
 MODULES = sorted((ROOT / "cxr_sklearn").rglob("*.py"))
 RECIPES = sorted([*(ROOT / "pipelines").glob("*.py"), *(ROOT / "examples" / "recipes").glob("*.py")])
-LINES_OF_MODULE = 350
+LINES_OF_MODULE = 600
 LINES_OF_FUNCTION = 60
 
 

@@ -279,7 +279,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         Of the training images that is a sample as large as the validation images: to score all would send each of
         them through the network once more in every epoch.
         """
-        n = len(examples) if validation is None else min(len(examples), max(len(validation), _MIN_MONITORED))
+        n = min(len(examples), max(len(validation or ()), _MIN_MONITORED))
         sample = examples.take(np.sort(np.random.default_rng(self._seed).permutation(len(examples))[:n]))
         parts = {"": (self._inputs(sample.images), sample.target)}
         if validation is not None:

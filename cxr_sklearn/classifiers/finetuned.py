@@ -1,10 +1,12 @@
-"""FineTunedClassifier: a pretrained network of which the last layers learn."""
+"""FineTunedClassifier: a pretrained network of which the last layers learn, or all of it."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any
@@ -16,22 +18,42 @@ from ..backbones import POOLINGS, Backbone, application, pooled, weights_identit
 from ..exceptions import InputError
 from ..images import ImageBatch
 from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
+from ..progress import progress_bar
+from ..versions import ReadsEarlierFiles, versions_here
 from .base import KerasImageClassifier, check_number
+from .batch_norm import estimate_statistics
+from .checkpoints import Checkpoint
 from .cut import Cut, FrozenMaps
 from .examples import Examples
-from .training import batches, compile_for_training, monitored_scores, predict_outputs, seeds, train
+from .training import (
+    Indexable,
+    Training,
+    batches,
+    compile_for_training,
+    monitored_scores,
+    predict_outputs,
+    scheduled,
+    seeds,
+)
 
 log = logging.getLogger("cxr_sklearn")
+SCHEDULES = ("constant", "cosine")
+#: What `trainable_from` is where no layer is frozen.
+ALL = "all"
+#: Features are standardised by so many images where the head does not learn alone before the rest.
+_SAMPLED = 512
 
 
-class FineTunedClassifier(KerasImageClassifier):
-    """A pretrained network with a new head: first the head learns, then the last layers with it.
+class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
+    """A pretrained network with a new head: first the head learns, then the last layers with it, or all of them.
 
     The network is cut at `trainable_from`. What the frozen part before it makes of an image never changes, so it is
     computed once per image and view, for all folds and candidates of a process, and an epoch costs only the part that
     learns. The result is that of training the whole network with its first layers frozen.
 
-    Batch normalisation in the part that learns keeps the statistics, scale and offset it was pretrained with.
+    Batch normalisation in the last layers keeps the statistics, scale and offset it was pretrained with. Where all of
+    the network learns, it learns too, and predicts with statistics that are estimated anew over the training images,
+    as in :class:`ScratchCNNClassifier`.
 
     Parameters
     ----------
@@ -41,7 +63,7 @@ class FineTunedClassifier(KerasImageClassifier):
         "imagenet" (downloaded and kept by Keras), the path of a weights file in Keras' layout without the top, or
         "random" (seeded, for trying things out).
     trainable_from : str, default="block5_conv1"
-        The first layer that learns.
+        The first layer that learns; "all" for the whole network, which then carries all its weights.
     layer : str or None, default=None
         The last layer before the head; None keeps all but the top.
     pooling : {"avg", "max", "flatten"}, default="avg"
@@ -49,13 +71,24 @@ class FineTunedClassifier(KerasImageClassifier):
     dense_units : int, default=256
         Units of the head's hidden layer; 0 leaves it out.
     head_epochs : int, default=20
-        At most so many passes over the training images for the head alone.
+        At most so many passes over the training images for the head alone; 0 leaves this phase out.
     head_learning_rate : float, default=0.001
         Of Adam, for the head alone.
     epochs : int, default=10
         At most so many passes for head and last layers together.
     learning_rate : float, default=0.00001
-        Of Adam, for head and last layers together.
+        Of Adam, for head and last layers together; the highest that `schedule` reaches.
+    schedule : {"constant", "cosine"}, default="constant"
+        "cosine" lets the learning rate fall to 0 over the `epochs` by half a cosine (Loshchilov & Hutter, 2017).
+    warmup : float, default=0.0
+        Epochs, or a part of one, in which the learning rate rises from 0 in a line.
+    weight_decay : float, default=0.0
+        Part of each kernel that a step takes away, times the learning rate (AdamW; Loshchilov & Hutter, 2019).
+    label_smoothing : float, default=0.0
+        Part of each label that is shared out among all classes.
+    average_epochs : int, default=0
+        The fitted weights are the mean of those after so many last epochs (Izmailov et al., 2018); it needs
+        ``early_stopping=False``. 0 takes the last ones.
     batch_size : int, default=32
     dropout : float, default=0.5
         Before the last layer.
@@ -70,19 +103,25 @@ class FineTunedClassifier(KerasImageClassifier):
     patience : int, default=4
     augmenter : ImageAugmenter or None, default=None
         In each epoch every training image is itself or one of `n_views` fixed views, at random.
-    n_views : int, default=4
-        Without an augmenter there are none.
+    n_views : int or None, default=4
+        None draws a new view of every image in every epoch. No frozen output is kept then, so an epoch costs the whole
+        network once forward; fixed views save that. Where nothing is frozen, views are always drawn anew.
     memory_budget : int, default=2 * 1024**3
         Bytes of frozen output, float16, that this process keeps, until it ends, for all such classifiers together.
         What does not fit is computed again in every epoch, and a warning is logged.
     carry_frozen : bool, default=False
         Whether a fitted classifier carries the weights of the frozen part, rather than their SHA-256 alone: it is
         larger then, and needs no weights file where it is loaded.
+    checkpoint : path or None, default=None
+        Folder for one file per training, replaced after every epoch. A fit that was killed goes on from there when it
+        is repeated with the same parameters on the same images, and gives the weights that it would have given; one
+        that had ended is done at once. The file has up to five times the size of the network while it trains. It is
+        never removed; you may remove it. Needs an integer `random_state`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
     random_state : int or None, default=None
         The same seed on the same machine gives the same weights.
     verbose : int, default=0
-        1 shows progress bars.
+        1 shows progress bars: epoch, time left and AUC.
 
     Attributes
     ----------
@@ -94,7 +133,15 @@ class FineTunedClassifier(KerasImageClassifier):
         What the pooled features are standardised by: mean and standard deviation before training, the latter at
         least a tenth of its mean over the features.
     frozen_weights_ : list of ndarray
-        With `carry_frozen` only.
+        With `carry_frozen`; empty where nothing is frozen, and missing otherwise.
+
+    References
+    ----------
+    Loshchilov, Hutter (2017). SGDR: stochastic gradient descent with warm restarts. ICLR.
+    https://arxiv.org/abs/1608.03983
+    Loshchilov, Hutter (2019). Decoupled weight decay regularization. ICLR. https://arxiv.org/abs/1711.05101
+    Izmailov, Podoprikhin, Garipov, Vetrov, Wilson (2018). Averaging weights leads to wider optima and better
+    generalization. UAI. https://arxiv.org/abs/1803.05407
 
     Examples
     --------
@@ -122,6 +169,11 @@ class FineTunedClassifier(KerasImageClassifier):
         head_learning_rate: float = 1e-3,
         epochs: int = 10,
         learning_rate: float = 1e-5,
+        schedule: str = "constant",
+        warmup: float = 0.0,
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+        average_epochs: int = 0,
         batch_size: int = 32,
         dropout: float = 0.5,
         class_weight: str | Mapping[Any, float] | None = None,
@@ -129,9 +181,10 @@ class FineTunedClassifier(KerasImageClassifier):
         validation_fraction: float = 0.2,
         patience: int = 4,
         augmenter: ImageAugmenter | None = None,
-        n_views: int = 4,
+        n_views: int | None = 4,
         memory_budget: int = 2 * 1024**3,
         carry_frozen: bool = False,
+        checkpoint: str | os.PathLike[str] | None = None,
         precision: str = "auto",
         random_state: int | None = None,
         verbose: int = 0,
@@ -158,19 +211,46 @@ class FineTunedClassifier(KerasImageClassifier):
         self.dense_units = dense_units
         self.head_epochs = head_epochs
         self.head_learning_rate = head_learning_rate
+        self.schedule = schedule
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+        self.label_smoothing = label_smoothing
+        self.average_epochs = average_epochs
         self.n_views = n_views
         self.memory_budget = memory_budget
         self.carry_frozen = carry_frozen
+        self.checkpoint = checkpoint
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
         application(self.backbone)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")
-        for name in ("dense_units", "head_epochs", "n_views", "memory_budget"):
+        for name in ("dense_units", "head_epochs", "memory_budget", "average_epochs"):
             check_number(name, getattr(self, name), Integral, 0)
+        if self.n_views is not None:
+            check_number("n_views", self.n_views, Integral, 0)
         check_number("head_learning_rate", self.head_learning_rate, Real, 0, open_below=True)
-        if self.carry_frozen and self.weights == "imagenet" and self.backbone.startswith("EfficientNetB"):
+        for name in ("warmup", "weight_decay"):
+            check_number(name, getattr(self, name), Real, 0)
+        check_number("label_smoothing", self.label_smoothing, Real, 0, 1, open_above=True)
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule={self.schedule!r} must be one of {SCHEDULES}")
+        if self.warmup > self.epochs:
+            raise InputError(f"warmup={self.warmup!r} is longer than the {self.epochs} epochs of the training")
+        if self.average_epochs and self.early_stopping:
+            raise InputError(
+                "average_epochs takes the mean of the last epochs and early_stopping the best one; set one of them off"
+            )
+        if self.average_epochs > self.epochs:
+            raise InputError(f"average_epochs={self.average_epochs!r} is more than the {self.epochs} epochs there are")
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise InputError(
+                f"a training can only go on from a checkpoint with the same draws: random_state={self.random_state!r} "
+                "must be an integer"
+            )
+        carries = self.carry_frozen or self.trainable_from == ALL
+        if carries and self.weights == "imagenet" and self.backbone.startswith("EfficientNetB"):
             raise InputError(
                 f"Keras gives {self.backbone} another layer with weights='imagenet', so its weights alone cannot be "
                 "carried; name the weights file by its path"
@@ -180,101 +260,193 @@ class FineTunedClassifier(KerasImageClassifier):
         self.weights_id_ = weights_identity(self.backbone, self.weights)
         if hasattr(self, "frozen_weights_"):
             del self.frozen_weights_
-        tail, draw, wanted = self._tail(), np.random.default_rng(self._seed), set[Hashable]()
+        examples, validation = self._in_memory(examples), validation and self._in_memory(validation)
+        tail, inputs = self._tail(), self._views(examples, validation)
+        checkpoint = self._checkpoint(examples, validation)
+        started = None if checkpoint is None else checkpoint.load()
+        mixed = self._inputs(examples.images[np.random.default_rng(self._seed).permutation(len(examples))])
+        if started is None:
+            if self._learns_all():  # the head is to see features as the training gives them, normalised by the batch
+                estimate_statistics(tail, mixed, self.batch_size)
+            head = self._trained_head(tail, inputs, examples, validation)
+        else:
+            self._restore_head(started.facts["kept"])
+            head = self._head(self.feature_mean_.shape)
+        network = self._whole(tail, head)
+        n_batches = math.ceil(len(examples) / self.batch_size)
+        rate = scheduled(self.learning_rate, self.schedule, round(self.warmup * n_batches), self.epochs * n_batches)
+        compile_for_training(network, rate, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
+        parts = self._monitored(examples, validation)
+
+        def dataset_of(epoch: int) -> Any:
+            draw = np.random.default_rng([self._seed, epoch])
+            images = inputs.drawn(examples, epoch, draw)
+            order = draw.permutation(len(examples))
+            return batches(images, examples.target, examples.weight, self.batch_size, order)
+
+        def settle() -> None:
+            if self._learns_all():
+                estimate_statistics(network, mixed, self.batch_size)
+
+        def evaluate() -> dict[str, float]:
+            settle()
+            return monitored_scores(network, parts, self.batch_size)
+
+        self.history_ = Training(
+            epochs=self.epochs,
+            n_batches=n_batches,
+            dataset_of=dataset_of,
+            evaluate=evaluate,
+            settle=settle if self.average_epochs else None,
+            patience=self.patience if validation is not None and self.early_stopping else None,
+            n_averaged=self.average_epochs,
+            checkpoint=checkpoint,
+            kept=self._head_facts(),
+            label=f"Fine-tuning {self.backbone}",
+            verbose=self.verbose,
+        ).run(network, min(self.head_history_.get("val_loss", [np.inf])))
+        if self._learns_all():
+            self.frozen_weights_ = []
+        elif self.carry_frozen:
+            self.frozen_weights_ = self._cut().frozen().get_weights()
+        return network
+
+    def _in_memory(self, examples: Examples) -> Examples:
+        """Decode images once and for all, where that takes no more memory than the frozen output may."""
+        n, height, width, _ = examples.images.shape
+        if n * height * width > self.memory_budget:
+            return examples
+        with progress_bar("Reading images", n, show=self.verbose > 0) as advance:
+            return replace(examples, images=examples.images.in_memory(advance))
+
+    def _views(self, examples: Examples, validation: Examples | None) -> _Views:
         augmenter = self._fitted_augmenter(examples.images)
-        n_views = 0 if augmenter is None else self.n_views
-        self._warn_of_memory(len(examples) * (1 + n_views) + len(validation or ()), tail.input_shape)
+        is_drawn_anew = augmenter is not None and (self.n_views is None or self._learns_all())
+        n_views = 0 if augmenter is None or is_drawn_anew else int(self.n_views or 0)
+        views = _Views(augmenter, n_views, is_drawn_anew, self._inputs, self.memory_budget, self.verbose)
+        if not is_drawn_anew and not self._learns_all():
+            self._warn_of_memory(len(examples) * (1 + n_views) + len(validation or ()))
+        return views
 
-        def maps(part: Examples, view: int | np.ndarray = 0) -> FrozenMaps:
-            images = part.images if augmenter is None else augmenter.view(part.images, view)
-            frozen = self._inputs(images)
-            frozen.keep(self.memory_budget, wanted, self.verbose)
-            return frozen
+    def _checkpoint(self, examples: Examples, validation: Examples | None) -> Checkpoint | None:
+        if self.checkpoint is None:
+            return None
+        elsewhere = ("augmenter", "carry_frozen", "checkpoint", "memory_budget", "verbose", "weights")
+        identity = {
+            **{name: value for name, value in self.get_params(deep=False).items() if name not in elsewhere},
+            "augmenter": None if self.augmenter is None else self.augmenter.get_params(),
+            "weights_id": self.weights_id_,
+            "precision": self.precision_,
+            "classes": self.classes_.tolist(),
+            "versions": versions_here(),
+        }
+        rows = [row for part in (examples, validation) if part is not None
+                for row in (*part.images.keys, part.target.tobytes(), part.weight.tobytes())]  # fmt: skip
+        return Checkpoint(self.checkpoint, identity, rows)
 
-        features = [predict_outputs(tail, maps(examples, view), self.batch_size) for view in range(1 + n_views)]
+    def _head_facts(self) -> dict[str, Any]:
+        """Return what a continued training needs of the first phase, exactly, as JSON can hold it."""
+        return {
+            "head_history": self.head_history_,
+            "feature_mean": self.feature_mean_.tolist(),
+            "feature_scale": self.feature_scale_.tolist(),
+        }
+
+    def _restore_head(self, facts: Mapping[str, Any]) -> None:
+        self.head_history_ = facts["head_history"]
+        self.feature_mean_ = np.array(facts["feature_mean"], dtype=np.float32)
+        self.feature_scale_ = np.array(facts["feature_scale"], dtype=np.float32)
+
+    def _trained_head(self, tail: Any, inputs: _Views, examples: Examples, validation: Examples | None) -> Any:
+        """Return a head that standardises the features as they are and, by `head_epochs`, has learnt on them."""
+        if not self.head_epochs:
+            examples = examples.take(np.arange(len(examples))[:: -(-len(examples) // _SAMPLED)])
+        n_views = inputs.n_views if self.head_epochs else 0
+        features = [predict_outputs(tail, inputs.of(examples, view), self.batch_size) for view in range(1 + n_views)]
         self.feature_mean_ = features[0].mean(axis=0)
         spread = features[0].std(axis=0)
         # What hardly varies yet must not be blown up once the layers before it learn.
         self.feature_scale_ = np.maximum(spread, 0.1 * spread.mean() or 1)
+        self.head_history_ = {}
         head = self._head(features[0].shape[1:])
-        held_out = None if validation is None else predict_outputs(tail, maps(validation), self.batch_size)
-        self._train_head(head, np.stack(features), held_out, examples, validation)
-        network = self._whole(tail, head)
-        compile_for_training(network, self.learning_rate)
-        parts = self._monitored(examples, validation)
-
-        def dataset_of(epoch: int) -> Any:
-            views = draw.integers(0, n_views + 1, len(examples))
-            order = draw.permutation(len(examples))
-            return batches(maps(examples, views), examples.target, examples.weight, self.batch_size, order)
-
-        self.history_ = train(
-            network,
-            epochs=self.epochs,
-            dataset_of=dataset_of,
-            evaluate=lambda: monitored_scores(network, parts, self.batch_size),
-            patience=self.patience if validation is not None and self.early_stopping else None,
-            label=f"Fine-tuning {self.backbone}",
-            verbose=self.verbose,
-            val_loss=min(self.head_history_.get("val_loss", [np.inf])),
-        )
-        if self.carry_frozen:
-            self.frozen_weights_ = self._cut().frozen().get_weights()
-        return network
+        if self.head_epochs:
+            held_out = None if validation is None else predict_outputs(tail, inputs.of(validation), self.batch_size)
+            self._train_head(head, np.stack(features), held_out, examples, validation)
+        return head
 
     def _train_head(
         self, head: Any, features: np.ndarray, held_out: np.ndarray | None, examples: Examples,
         validation: Examples | None,
     ) -> None:  # fmt: skip
         """Train the head on the features of all views, ``float32 (1 + n_views, n, d)``; nothing else changes yet."""
-        draw = np.random.default_rng(self._seed)
         rows = np.arange(len(examples))
         parts = {"": (features[0], examples.target)}
         if held_out is not None and validation is not None:
             parts["val_"] = (held_out, validation.target)
-        compile_for_training(head, self.head_learning_rate)
+        compile_for_training(head, self.head_learning_rate, label_smoothing=self.label_smoothing)
 
         def dataset_of(epoch: int) -> Any:
+            draw = np.random.default_rng([self._seed, epoch])
             views, order = draw.integers(0, len(features), len(rows)), draw.permutation(rows)
             return batches(features[views, rows], examples.target, examples.weight, self.batch_size, order)
 
-        self.head_history_ = train(
-            head,
+        self.head_history_ = Training(
             epochs=self.head_epochs,
+            n_batches=math.ceil(len(examples) / self.batch_size),
             dataset_of=dataset_of,
             evaluate=lambda: monitored_scores(head, parts, self.batch_size),
             patience=self.patience if validation is not None and self.early_stopping else None,
             label="Training the head",
             verbose=self.verbose,
-        )
+        ).run(head)
 
-    def _warn_of_memory(self, n: int, map_shape: tuple[int, ...]) -> None:
-        needed = n * 2 * int(np.prod(map_shape[1:]))
+    def _warn_of_memory(self, n: int) -> None:
+        needed = n * 2 * int(np.prod(self._cut().frozen().output_shape[1:]))
         if needed > self.memory_budget:
             log.warning(
                 "the frozen output of %d images and views takes %d MB, more than memory_budget=%d bytes: what does not "
                 "fit is computed again in every epoch", n, needed // 1_000_000, self.memory_budget,
             )  # fmt: skip
 
-    def _cut(self) -> Cut:
-        design = SimpleNamespace(**self.architecture_)
-        backbone = Backbone(design.backbone, design.weights, self.weights_id_, design.layer, self.precision_)
-        carried = getattr(self, "frozen_weights_", None)
-        return Cut(backbone, design.trainable_from, self.image_shape_, carried and tuple(carried))
+    def _learns_all(self) -> bool:
+        return bool(self.architecture_["trainable_from"] == ALL)
 
-    def _inputs(self, batch: ImageBatch) -> FrozenMaps:
-        return FrozenMaps(self._cut(), batch, self.batch_size)
+    def _backbone(self) -> Backbone:
+        design = SimpleNamespace(**self.architecture_)
+        return Backbone(design.backbone, design.weights, self.weights_id_, design.layer, self.precision_)
+
+    def _cut(self) -> Cut:
+        carried = getattr(self, "frozen_weights_", None)
+        at = self.architecture_["trainable_from"]
+        return Cut(self._backbone(), at, self.image_shape_, carried and tuple(carried))
+
+    def _inputs(self, batch: ImageBatch) -> Indexable:
+        return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size)
 
     def _build(self) -> Any:
         return self._whole(self._tail(), self._head(self.feature_mean_.shape))
 
     def _tail(self) -> Any:
-        """Return the network from kept maps, float16, to one vector of features."""
+        """Return the network from what :meth:`_inputs` gives to one vector of features."""
         keras = import_keras()
+        if self._learns_all():
+            network = self._all_of_it()
+            return compile_for_prediction(
+                keras.Model(network.input, pooled(network.output, self.architecture_["pooling"]))
+            )
         tail = self._cut().tail()
         maps = keras.Input(tail.input_shape[1:], dtype="float16")
         features = pooled(tail(keras.ops.cast(maps, tail.input.dtype)), self.architecture_["pooling"])
         return compile_for_prediction(keras.Model(maps, features))
+
+    def _all_of_it(self) -> Any:
+        """Return the backbone from ``uint8 (n, H, W, 3)``, every layer learning."""
+        backbone = self._backbone()
+        if hasattr(self, "frozen_weights_"):  # it is fitted and carries all weights: any do for now
+            backbone = replace(backbone, weights="random", identity=weights_identity(backbone.name, "random"))
+        network = backbone.network(self.image_shape_)
+        network.trainable = True
+        return backbone.preprocessed(network, self.image_shape_)
 
     def _head(self, shape: tuple[int, ...]) -> Any:
         """Return the network from features to logits."""
@@ -294,3 +466,30 @@ class FineTunedClassifier(KerasImageClassifier):
 
     def _whole(self, tail: Any, head: Any) -> Any:
         return compile_for_prediction(import_keras().Model(tail.input, head(tail.output)))
+
+
+@dataclass
+class _Views:
+    """Which views of the training images an epoch sees: some of a few fixed ones, which are kept, or ever new ones."""
+
+    augmenter: ImageAugmenter | None
+    n_views: int
+    are_drawn_anew: bool
+    inputs_of: Callable[[ImageBatch], Indexable]
+    memory_budget: int
+    verbose: int
+    _wanted: set[Hashable] = field(default_factory=set)
+
+    def of(self, examples: Examples, view: int | np.ndarray = 0, *, keep: bool = True) -> Indexable:
+        """Return what the network takes of one view of each image; view 0 is the image itself."""
+        images = examples.images if self.augmenter is None else self.augmenter.view(examples.images, view)
+        found = self.inputs_of(images)
+        if keep and isinstance(found, FrozenMaps):
+            found.keep(self.memory_budget, self._wanted, self.verbose)
+        return found
+
+    def drawn(self, examples: Examples, epoch: int, draw: np.random.Generator) -> Indexable:
+        """Return what the network takes of the views of an epoch."""
+        if self.are_drawn_anew:
+            return self.of(examples, epoch + 1, keep=False)
+        return self.of(examples, draw.integers(0, self.n_views + 1, len(examples)))

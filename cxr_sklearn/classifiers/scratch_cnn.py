@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from types import SimpleNamespace
@@ -14,8 +15,9 @@ from ..exceptions import InputError
 from ..images import ImageBatch
 from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
 from .base import KerasImageClassifier, check_number
+from .batch_norm import estimate_statistics
 from .examples import Examples
-from .training import batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds, train
+from .training import Training, batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds
 
 
 class ScratchCNNClassifier(KerasImageClassifier):
@@ -140,7 +142,6 @@ class ScratchCNNClassifier(KerasImageClassifier):
         network = self._build()
         compile_for_training(network, self.learning_rate)
         draw = np.random.default_rng(self._seed)
-        statistics = _statistics_network(network) if self.batch_norm_statistics == "exact" else None
         augmenter = self._fitted_augmenter(examples.images)
         mixed = _Grey(examples.images[draw.permutation(len(examples))])
         parts = self._monitored(examples, validation)
@@ -151,19 +152,19 @@ class ScratchCNNClassifier(KerasImageClassifier):
             return batches(_Grey(images), examples.target, examples.weight, self.batch_size, order)
 
         def evaluate() -> dict[str, float]:
-            if statistics is not None:
-                _estimate_statistics(network, statistics, mixed, self.batch_size)
+            if self.batch_norm_statistics == "exact":
+                estimate_statistics(network, mixed, self.batch_size)
             return monitored_scores(network, parts, self.batch_size)
 
-        self.history_ = train(
-            network,
+        self.history_ = Training(
             epochs=self.epochs,
+            n_batches=math.ceil(len(examples) / self.batch_size),
             dataset_of=dataset_of,
             evaluate=evaluate,
             patience=self.patience if validation is not None and self.early_stopping else None,
             label="Training the CNN",
             verbose=self.verbose,
-        )
+        ).run(network)
         self.batch_norm_scores_ = self._compare_statistics(network, mixed, examples, validation)
         return network
 
@@ -177,7 +178,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
         name, part = ("training", examples) if validation is None else ("validation", validation)
         inputs = _Grey(part.images)
         moving = scores_of(predict_outputs(network, inputs, self.batch_size), part.target)
-        _estimate_statistics(network, _statistics_network(network), mixed, self.batch_size)
+        estimate_statistics(network, mixed, self.batch_size)
         exact = scores_of(predict_outputs(network, inputs, self.batch_size), part.target)
         network.set_weights(kept)
         return {"used": "moving", "part": name, "n_images": len(part), "moving": moving, "exact": exact}
@@ -224,54 +225,3 @@ class _Grey:
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         return np.asarray(self._images[rows])[..., :1]
-
-
-def _statistics_network(network: Any) -> Any | None:
-    """Return a network that gives mean and mean square of what enters each batch normalisation, None without any.
-
-    It shares the weights of `network` and normalises by the batch, as training does.
-    """
-    keras = import_keras()
-
-    class ByBatch(keras.layers.Layer):  # type: ignore[name-defined]
-        # Not layer(h, training=True): `predict` would turn that into False again.
-        def __init__(self, normalisation: Any) -> None:
-            super().__init__(dtype=normalisation.dtype_policy)
-            self.normalisation = normalisation
-
-        def call(self, inputs: Any) -> tuple[Any, Any, Any]:
-            layer, values = self.normalisation, keras.ops.cast(inputs, "float32")
-            mean, variance = keras.ops.moments(values, axes=(0, 1, 2))
-            normalised = keras.ops.batch_normalization(
-                values, mean, variance, axis=-1, offset=layer.beta, scale=layer.gamma, epsilon=layer.epsilon
-            )
-            return keras.ops.cast(normalised, self.compute_dtype), mean, variance + mean * mean
-
-    h = network.layers[0].output
-    moments: list[Any] = []
-    for layer in network.layers[1:]:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            h, *of_batch = ByBatch(layer)(h)
-            moments += of_batch
-        else:
-            h = layer(h)
-    if not moments:
-        return None
-    return compile_for_prediction(keras.Model(network.input, moments))
-
-
-def _estimate_statistics(network: Any, statistics: Any, images: _Grey, batch_size: int) -> None:
-    """Set mean and variance of each batch normalisation to those over `images`, batch by batch (Wu & Johnson, 2021)."""
-    keras = import_keras()
-    n = len(images)
-    total: list[np.ndarray] | None = None
-    for start in range(0, n, batch_size):
-        rows = np.arange(start, min(start + batch_size, n))
-        moments = [np.asarray(part, dtype=np.float64) * len(rows) for part in statistics.predict_on_batch(images[rows])]
-        total = moments if total is None else [a + b for a, b in zip(total, moments, strict=True)]
-    if total is None:
-        return
-    normalisations = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    for layer, mean, square in zip(normalisations, total[::2], total[1::2], strict=True):
-        layer.moving_mean.assign(mean / n)
-        layer.moving_variance.assign(np.maximum(square / n - (mean / n) ** 2, 0))

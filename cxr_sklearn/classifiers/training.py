@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from ..exceptions import TrainingError
 from ..keras_runtime import import_keras
 from ..progress import progress_bar
+from .checkpoints import Checkpoint
 
 
 class Indexable(Protocol):
@@ -68,15 +70,61 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
     return Batches(inputs, target, weight)
 
 
-def compile_for_training(network: Any, learning_rate: float) -> None:
-    """Compile `network` with Adam on the cross-entropy of its logits."""
+def compile_for_training(
+    network: Any,
+    learning_rate: Any,
+    *,
+    weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> None:
+    """Compile `network` with Adam on the cross-entropy of its logits.
+
+    Parameters
+    ----------
+    network : keras.Model
+    learning_rate : float or keras.optimizers.schedules.LearningRateSchedule
+    weight_decay : float
+        Part of each kernel that a step at the full rate takes away, times the rate (Loshchilov & Hutter, 2019); biases
+        and batch normalisation are left alone.
+    label_smoothing : float
+        Part of each label that is shared out among all classes.
+    """
     keras = import_keras()
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=float(weight_decay))
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+
+    def smoothed(target: Any, logits: Any) -> Any:
+        shares = keras.ops.one_hot(keras.ops.cast(target, "int32"), logits.shape[-1], dtype="float32")
+        return keras.losses.categorical_crossentropy(
+            shares, logits, from_logits=True, label_smoothing=float(label_smoothing)
+        )
+
     network.compile(
-        optimizer=keras.optimizers.Adam(float(learning_rate)),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        optimizer=optimizer,
+        loss=smoothed if label_smoothing else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=keras.backend.backend() == "jax",
     )
+
+
+def scheduled(peak: float, schedule: str, n_warmup: int, n_steps: int) -> Any:
+    """Return a learning rate that rises in a line to its peak and then stays there or falls to 0 by half a cosine.
+
+    Parameters
+    ----------
+    peak : float
+    schedule : {"constant", "cosine"}
+    n_warmup, n_steps : int
+        Batches until the peak, and in all.
+    """
+    schedules = import_keras().optimizers.schedules
+    if schedule == "cosine":
+        first, target = (0.0, float(peak)) if n_warmup else (float(peak), None)
+        n_decay = max(n_steps - n_warmup, 1)
+        return schedules.CosineDecay(first, n_decay, warmup_target=target, warmup_steps=n_warmup)
+    if n_warmup:
+        return schedules.PolynomialDecay(0.0, n_warmup, end_learning_rate=float(peak))
+    return float(peak)
 
 
 def predict_outputs(network: Any, inputs: Indexable, batch_size: int) -> np.ndarray:
@@ -109,94 +157,178 @@ def scores_of(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
     return scores
 
 
-class EarlyStopping:
-    """Keep the weights of the best epoch in memory, and say when to stop.
+@dataclass
+class Standing:
+    """Where a training stands after some epochs: all of it that is not in the network or its optimizer."""
+
+    #: One number per epoch that is done, by the names of the scores.
+    history: dict[str, list[float]] = field(default_factory=dict)
+    #: The least validation loss so far, the epochs since, and the weights it belongs to.
+    best_loss: float = math.inf
+    n_since: int = 0
+    best: list[np.ndarray] = field(default_factory=list)
+    #: Sums of the weights after the last epochs.
+    summed: list[np.ndarray] = field(default_factory=list)
+    n_summed: int = 0
+    is_done: bool = False
+
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs are done."""
+        return len(self.history.get("loss", ()))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a compiled network is trained.
 
     Parameters
     ----------
-    patience : int or None
-        Epochs without a lower validation loss after which to stop; None never stops and keeps the last weights.
-    best_loss : float
-        The least validation loss before training.
-    weights : list of ndarray or None
-        The weights it belongs to.
-    """
-
-    def __init__(self, patience: int | None, best_loss: float, weights: list[np.ndarray] | None) -> None:
-        self._patience = patience
-        self._best_loss = best_loss
-        self._since = 0
-        self.weights = weights
-
-    def stop(self, loss: float, network: Any) -> bool:
-        """Note the loss of an epoch; return whether it was the last."""
-        if self._patience is None:
-            return False
-        self._since += 1
-        if loss < self._best_loss:
-            self._best_loss, self._since, self.weights = loss, 0, network.get_weights()
-        return self._since >= self._patience
-
-
-def train(
-    network: Any,
-    *,
-    epochs: int,
-    dataset_of: Callable[[int], Any],
-    evaluate: Callable[[], dict[str, float]],
-    patience: int | None,
-    label: str,
-    verbose: int,
-    val_loss: float = math.inf,
-) -> dict[str, list[float]]:
-    """Train a compiled network and leave it with the weights of its best epoch.
-
-    Parameters
-    ----------
-    network : keras.Model
     epochs : int
+        At most so many passes.
+    n_batches : int
+        Of an epoch.
     dataset_of : callable
-        From the epoch's number to its batches.
+        From the epoch's number, from 0 on, to its batches; the same number gives the same batches.
     evaluate : callable
         Called after each epoch; its scores go into the history, and "val_loss" among them decides when to stop.
     patience : int or None
+        Epochs without a lower validation loss after which to stop, with the weights of the best epoch; None never
+        stops and keeps the last weights.
+    n_averaged : int
+        The weights at the end are the mean of those after so many last epochs (Izmailov et al., 2018); 0 for the last.
+    settle : callable or None
+        Called once the network has these weights.
+    checkpoint : Checkpoint or None
+        Where to go on from, and what to write after every epoch.
+    kept : mapping
+        What else a checkpoint is to hold, as JSON can.
     label : str
         What to call the progress bar.
     verbose : int
-    val_loss : float
-        Validation loss before training, if the weights there are may turn out to be the best.
-
-    Returns
-    -------
-    dict of str to list of float
-        One number per epoch.
-
-    Raises
-    ------
-    TrainingError
-        If the loss stops being a number.
     """
-    history: dict[str, list[float]] = {}
-    start = network.get_weights() if patience is not None and val_loss < math.inf else None
-    stopping = EarlyStopping(patience, val_loss, start)
-    with progress_bar(label, epochs, show=verbose > 0) as advance:
-        for epoch in range(epochs):
-            scores = {**_one_epoch(network, dataset_of(epoch)), **evaluate()}
-            if not all(np.isfinite(value) for value in scores.values()):
-                raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
-            for name, value in scores.items():
-                history.setdefault(name, []).append(value)
-            advance(1)
-            if stopping.stop(scores.get("val_loss", math.inf), network):
-                break
-    if stopping.weights is not None:
-        network.set_weights(stopping.weights)
-    return history
+
+    epochs: int
+    n_batches: int
+    dataset_of: Callable[[int], Any]
+    evaluate: Callable[[], dict[str, float]]
+    patience: int | None
+    label: str
+    verbose: int
+    n_averaged: int = 0
+    settle: Callable[[], None] | None = None
+    checkpoint: Checkpoint | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, network: Any, val_loss: float = math.inf) -> dict[str, list[float]]:
+        """Train a network and leave it with the weights of its best epoch, or their mean over the last ones.
+
+        Parameters
+        ----------
+        network : keras.Model
+        val_loss : float
+            Validation loss before training, if the weights there are may turn out to be the best.
+
+        Returns
+        -------
+        dict of str to list of float
+            One number per epoch.
+
+        Raises
+        ------
+        TrainingError
+            If the loss stops being a number.
+        """
+        standing = self._resumed(network)
+        if standing is None:
+            standing = Standing(best_loss=val_loss)
+            if self.patience is not None and val_loss < math.inf:
+                standing.best = network.get_weights()
+            self._save(network, standing)
+        if not standing.is_done:
+            self._remaining_epochs(network, standing)
+        return standing.history
+
+    def _remaining_epochs(self, network: Any, standing: Standing) -> None:
+        with progress_bar(self.label, self.epochs * self.n_batches, show=self.verbose > 0) as advance:
+            advance(standing.n_epochs * self.n_batches)
+            while standing.n_epochs < self.epochs and not self._is_over(standing):
+                epoch = standing.n_epochs
+                advance(0, f"epoch {epoch + 1} of {self.epochs}{_latest_auc(standing.history)}")
+                scores = {**_one_epoch(network, self.dataset_of(epoch), advance), **self.evaluate()}
+                if not all(np.isfinite(value) for value in scores.values()):
+                    raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
+                for name, value in scores.items():
+                    standing.history.setdefault(name, []).append(value)
+                self._note(network, standing)
+                self._save(network, standing)
+        if standing.best:
+            network.set_weights(standing.best)
+        elif standing.summed:
+            network.set_weights([total / standing.n_summed for total in standing.summed])
+        if self.settle is not None:
+            self.settle()
+        standing.is_done = True
+        self._save(network, standing)
+
+    def _is_over(self, standing: Standing) -> bool:
+        return self.patience is not None and standing.n_since >= self.patience
+
+    def _note(self, network: Any, standing: Standing) -> None:
+        """Keep the weights of an epoch where they may be wanted at the end."""
+        if self.patience is not None:
+            standing.n_since += 1
+            if (loss := standing.history["val_loss"][-1]) < standing.best_loss:
+                standing.best_loss, standing.n_since, standing.best = loss, 0, network.get_weights()
+        elif standing.n_epochs > self.epochs - self.n_averaged:
+            weights = [weight.astype(np.float64) for weight in network.get_weights()]
+            earlier = standing.summed or [np.zeros(())] * len(weights)
+            standing.summed = [a + b for a, b in zip(earlier, weights, strict=True)]
+            standing.n_summed += 1
+
+    def _save(self, network: Any, standing: Standing) -> None:
+        if self.checkpoint is None:
+            return
+        facts = {name: value for name, value in vars(standing).items() if name not in ("best", "summed")}
+        arrays = {"network": [_as_array(variable) for variable in network.variables]}
+        if not standing.is_done:  # all that a finished training needs is its weights
+            arrays["optimizer"] = [_as_array(variable) for variable in network.optimizer.variables]
+            arrays |= {"best": standing.best, "summed": standing.summed}
+        self.checkpoint.save(arrays, {**facts, "kept": dict(self.kept)})
+
+    def _resumed(self, network: Any) -> Standing | None:
+        """Put a network where its training stood when it was saved last."""
+        found = None if self.checkpoint is None else self.checkpoint.load()
+        if found is None:
+            return None
+        arrays = found.arrays
+        if not network.optimizer.built:
+            network.optimizer.build(network.trainable_variables)
+        for variable, value in zip(network.variables, arrays["network"], strict=True):
+            variable.assign(value)
+        if "optimizer" in arrays:
+            for variable, value in zip(network.optimizer.variables, arrays["optimizer"], strict=True):
+                variable.assign(value)
+        facts = {name: value for name, value in found.facts.items() if name != "kept"}
+        return Standing(**facts, best=arrays.get("best", []), summed=arrays.get("summed", []))
 
 
-def _one_epoch(network: Any, dataset: Any) -> dict[str, float]:
+def _as_array(variable: Any) -> np.ndarray:
+    return np.asarray(import_keras().ops.convert_to_numpy(variable))
+
+
+def _latest_auc(history: Mapping[str, list[float]]) -> str:
+    for name, words in (("val_auc", "validation AUC"), ("auc", "training AUC")):
+        if history.get(name):
+            return f", {words} {history[name][-1]:.3f}"
+    return ""
+
+
+def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None]) -> dict[str, float]:
+    keras = import_keras()
+    told = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
     try:
-        logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0).history
+        logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=[told]).history
     except Exception:
         if dataset.failure is not None:
             raise dataset.failure from None

@@ -16,6 +16,8 @@ from ..classifiers.base import KerasImageClassifier
 from ..classifiers.finetuned import FineTunedClassifier
 from ..embedder import FrozenEmbedder
 from ..keras_runtime import resolve_precision
+from ..loader import ImageLoader
+from ..parts import parts_of
 from ..resampling import ResamplingClassifier
 
 
@@ -78,6 +80,11 @@ def _describe_backbone(network: FrozenEmbedder | FineTunedClassifier) -> dict[st
         "weights_id": weights_identity(network.backbone, network.weights),
         "precision": resolve_precision(network.precision),
     }
+
+
+def crop_of(pipeline: Any) -> float:
+    """Return the central part of each side that a pipeline looks at; all of it where it has no ImageLoader."""
+    return next((float(part.crop) for part in parts_of(pipeline) if isinstance(part, ImageLoader)), 1.0)
 
 
 def last_classifier(model: Any) -> Any:

@@ -24,14 +24,15 @@ def picture(content: bytes, taken: Decoding | None) -> str:
     taken : Decoding or None
         How the model decodes images, if it looks at one size of them.
     """
+    crop = 1.0 if taken is None else taken.crop
     if taken is None or taken.resize == "stretch":
-        width, height = _upright_size(content)
+        width, height = (side * crop for side in _upright_size(content))
         resize, largest = "stretch", 1.0
     else:
         width, height, resize = taken.width, taken.height, taken.resize
         largest = np.inf
     scale = min(largest, _LONGEST_SIDE / max(width, height))
-    shown = Decoding(max(round(height * scale), 1), max(round(width * scale), 1), resize)(content)
+    shown = Decoding(max(round(height * scale), 1), max(round(width * scale), 1), resize, crop)(content)
     return _data_url(Image.fromarray(shown), "JPEG")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from threading import Lock
 from typing import Any, Literal
@@ -10,22 +9,16 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 from pydantic import BaseModel, Field
-from sklearn.pipeline import Pipeline
 
 from ..decoding import Decoding, reason_of, size_and_mode
-from ..descriptors import SIZE
 from ..evaluation.shortcuts import ShortcutFeatures
-from ..exceptions import ModelError
+from ..exceptions import ImageReadError, ModelError
 from ..explanation.maps import explain
 from ..explanation.taken_apart import fitted_steps
 from ..loader import ImageLoader
-from ..parts import parts_of
 from ..persistence import SavedModel
 from ..scores import pneumonia_scores
 from .pictures import heat_picture, picture
-
-#: How the domain detector and ShortcutFeatures decode files.
-_FROM_AFAR = Decoding(SIZE, SIZE, "stretch")
 
 
 class Answer(BaseModel):
@@ -72,14 +65,12 @@ class Scorer:
         self._lock = Lock()
         #: How the pipeline decodes files, if one size is all that it looks at.
         self._taken = first.decoding() if isinstance(first, ImageLoader) else None
-        self._measure = first if isinstance(first, ShortcutFeatures) else None
-        self._pipeline = model.pipeline if self._measure is None else _without_measuring(model.pipeline)
+        self._reads_files = isinstance(first, ImageLoader | ShortcutFeatures)
         self.explains = self._taken is not None
         blank = _blank()
         try:
-            afar = _FROM_AFAR(blank)
-            self._score(self._row(blank, afar))
-            self._domain(afar)  # joblib counts the cores at its first call, with a program of its own
+            self._score(self._taken_by_the_pipeline(blank))
+            self._domain(blank)  # joblib counts the cores at its first call, with a program of its own
         except Exception as error:  # a pipeline can hold parts of the user's own
             raise ModelError(
                 f"the model cannot score images that are no files: {type(error).__name__}: {error}"
@@ -99,20 +90,21 @@ class Scorer:
         """
         with self._lock:
             try:
-                afar = _FROM_AFAR(content)
-                row = self._row(content, afar)
+                X = self._taken_by_the_pipeline(content)
+                score = self._score(X)
+                domain = self._domain(content)
                 shown = picture(content, self._taken) if with_picture else None
-            except Exception as error:  # noqa: BLE001 - there is no telling what bytes make a codec raise
-                return self._answer(filename, error=reason_of(error))
-            score = self._score(row)
+            except ImageReadError as error:
+                (reason,) = error.failures.values()
+                return self._answer(filename, error=reason)
             if not np.isfinite(score):
                 return self._answer(filename, error="the model gives it no score")
             return self._answer(
                 filename,
                 score=score,
                 decision="pneumonia" if score >= self.threshold else "normal",
-                domain=self._domain(afar),
-                heat=heat_picture(explain(self._model.pipeline, row[None])[0]) if heat and self.explains else None,
+                domain=domain,
+                heat=heat_picture(explain(self._model.pipeline, X)[0]) if heat and self.explains else None,
                 picture=shown,
             )
 
@@ -120,36 +112,23 @@ class Scorer:
         facts = {"score": None, "decision": None, "domain": None, "error": None, **known}
         return Answer(filename=filename, threshold=self.threshold, **facts)
 
-    def _row(self, content: bytes, afar: np.ndarray) -> np.ndarray:
-        """Return what the pipeline takes of an image: its pixels, or what was measured of it."""
-        if self._taken is not None:  # the very pixels that the pipeline would decode from a file
-            return self._taken(content)
-        width, height, _ = size_and_mode(content)
-        if self._measure is not None:
-            # A JPEG is not decoded at its full size to measure its grey levels, so its pixels would give others.
-            measured: np.ndarray = self._measure.transform(afar[None])[0]
-            measured[:3] = width, height, np.float32(width) / np.float32(height)
-            return measured
-        return Decoding(height, width, "stretch")(content)
+    def _taken_by_the_pipeline(self, content: bytes) -> Any:
+        """Return one file as the pipeline takes it: its content, or all its pixels for a first step of the user's."""
+        if self._reads_files:
+            return [content]
+        try:
+            width, height, _ = size_and_mode(content)
+            return Decoding(height, width, "stretch")(content)[None]
+        except Exception as error:  # there is no telling what bytes make a codec raise
+            raise ImageReadError({"image 0": reason_of(error)}, 1) from error
 
-    def _score(self, row: np.ndarray) -> float:
-        return float(pneumonia_scores(self._pipeline, row[None])[0])
+    def _score(self, X: Any) -> float:
+        return float(pneumonia_scores(self._model.pipeline, X)[0])
 
-    def _domain(self, afar: np.ndarray) -> str | None:
+    def _domain(self, content: bytes) -> str | None:
         if self._model.domain is None:
             return None
-        return "in" if self._model.domain.predict(afar[None])[0] == 1 else "out"
-
-
-def _without_measuring(pipeline: Pipeline) -> Pipeline:
-    """Return a pipeline that takes the rows of its ShortcutFeatures, whatever wraps it."""
-    copied = copy.deepcopy(pipeline)
-    for part in parts_of(copied):
-        if isinstance(part, Pipeline):
-            part.steps = [
-                (name, "passthrough" if isinstance(step, ShortcutFeatures) else step) for name, step in part.steps
-            ]
-    return copied
+        return "in" if self._model.domain.predict([content])[0] == 1 else "out"
 
 
 def _blank() -> bytes:

@@ -8,8 +8,11 @@ from numbers import Integral
 from typing import Any
 
 import pandas as pd
+from sklearn.pipeline import Pipeline
 
 from ..datasets.folder import checked_frame
+from ..domain import DomainDetector
+from ..evaluation.anatomy import crop_of
 from ..evaluation.calibration import METHODS as CALIBRATIONS
 from ..exceptions import DataError, InputError, RecipeError
 from ..recipes import Recipe, load_recipe
@@ -68,6 +71,37 @@ def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: 
                 f"{n} {label} patients in the train split are too few for {cv} folds; add images or ask for fewer folds"
             )
     return frame
+
+
+class Domains:
+    """Detectors of images unlike the training images: one for each part of the images that a model looks at.
+
+    Parameters
+    ----------
+    store : str, path or None
+    train : DataFrame
+        With `path` and `patient`.
+    """
+
+    def __init__(self, store: str | os.PathLike[str] | None, train: pd.DataFrame) -> None:
+        self._store, self._train = store, train
+        self._fitted: dict[float, DomainDetector] = {}
+
+    def of(self, pipeline: Pipeline) -> DomainDetector:
+        """Return the one that looks at what a pipeline looks at.
+
+        Raises
+        ------
+        ValueError
+            If the images are too few.
+        ImageReadError
+            If images cannot be read.
+        """
+        crop = crop_of(pipeline)
+        if crop not in self._fitted:
+            detector = DomainDetector(self._store, crop)
+            self._fitted[crop] = detector.fit(self._train["path"], groups=self._train["patient"])
+        return self._fitted[crop]
 
 
 def load_recipes(

@@ -28,7 +28,7 @@ from ..persistence import save
 from ..recipes import Recipe, load_recipe, recipe_names
 from ..report.words import words
 from ..scores import calibrated
-from .checks import CLASSES, check_options, images_of, load_recipes
+from .checks import CLASSES, Domains, check_options, images_of, load_recipes
 from .results import render, write_metrics
 
 
@@ -128,7 +128,9 @@ def compare(
     folds = patient_folds(train, cv, random_state)
     checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     # First what is quick and may fail.
-    domain = DomainDetector(store).fit(train["path"], groups=train["patient"])
+    domains = Domains(store, train)
+    for _, pipeline in built.values():
+        domains.of(pipeline)
     images = describe_images(frame, store, checked)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,8 @@ def compare(
             calibration = calibrate and ("reversed" if calibrator is None else calibrate)
             facts["pipelines"][name] |= {**found, "calibrated": calibration}
             keep(scores=[scores], training=training_of(name, model))
-            _keep_model(folder / "models" / f"{name}.skops", calibrated(model, calibrator), domain, name, keep.metrics)
+            path = folder / "models" / f"{name}.skops"
+            _keep_model(path, calibrated(model, calibrator), domains.of(model), name, keep.metrics)
             if sanity:
                 occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
                 permuted = permuted_rows(name, pipeline, train, random_state=random_state, verbose=verbose)

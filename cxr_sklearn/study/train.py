@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 
-from ..domain import DomainDetector
 from ..evaluation.anatomy import embed_all
 from ..evaluation.calibration import calibrate as calibrate_scores
 from ..evaluation.circumstances import check_images
@@ -18,7 +17,7 @@ from ..exceptions import RecipeError
 from ..persistence import SavedModel
 from ..recipes import load_recipe
 from ..scores import calibrated
-from .checks import check_options, images_of
+from .checks import Domains, check_options, images_of
 
 
 def train(
@@ -72,7 +71,8 @@ def train(
     rows = frame[frame["split"] == "train"]
     check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     # First what is quick and may fail.
-    domain = DomainDetector(store).fit(rows["path"], groups=rows["patient"])
+    domains = Domains(store, rows)
+    domains.of(built)
     embed_all(built, frame, verbose)
     scores, model, found = evaluate(recipe, built, frame, patient_folds(rows, cv, random_state), n_jobs, verbose)
     scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
@@ -88,7 +88,7 @@ def train(
         "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
         "synthetic": bool(frame.attrs.get("synthetic", False)),
     }
-    return SavedModel(calibrated(model, calibrator), domain, facts)
+    return SavedModel(calibrated(model, calibrator), domains.of(model), facts)
 
 
 def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:

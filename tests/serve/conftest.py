@@ -28,10 +28,10 @@ def flat(images):
     return pixels.reshape(len(pixels), -1)
 
 
-def pixel_pipeline(frame, size=32, resize="stretch"):
+def pixel_pipeline(frame, size=32, resize="stretch", crop=1.0):
     """The smallest pipeline that looks at pixels and can be saved as .skops is a network; .joblib takes this one."""
     flatten = FunctionTransformer(flat)
-    return make_pipeline(ImageLoader(size, resize), flatten, PCA(8, random_state=0), LogisticRegression()).fit(
+    return make_pipeline(ImageLoader(size, resize, crop), flatten, PCA(8, random_state=0), LogisticRegression()).fit(
         frame["path"], frame["target"]
     )
 

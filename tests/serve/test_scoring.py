@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from cxr_sklearn import ImageLoader
+from cxr_sklearn import DomainDetector
 from cxr_sklearn.exceptions import ModelError
 from cxr_sklearn.prediction import predict
 from cxr_sklearn.recipes import load_recipe
@@ -34,10 +34,12 @@ def assert_same_scores(model, frame):
             assert found[name] == expected[name]
 
 
+@pytest.mark.parametrize("crop", [1.0, 0.7])
 @pytest.mark.parametrize("resize", ["stretch", "pad", "crop"])
-def test_scores_are_those_of_the_file_to_the_last_bit(frame, model, resize):
-    pipeline = pixel_pipeline(frame, size=(24, 36), resize=resize)
-    assert_same_scores(model._replace(pipeline=pipeline), frame)
+def test_scores_are_those_of_the_file_to_the_last_bit(frame, model, resize, crop):
+    pipeline = pixel_pipeline(frame, (24, 36), resize, crop)
+    domain = DomainDetector(None, crop).fit(frame["path"], groups=frame["patient"])
+    assert_same_scores(model._replace(pipeline=pipeline, domain=domain), frame)
 
 
 def dicom():
@@ -138,7 +140,7 @@ def test_heat_is_the_opacity_of_a_png(client, model, monkeypatch):
     heat = np.asarray(image_of(found["heat"]))
     assert heat.shape == (32, 32, 4)
     assert (heat[0, 0, 3], heat[-1, -1, 3]) == (0, 255)
-    assert np.array_equal(seen[0], ImageLoader(32).decoding()(content)[None])
+    assert seen[0] == [content]
 
 
 def test_a_heat_map_of_a_real_explanation(client, frame):
@@ -156,6 +158,16 @@ def test_pictures_are_upright_and_of_what_the_model_takes(client, frame, model):
     assert image_of(answers(client, ("a.tiff", tiff), picture=True)[0]["picture"]).size == (320, 640)
     padded = client_of(model._replace(pipeline=pixel_pipeline(frame, 32, "pad")))
     assert image_of(answers(padded, ("a.tiff", tiff), picture=True)[0]["picture"]).size == (640, 640)
+
+
+def test_the_picture_is_of_the_part_that_the_model_looks_at(frame, model):
+    pipeline = pixel_pipeline(frame, crop=0.5)
+    framed = np.zeros((200, 400), np.uint8)
+    framed[50:150, 100:300] = 200
+    client = client_of(model._replace(pipeline=pipeline))
+    shown = image_of(answers(client, ("a.png", encoded(framed)), picture=True)[0]["picture"])
+    assert shown.size == (200, 100)
+    assert np.asarray(shown).min() > 190
 
 
 def test_eight_clients_at_once_get_their_own_answers(model, frame):
