@@ -39,6 +39,11 @@ class Recipe:
         grid: dict[str, list[Any]] = getattr(self._module, "PARAM_GRID", {})
         return grid
 
+    @property
+    def on_request(self) -> bool:
+        """Whether the file says ``ON_REQUEST = True``: it takes long, and is compared only where it is named."""
+        return bool(getattr(self._module, "ON_REQUEST", False))
+
     def takes(self, option: str) -> bool:
         """Whether the file's ``build`` has a parameter of that name."""
         return option in inspect.signature(self._module.build).parameters
@@ -89,6 +94,11 @@ def recipes_folder() -> Path:
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, sorted."""
     return sorted(path.stem for path in recipes_folder().glob("*.py"))
+
+
+def default_recipes() -> list[str]:
+    """Names of the shipped recipes that are compared where none is named: all that are not on request."""
+    return [name for name in recipe_names() if not load_recipe(name).on_request]
 
 
 def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:

@@ -58,6 +58,28 @@ def test_evaluate_vs_predict():
 
 @pytest.mark.keras
 @pytest.mark.slow
+def test_original_study():
+    done = run("examples/original_study.py", "--images", 12, "--size", 32, "--epochs", 1)
+    assert done.returncode == 0, done.stderr
+    first, head, *rows = done.stdout.splitlines()
+    assert first.startswith("24 training images, 12 test images, VGG16 with weights: random")
+    assert head.split() == ["loss", "accuracy", "precision", "recall", "AUC"]
+    assert len(rows) == 6
+    here, reported = (dict(re.fullmatch(rf"(\w+), {who} +(.+)", row).groups() for row in rows[i::2])
+                      for i, who in enumerate(("here", "reported")))  # fmt: skip
+    assert list(here) == list(reported) == ["original_cnn_small", "original_cnn_large", "original_study"]
+    assert reported["original_cnn_small"].split() == ["2.1249", "0.5000", "0.5000", "1.0000", "0.8238"]
+    assert reported["original_study"].split() == ["0.4427", "0.9103", "0.9138", "0.9060", "0.9608"]
+    for figures in here.values():
+        loss, accuracy, precision, recall, auc = map(float, figures.split())
+        assert loss > 0
+        assert 0 <= auc <= 1
+        if recall:  # of as many images of either class, the three say the same
+            assert accuracy == pytest.approx((1 + recall * (2 - 1 / precision)) / 2, abs=1e-3)
+
+
+@pytest.mark.keras
+@pytest.mark.slow
 def test_the_finetuning_benchmark():
     """That it runs and says what it measured; how fast it is decides nothing here."""
     done = run("benchmarks/finetune.py", "--images", 16)

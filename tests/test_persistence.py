@@ -37,7 +37,7 @@ from cxr_sklearn.evaluation.calibration import METHODS
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
 from cxr_sklearn.parts import parts_of
 from cxr_sklearn.persistence import MAGIC, check_saveable, load_model
-from cxr_sklearn.recipes import load_recipe, recipe_names
+from cxr_sklearn.recipes import default_recipes, load_recipe
 from cxr_sklearn.scores import calibrated, fit_calibrator
 
 from .conftest import ROOT
@@ -70,7 +70,7 @@ def in_another_process(path, frame, tmp_path):
 
 @pytest.mark.keras
 @pytest.mark.slow
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", default_recipes())
 def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, name):
     recipe = load_recipe(name)
     pipeline = recipe.build(weights="random", store=tmp_path / "store", random_state=0)

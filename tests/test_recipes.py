@@ -1,10 +1,17 @@
+import numpy as np
 import pytest
+from scipy.special import expit
+from sklearn.base import clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn.exceptions import CXRError, RecipeError
-from cxr_sklearn.recipes import load_recipe, recipe_names
+from cxr_sklearn import compare, write_radiographs
+from cxr_sklearn.exceptions import CXRError, RecipeError, WeightsUnavailableError
+from cxr_sklearn.recipes import default_recipes, load_recipe, recipe_names
+from cxr_sklearn.study.compare import _build
 
+BY_DEFAULT = ["scratch_cnn", "shortcuts", "vgg16_finetuned", "vgg16_logistic", "vgg16_mlp"]
+ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study"]
 OWN = '''"""My own approach.
 
 More words.
@@ -18,7 +25,14 @@ def build(random_state=None):
 
 
 def test_shipped_recipes():
-    assert recipe_names() == ["scratch_cnn", "shortcuts", "vgg16_finetuned", "vgg16_logistic", "vgg16_mlp"]
+    assert recipe_names() == sorted(BY_DEFAULT + ON_REQUEST)
+
+
+def test_slow_recipes_are_compared_only_where_they_are_named():
+    options = {"weights": "random", "store": None, "random_state": 0, "balance": "none"}
+    assert default_recipes() == BY_DEFAULT
+    assert list(_build(None, options)) == BY_DEFAULT
+    assert list(_build(ON_REQUEST, options)) == [*ON_REQUEST, "shortcuts"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -31,7 +45,7 @@ def test_every_shipped_recipe_builds_and_its_grid_fits(name):
         pipeline.set_params(**params)
     options = {name.split("__")[-1]: value for name, value in pipeline.get_params().items()}
     assert options["random_state"] == 0
-    if name.startswith("vgg16"):
+    if recipe.takes("weights"):
         assert options["weights"] == "random"
     if "store" in options:
         assert options["store"] is None
@@ -65,7 +79,7 @@ def test_a_recipe_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("absent", None, "shipped are scratch_cnn, shortcuts"),
+        ("absent", None, "shipped are original_cnn_large, original_cnn_small, original_study, scratch_cnn,"),
         ("absent.py", None, "no recipe"),
         ("empty.py", "", "defines no function build"),
         ("broken.py", "import nothing_of_the_kind", "cannot be run: ModuleNotFoundError"),
@@ -84,3 +98,96 @@ def test_recipes_that_cannot_be_used(tmp_path, name, text, message):
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(tmp_path / name if name.endswith(".py") else name).build()
     assert isinstance(caught.value, CXRError | ValueError)
+
+
+def test_the_cnns_of_the_original_study_differ_in_their_filters_alone():
+    small, large = (load_recipe(f"original_cnn_{size}").build(random_state=0) for size in ("small", "large"))
+    assert small["classify"].batch_norm_statistics == "moving"
+    assert not small["classify"].early_stopping  # which would choose the epoch, and hold images out
+    small_params, large_params = small["classify"].get_params(), large["classify"].get_params()
+    assert small_params.pop("filters") == (16, 32, 64)
+    assert large_params.pop("filters") == (32, 64, 128)
+    assert small_params == large_params
+    assert small["load"].get_params() == large["load"].get_params()
+
+
+@pytest.fixture(scope="module")
+def radiographs(tmp_path_factory):
+    return write_radiographs(tmp_path_factory.mktemp("radiographs"), 40, size=48, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def vgg16_weights(tmp_path_factory):
+    import keras
+
+    path = tmp_path_factory.mktemp("weights") / "vgg16.weights.h5"
+    keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3)).save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def original(radiographs, vgg16_weights):
+    pipeline = load_recipe("original_study").build(weights=vgg16_weights, random_state=3)
+    pipeline.set_params(load__size=32, classify__epochs=1, classify__head_epochs=1)
+    return pipeline.fit(radiographs["path"], radiographs["target"])
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+class TestTheVGG16OfTheOriginalStudy:
+    def test_only_the_last_block_and_the_head_learn(self, original, vgg16_weights):
+        import keras
+
+        vgg16 = keras.applications.VGG16(weights=vgg16_weights, include_top=False, input_shape=(32, 32, 3))
+        learned = {
+            layer
+            for variable, after in zip(vgg16.weights, original["classify"].weights_, strict=False)
+            for layer in [variable.path.split("/")[-2]]
+            if not np.array_equal(variable.numpy(), after)
+        }
+        assert learned == {"block5_conv1", "block5_conv2", "block5_conv3"}
+        assert [array.shape for array in original["classify"].weights_[-4:]] == [(512, 256), (256,), (256, 1), (1,)]
+
+    def test_the_network_sees_fractions_of_255(self, original, radiographs):
+        import keras
+
+        *convolutions, kernel, bias, last_kernel, last_bias = original["classify"].weights_
+        vgg16 = keras.applications.VGG16(weights=None, include_top=False, input_shape=(32, 32, 3))
+        vgg16.set_weights(convolutions)
+        pixels = np.asarray(original["load"].transform(radiographs["path"])) / 255
+        maps = vgg16.predict(pixels.astype("float32"), verbose=0).reshape(len(pixels), -1)
+        logits = np.maximum(maps @ kernel + bias, 0) @ last_kernel + last_bias
+        probabilities = original.predict_proba(radiographs["path"])
+        np.testing.assert_allclose(probabilities[:, 1], expit(logits[:, 0]), atol=1e-5)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+    def test_the_same_seed_gives_the_same_probabilities(self, original, radiographs):
+        again = clone(original).fit(radiographs["path"], radiographs["target"])
+        expected = original.predict_proba(radiographs["path"])
+        np.testing.assert_array_equal(again.predict_proba(radiographs["path"]), expected)
+        other = clone(original).set_params(classify__random_state=4).fit(radiographs["path"], radiographs["target"])
+        assert not np.array_equal(other.predict_proba(radiographs["path"]), expected)
+
+    def test_decisions_are_labels(self, original, radiographs):
+        named = clone(original).fit(radiographs["path"], radiographs["label"])
+        called = named.predict_proba(radiographs["path"])[:, 1] >= 0.5
+        assert (named.predict(radiographs["path"]) == np.where(called, "pneumonia", "normal")).all()
+
+    def test_weights_that_are_not_there(self, original, radiographs):
+        lost = clone(original).set_params(classify__weights="nowhere.h5")
+        with pytest.raises(WeightsUnavailableError, match=r"nowhere\.h5"):
+            lost.fit(radiographs["path"], radiographs["target"])
+
+    def test_a_comparison_goes_on_without_its_model_file(self, radiographs, tmp_path):
+        (tmp_path / "small.py").write_text(
+            "from cxr_sklearn.recipes import load_recipe\n"
+            "def build(weights, random_state):\n"
+            "    pipeline = load_recipe('original_study').build(weights=weights, random_state=random_state)\n"
+            "    return pipeline.set_params(load__size=32, classify__epochs=1, classify__head_epochs=1)\n"
+        )
+        options = {"out": tmp_path / "run", "weights": "random", "store": tmp_path / "store", "cv": 2}
+        with pytest.warns(UserWarning, match=r"the model of small is not kept: .*OriginalVGG16"):
+            metrics = compare(radiographs, [tmp_path / "small.py"], threshold=0.5, **options)
+        assert list(metrics["pipelines"]) == ["small", "shortcuts"]
+        assert metrics["pipelines"]["small"]["threshold"]["value"] == 0.5
+        assert [path.stem for path in (tmp_path / "run" / "models").iterdir()] == ["shortcuts"]

@@ -27,7 +27,8 @@ AllowLeaks = Annotated[
     bool, typer.Option("--allow-leaks", help="Go on although images or patients are on both sides of a split.")
 ]
 Pipelines = Annotated[
-    list[str] | None, typer.Option(help="Recipe, by name or by the path of your own file (default: all shipped).")
+    list[str] | None,
+    typer.Option(help="Recipe, by name or by the path of your own file (default: all shipped but the slow ones)."),
 ]
 
 
@@ -90,13 +91,13 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
     from ..evaluation.anatomy import backbones_of
     from ..exceptions import WeightsUnavailableError
-    from ..recipes import recipe_names
+    from ..recipes import default_recipes
     from ..study.checks import load_recipes
 
     if weights != "imagenet":
         return weights
     try:
-        for recipe in load_recipes(pipelines, recipe_names()):
+        for recipe in load_recipes(pipelines, default_recipes()):
             backbones_of(recipe.build(weights=weights))
     except WeightsUnavailableError:
         say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)

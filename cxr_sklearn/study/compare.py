@@ -25,7 +25,7 @@ from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, ModelError, RecipeError
 from ..persistence import save
-from ..recipes import Recipe, load_recipe, recipe_names
+from ..recipes import Recipe, default_recipes, load_recipe
 from ..report.words import words
 from ..scores import calibrated
 from .checks import CLASSES, Domains, check_options, images_of, load_recipes
@@ -64,7 +64,8 @@ def compare(
     frame : DataFrame
         As :func:`load_folder` returns it; `path`, `target`, `split` and `patient` are used, and `subtype` if it has it.
     pipelines : sequence of str or path, or None
-        Names of shipped recipes or paths of recipe files; None takes all that are shipped.
+        Names of shipped recipes or paths of recipe files; None takes all that are shipped, but for those that are slow
+        and on request (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
         ``training.csv``, ``probes.csv`` and ``models/``; created if need be.
@@ -170,7 +171,7 @@ def _build(
     pipelines: Sequence[str | os.PathLike[str]] | None, options: dict[str, Any]
 ) -> dict[str, tuple[Recipe, Pipeline]]:
     """Build the pipelines by name, that of the shortcuts with them."""
-    recipes = load_recipes(pipelines, recipe_names())
+    recipes = load_recipes(pipelines, default_recipes())
     if options["balance"] != "none" and not any(recipe.takes("balance") for recipe in recipes):
         raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
     if all(recipe.name != SHORTCUTS for recipe in recipes):

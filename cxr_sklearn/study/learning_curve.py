@@ -20,7 +20,7 @@ from ..evaluation.search import fit, patient_folds, search
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
 from ..progress import progress_bar
-from ..recipes import Recipe, load_recipe, recipe_names
+from ..recipes import Recipe, default_recipes, load_recipe
 from ..scores import pneumonia_scores
 from .checks import images_of, load_recipes
 
@@ -113,10 +113,10 @@ def learning_curve(
 
 
 def frozen_recipes() -> list[str]:
-    """Names of the shipped recipes whose features come from a frozen network."""
+    """Names of the shipped recipes, but for those on request, whose features come from a frozen network."""
     return [
         name
-        for name in recipe_names()
+        for name in default_recipes()
         if any(isinstance(step, FrozenEmbedder) for step in load_recipe(name).build().get_params().values())
     ]
 
