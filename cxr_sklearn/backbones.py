@@ -147,15 +147,15 @@ class Backbone:
         "imagenet", "random" or a path.
     identity : str
         What :func:`weights_identity` says of the weights.
-    layer : str or None
-        The last layer; None keeps all of the network but its top.
+    layer : str, tuple of str or None
+        The last layer, or several whose outputs are all given; None keeps all of the network but its top.
     precision : {"float32", "bfloat16"}
     """
 
     name: str
     weights: str
     identity: str
-    layer: str | None
+    layer: str | tuple[str, ...] | None
     precision: str
 
     def build(self, image_shape: tuple[int, int, int]) -> Any:
@@ -188,9 +188,12 @@ class Backbone:
         network.trainable = False
         if self.layer is not None:
             names = [layer.name for layer in network.layers]
-            if self.layer not in names:
-                raise InputError(f"layer={self.layer!r} is not a layer of {self.name}; choose one of {names}")
-            network = keras.Model(network.input, network.get_layer(self.layer).output)
+            wanted = [self.layer] if isinstance(self.layer, str) else self.layer
+            for name in wanted:
+                if name not in names:
+                    raise InputError(f"layer={name!r} is not a layer of {self.name}; choose one of {names}")
+            outputs = [network.get_layer(name).output for name in wanted]
+            network = keras.Model(network.input, outputs[0] if len(outputs) == 1 else outputs)
         return network
 
     def preprocessed(self, network: Any, image_shape: tuple[int, int, int]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from numbers import Integral
 from threading import Lock
 from typing import Any, Self
@@ -40,8 +41,9 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     weights : str or path, default="imagenet"
         "imagenet" (downloaded and kept by Keras), the path of a weights file in Keras' layout without the top, or
         "random" (seeded, for trying things out).
-    layer : str or None, default=None
-        Cut the network at this layer, e.g. "block4_pool"; None keeps all but the top.
+    layer : str, sequence of str or None, default=None
+        Cut the network at this layer, e.g. "block4_pool"; None keeps all but the top. Of several, each is pooled and
+        the vectors are put one behind the other: early layers know texture, late ones shapes.
     pooling : {"avg", "max", "flatten"}, default="avg"
         How the layer's feature maps become one vector.
     batch_size : int or "auto", default="auto"
@@ -86,7 +88,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         self,
         backbone: str = "VGG16",
         weights: str | os.PathLike[str] = "imagenet",
-        layer: str | None = None,
+        layer: str | Sequence[str] | None = None,
         pooling: str = "avg",
         batch_size: int | str = "auto",
         precision: str = "auto",
@@ -126,6 +128,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         application(self.backbone)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")
+        _check_layer(self.layer)
         self.image_shape_ = as_batch(X).shape[1:]
         self.batch_size_ = _resolve_batch_size(self.batch_size)
         self.precision_ = resolve_precision(self.precision)
@@ -183,10 +186,13 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         return np.array([f"{self.backbone.lower()}_{i}" for i in range(width)], dtype=object)
 
     def _backbone(self) -> Backbone:
-        return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, self.layer, self.precision_)
+        layer = self.layer if self.layer is None or isinstance(self.layer, str) else tuple(self.layer)
+        return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, layer, self.precision_)
 
     def maps_network(self) -> Any:
         """Return the Keras model from images, ``uint8 (n, H, W, 3)``, to the maps that are pooled into features.
+
+        With several layers, it has as many outputs.
 
         Raises
         ------
@@ -202,10 +208,11 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     def _store(self) -> FeatureStore | NoStore:
         if self.store is None:
             return NoStore()
-        parts = [self.backbone, *([self.layer] if self.layer else []), self.pooling]
+        layers = [self.layer] if isinstance(self.layer, str) else list(self.layer or ())
+        parts = [self.backbone, *layers, self.pooling]
         recipe: dict[str, Any] = {
             "backbone": self.backbone,
-            "layer": self.layer,
+            "layer": layers if len(layers) > 1 else layers[0] if layers else None,
             "pooling": self.pooling,
             "precision": self.precision_,
             "weights": self.weights_id_,
@@ -241,6 +248,14 @@ def _resolve_batch_size(batch_size: int | str) -> int:
     return int(batch_size)
 
 
+def _check_layer(layer: Any) -> None:
+    if layer is None or isinstance(layer, str):
+        return
+    is_list = isinstance(layer, Sequence) and len(layer) and all(isinstance(name, str) for name in layer)
+    if not is_list or len(set(layer)) < len(layer):
+        raise InputError(f"layer={layer!r} must be None, the name of a layer or a list of different names")
+
+
 def _power_of_two(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
@@ -254,5 +269,7 @@ def _load_networks(backbone: Backbone, pooling: str, image_shape: tuple[int, int
 @functools.lru_cache(maxsize=2)
 def _build_network(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     network = backbone.build(image_shape)
-    features = import_keras().Model(network.input, pooled(network.output, pooling))
+    keras = import_keras()
+    vectors = [pooled(maps, pooling) for maps in network.outputs]
+    features = keras.Model(network.input, vectors[0] if len(vectors) == 1 else keras.ops.concatenate(vectors, axis=1))
     return compile_for_prediction(network), compile_for_prediction(features)

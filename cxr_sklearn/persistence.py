@@ -323,5 +323,6 @@ def _weights_here(network: Any, given: str | os.PathLike[str] | None) -> str:
 def _check_names(part: Any) -> None:
     """Refuse names that no network has: files of the feature store are called by them."""
     application(part.backbone)
-    if getattr(part, "pooling", "avg") not in POOLINGS or not re.fullmatch(r"[\w.-]+", part.layer or "none"):
+    layers = part.layer if isinstance(part.layer, list | tuple) else [part.layer or "none"]
+    if getattr(part, "pooling", "avg") not in POOLINGS or not all(re.fullmatch(r"[\w.-]+", name) for name in layers):
         raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are none of {part.backbone}")

@@ -12,6 +12,7 @@ from cxr_sklearn import FrozenEmbedder, ImageLoader, compare
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
+LAYERS = ("block3_pool", "block4_pool", "block5_pool")
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +56,8 @@ def embedded_frame(kept_features, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand-ins")
     paths = [write_image(folder / path, seed=i) for i, path in enumerate(frame["path"])]
     store = folder / "store"
-    batch = ImageLoader().transform(paths)
-    feature_store = FrozenEmbedder(weights="random", store=store).fit(batch)._store()
+    batch = ImageLoader(crop=0.8).transform(paths)
+    feature_store = FrozenEmbedder(weights="random", layer=LAYERS, store=store).fit(batch)._store()
     with feature_store.claim(batch.keys) as (missing, rows):
         rows.update(zip(missing, features, strict=True))
     return frame.assign(path=paths), store

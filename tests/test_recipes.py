@@ -11,7 +11,7 @@ from cxr_sklearn.recipes import default_recipes, load_recipe, recipe_names
 from cxr_sklearn.study.compare import _build
 
 BY_DEFAULT = ["scratch_cnn", "shortcuts", "vgg16_finetuned", "vgg16_logistic", "vgg16_mlp"]
-ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study"]
+ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study", "vgg16_end_to_end"]
 OWN = '''"""My own approach.
 
 More words.

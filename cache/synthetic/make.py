@@ -1,4 +1,4 @@
-"""Draw synthetic radiographs, embed them with VGG16 (random weights), and keep features and frame for the tests.
+"""Draw synthetic radiographs, embed them as the recipes do, with random weights, and keep features and frame.
 
     make synthetic-cache
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cxr_sklearn import FrozenEmbedder, make_radiographs
+from cxr_sklearn import FrozenEmbedder, ImageLoader, make_radiographs
 
+LAYERS = ("block3_pool", "block4_pool", "block5_pool")
 N_PATIENTS, SEED = 150, 0
 
 
@@ -21,7 +22,8 @@ def draw():
 
 def embed(images):
     """Features as they were kept, in float32 on every machine."""
-    return FrozenEmbedder("VGG16", weights="random", precision="float32", store=None, verbose=1).fit_transform(images)
+    embedder = FrozenEmbedder("VGG16", "random", LAYERS, precision="float32", store=None, verbose=1)
+    return embedder.fit_transform(ImageLoader(crop=0.8).transform(images))
 
 
 if __name__ == "__main__":

@@ -128,13 +128,20 @@ def scheduled(peak: float, schedule: str, n_warmup: int, n_steps: int) -> Any:
 
 
 def predict_outputs(network: Any, inputs: Indexable, batch_size: int) -> np.ndarray:
-    """Return the network's output for all rows, in order, float32."""
+    """Return the one output of a network for all rows, in order, float32."""
+    (output,) = predict_all_outputs(network, inputs, batch_size)
+    return output
+
+
+def predict_all_outputs(network: Any, inputs: Indexable, batch_size: int) -> list[np.ndarray]:
+    """Return each of the network's outputs for all rows, in order, float32."""
     parts = []
     for start in range(0, len(inputs), batch_size):
         rows = np.arange(start, min(start + batch_size, len(inputs)))
-        batch = filled_up(np.asarray(inputs[rows]), batch_size)
-        parts.append(np.asarray(network.predict_on_batch(batch))[: len(rows)])
-    return np.concatenate(parts).astype(np.float32)
+        found = network.predict_on_batch(filled_up(np.asarray(inputs[rows]), batch_size))
+        outputs = found if isinstance(found, list | tuple) else [found]
+        parts.append([np.asarray(output)[: len(rows)] for output in outputs])
+    return [np.concatenate(output).astype(np.float32) for output in zip(*parts, strict=True)]
 
 
 def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:

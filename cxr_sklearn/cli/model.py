@@ -39,9 +39,12 @@ def train(
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
     threshold: Annotated[str, typer.Option(metavar=RULES, help="Where scores become decisions.")] = "youden",
     calibrate: Annotated[Calibration | None, typer.Option(help="Calibrate the scores.")] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the search.")] = 5,
+    folds: Annotated[int, typer.Option(min=1, help="Folds of the search; 1 fits once and holds a tenth out.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder where a long training stands; run again, it goes on from there.")
+    ] = None,
     allow_leaks: AllowLeaks = False,
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val, and save it."""
@@ -55,7 +58,7 @@ def train(
         check_saveable(built, save)
         model = run(load(images), pipeline, weights=weights, store=store or "auto", balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
-                    random_state=seed, verbose=1)  # fmt: skip
+                    random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
         write(model.pipeline, save, domain=model.domain, **model.manifest)
         if model.manifest["calibrated"] == "reversed":
             say("Not calibrated: it would turn the ranking round, as with scores that tell nothing.", style="yellow")

@@ -73,7 +73,7 @@ def _describe_backbone(network: FrozenEmbedder | FineTunedClassifier) -> dict[st
     named = network.weights in ("imagenet", "random")
     return {
         "backbone": network.backbone,
-        "layer": network.layer,
+        "layer": ", ".join(network.layer) if isinstance(network.layer, list | tuple) else network.layer,
         "pooling": network.pooling,
         "trainable_from": getattr(network, "trainable_from", None),
         "weights": network.weights if named else Path(network.weights).name,

@@ -22,19 +22,22 @@ from ..scores import pneumonia_scores
 from .anatomy import backbones_of, last_classifier
 from .scores import score_rows
 
+#: With one fold, one patient in so many is held out.
+HELD_OUT = 10
 Splits = list[tuple[np.ndarray, np.ndarray]]
 
 
 def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
-    """Return stratified folds of whole patients, as positions in `train`.
+    """Return stratified folds of whole patients, as positions in `train`; of one fold, a tenth is held out.
 
     Raises
     ------
     DataError
         If a fold would lack a class.
     """
-    folds = StratifiedGroupKFold(cv, shuffle=True, random_state=random_state)
-    splits = list(folds.split(train["path"], train["target"], train["patient"]))
+    fewest = min(train.groupby("target")["patient"].nunique())
+    folds = StratifiedGroupKFold(cv if cv > 1 else min(HELD_OUT, fewest), shuffle=True, random_state=random_state)
+    splits = list(folds.split(train["path"], train["target"], train["patient"]))[: cv if cv > 1 else 1]
     for rows in (rows for split in splits for rows in split):
         if train["target"].iloc[rows].nunique() < 2:
             raise DataError(
@@ -105,19 +108,30 @@ def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame)
 def evaluate(
     recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
 ) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
-    """Search, cross-validate and refit on train, then score val and test."""
+    """Search, cross-validate and refit on train, then score val and test.
+
+    With one split there is no refit: the model is that of the images that were not held out, so that the scores of the
+    held-out ones are its own, and what takes long to fit is fitted once.
+    """
     start = time.perf_counter()
     train = frame[frame["split"] == "train"]
     candidates = list(ParameterGrid(recipe.param_grid or {}))
-    n_fits = len(candidates) * len(splits) + 1
+    is_fitted_once = len(splits) == 1 and len(candidates) == 1
+    n_fits = 1 if is_fitted_once else len(candidates) * len(splits) + 1
+    rows = train if len(splits) > 1 else train.iloc[splits[0][0]]
     with progress_bar(f"Fitting {recipe.name}", n_fits, show=verbose > 0) as advance:
-        best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
-        model = fit(pipeline.set_params(**best_params), train)
+        if is_fitted_once:
+            best_params = dict(candidates[0])
+            model = fit(pipeline.set_params(**best_params), rows)
+            held_out_scores = [pneumonia_scores(model, train["path"].iloc[splits[0][1]])]
+        else:
+            best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
+            model = fit(pipeline.set_params(**best_params), rows)
         advance(1)
     fitted = time.perf_counter()
     parts = [
-        score_rows(train.iloc[rows], recipe.name, scores, fold)
-        for fold, ((_, rows), scores) in enumerate(zip(splits, held_out_scores, strict=True))
+        score_rows(train.iloc[held_out], recipe.name, scores, fold)
+        for fold, ((_, held_out), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
     parts += [score_rows(part, recipe.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip

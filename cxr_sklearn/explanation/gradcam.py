@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..backbones import pooled
 from ..classifiers.base import KerasImageClassifier
-from ..classifiers.training import predict_outputs
+from ..classifiers.training import predict_all_outputs, predict_outputs
 from ..embedder import FrozenEmbedder
 from ..images import ImageBatch
 from ..keras_runtime import import_keras
@@ -35,7 +36,7 @@ def obstacle(steps: list[Any]) -> str | None:
     if not places:
         return "there is neither a FrozenEmbedder nor a classifier that is a network"
     embedder = steps[places[0]]
-    if len(embedder.maps_network().output_shape) != 4:
+    if any(len(maps.shape) != 4 for maps in embedder.maps_network().outputs):
         return f"layer={embedder.layer!r} of {embedder.backbone} gives no map"
     return heads.obstacle(steps[places[0] + 1 : -1], steps[-1])
 
@@ -67,11 +68,28 @@ def _of_frozen(before: list[Any], embedder: FrozenEmbedder, between: list[Any], 
     network = embedder.maps_network()
 
     def explain(images: ImageBatch) -> np.ndarray:
-        maps = predict_outputs(network, images_after(before, images), embedder.batch_size_)
-        features = import_keras().ops.convert_to_numpy(pooled(maps, embedder.pooling))
-        return _weighted(maps, _unpooled(heads.feature_gradient(between, head, features), maps, embedder.pooling))
+        found = predict_all_outputs(network, images_after(before, images), embedder.batch_size_)
+        vectors = [import_keras().ops.convert_to_numpy(pooled(maps, embedder.pooling)) for maps in found]
+        gradient = heads.feature_gradient(between, head, np.concatenate(vectors, axis=1))
+        ends = np.cumsum([vector.shape[1] for vector in vectors])[:-1]
+        return _summed(
+            [_weighted(maps, _unpooled(of_layer, maps, embedder.pooling))
+             for maps, of_layer in zip(found, np.split(gradient, ends, axis=1), strict=True)]
+        )  # fmt: skip
 
     return explain
+
+
+def _summed(heat: list[np.ndarray]) -> np.ndarray:
+    """Add maps of several layers up, float (k, h, w) each: what a place adds to the score is spread over its area."""
+    height, width = (max(sides) for sides in zip(*(maps.shape[1:] for maps in heat), strict=True))
+
+    def enlarged(one: np.ndarray) -> np.ndarray:
+        area = height * width / one.size
+        image = Image.fromarray(one.astype(np.float32))
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)) / area
+
+    return heat[0] if len(heat) == 1 else np.sum([[enlarged(one) for one in maps] for maps in heat], axis=0)
 
 
 def _unpooled(gradient: np.ndarray, maps: np.ndarray, pooling: str) -> np.ndarray:

@@ -32,8 +32,8 @@ def check_options(balance: str, calibrate: str | None, cv: Any, n_jobs: Any) -> 
     for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
-    if not isinstance(cv, Integral) or cv < 2:
-        raise InputError(f"cv={cv!r} must be an integer of at least 2")
+    if not isinstance(cv, Integral) or cv < 1:
+        raise InputError(f"cv={cv!r} must be an integer of at least 1")
     if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
         raise InputError(f"n_jobs={n_jobs!r} must be None or an integer other than 0; -1 is all cores")
 
@@ -66,7 +66,7 @@ def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: 
                 raise DataError(f"there are no {label} images in the {split} split, which needs both classes")
     for target, label in CLASSES:
         n = frame[(frame["split"] == "train") & (frame["target"] == target)]["patient"].nunique()
-        if n < cv:
+        if n < max(cv, 2):
             raise DataError(
                 f"{n} {label} patients in the train split are too few for {cv} folds; add images or ask for fewer folds"
             )

@@ -33,6 +33,7 @@ def train(
     cv: int = 5,
     n_jobs: int | None = None,
     random_state: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 0,
 ) -> SavedModel:
     """Fit a recipe on the train split and choose its threshold on val, as :func:`compare` does; test is not looked at.
@@ -44,7 +45,11 @@ def train(
     pipeline : str or path
         A recipe.
     weights, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
-        As for :func:`compare`.
+        As for :func:`compare`; with ``cv=1``, the recipe is fitted once, on nine tenths of the training patients, and
+        the threshold comes from the others where there are too few validation images.
+    checkpoint : path or None, default=None
+        Passed to the recipe, and by it to :class:`FineTunedClassifier`: a training that was killed goes on from there
+        when it is run again.
 
     Returns
     -------
@@ -66,7 +71,11 @@ def train(
     recipe = load_recipe(pipeline)
     if balance != "none" and not recipe.takes("balance"):
         raise RecipeError(f"{recipe.name} cannot be balanced")
-    built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance)
+    if checkpoint is not None and not recipe.takes("checkpoint"):
+        raise RecipeError(f"{recipe.name} has nothing to continue: its build() takes no checkpoint")
+    built = recipe.build(
+        weights=weights, store=store, random_state=random_state, balance=balance, checkpoint=checkpoint
+    )
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
     rows = frame[frame["split"] == "train"]
     check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)

@@ -70,9 +70,9 @@ def test_it_equals_training_the_whole_network():
     assert len(whole.trainable_weights) == 2 * 3 + 2 * 2
 
     rgb = np.repeat(images[..., None], 3, axis=3).astype(np.float32)
-    draw = np.random.default_rng(classifier._seed)
     losses = [cross_entropy(whole, rgb, y)]
-    for _ in range(3):
+    for epoch in range(3):
+        draw = np.random.default_rng([classifier._seed, epoch])
         draw.integers(0, 1, len(y))
         order = draw.permutation(len(y))
         whole.fit(rgb[order], y[order], batch_size=8, epochs=1, shuffle=False, verbose=0)
@@ -219,6 +219,16 @@ def test_pooling(data, pooling):
         ({"head_epochs": -1}, "head_epochs="),
         ({"memory_budget": 0.5}, "memory_budget="),
         ({"head_learning_rate": 0}, "head_learning_rate="),
+        ({"n_views": 1.5}, "n_views="),
+        ({"schedule": "linear"}, "schedule='linear' must be one of"),
+        ({"warmup": -1}, "warmup="),
+        ({"warmup": 2.5}, "warmup=2.5 is longer than the 2 epochs"),
+        ({"weight_decay": -0.1}, "weight_decay="),
+        ({"label_smoothing": 1}, "label_smoothing="),
+        ({"average_epochs": 1}, "set one of them off"),
+        ({"average_epochs": 3, "early_stopping": False}, "more than the 2 epochs"),
+        ({"checkpoint": "folder", "random_state": None}, "random_state=None must be an integer"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "name the weights file"),
         ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "name the weights file"),
     ],
 )

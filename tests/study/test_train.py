@@ -1,9 +1,14 @@
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from cxr_sklearn import DomainDetector, load, save, train, write_radiographs
-from cxr_sklearn.exceptions import DataError
+from cxr_sklearn.evaluation.search import patient_folds
+from cxr_sklearn.exceptions import DataError, RecipeError
+from cxr_sklearn.recipes import load_recipe
 from cxr_sklearn.study.compare import compare
+
+from ..conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +28,36 @@ def test_it_gives_what_compare_gives_and_does_not_look_at_test(frame, tmp_path):
     assert save(model.pipeline, tmp_path / "model.skops", **model.manifest)["data"]["train"]["patients"] > 9
 
 
+def test_with_one_fold_it_is_fitted_once_and_a_tenth_of_the_patients_decides(tmp_path):
+    frame = write_radiographs(tmp_path / "radiographs", 80, size=48, random_state=0)
+    frame = frame[frame["split"] != "val"]
+    rows = frame[frame["split"] == "train"]
+    ((fitted, held_out),) = patient_folds(rows, 1, 0)
+    assert 0.05 < len(held_out) / len(rows) < 0.15
+    assert not set(rows["patient"].iloc[fitted]) & set(rows["patient"].iloc[held_out])
+    model = train(frame, "shortcuts", store=tmp_path / "store", cv=1)
+    expected = load_recipe("shortcuts").build(store=None, random_state=0)
+    expected.fit(rows["path"].iloc[fitted], rows["target"].iloc[fitted])
+    score = model.pipeline.predict_proba(rows["path"])[:, 1]
+    np.testing.assert_allclose(score, expected.predict_proba(rows["path"])[:, 1])
+    auc = roc_auc_score(rows["target"].iloc[held_out], score[held_out])
+    assert model.manifest["metrics"]["out_of_fold"]["roc_auc"] == pytest.approx(auc)
+    metrics = compare(frame, ["shortcuts"], out=tmp_path / "run", store=tmp_path / "store", cv=1)
+    assert metrics["pipelines"]["shortcuts"]["cv"]["roc_auc"] == {"mean": pytest.approx(auc), "std": 0}
+    assert metrics["pipelines"]["shortcuts"]["threshold"]["value"] == pytest.approx(model.threshold)
+
+
+def test_with_one_fold_a_search_chooses_on_the_tenth(tmp_path):
+    frame = write_radiographs(tmp_path / "radiographs", 60, size=48, random_state=0)
+    model = train(frame, ROOT / "tests" / "row_means.py", store=tmp_path / "store", cv=1)
+    assert float(model.manifest["best_params"]["classify__C"]) == model.pipeline["classify"].C
+
+
 def test_what_cannot_be_trained(frame, tmp_path):
-    with pytest.raises(ValueError, match="cv=1 must be an integer of at least 2"):
-        train(frame, "shortcuts", cv=1)
+    with pytest.raises(ValueError, match="cv=0 must be an integer of at least 1"):
+        train(frame, "shortcuts", cv=0)
+    with pytest.raises(RecipeError, match="shortcuts has nothing to continue"):
+        train(frame, "shortcuts", checkpoint=tmp_path)
     with pytest.raises(ValueError, match="calibrate='no' must be one of"):
         train(frame, "shortcuts", calibrate="no")
     with pytest.raises(DataError, match="there are no normal images in the train split"):

@@ -1,0 +1,15 @@
+"""A recipe whose images come through an ImageLoader and that needs no Keras: the mean grey level of each row."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from cxr_sklearn import ImageLoader
+
+PARAM_GRID = {"classify__C": [1e-9, 1e-3]}
+
+
+def build():
+    means = FunctionTransformer(np.mean, kw_args={"axis": (2, 3)})
+    return Pipeline([("load", ImageLoader(size=8)), ("mean", means), ("classify", LogisticRegression(max_iter=10_000))])
