@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast test-jax coverage lint docs dist-test fuzz bench synthetic-cache clean
+.PHONY: help demo test test-fast test-jax coverage lint docs dist-test fuzz bench zoo synthetic-cache clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -49,6 +49,11 @@ fuzz: $(READY)  ## Damage 20,000 image files and see that each is read or refuse
 
 bench: $(READY)  ## Time everything against its rivals and write benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
+
+OUT ?= runs/zoo
+zoo: $(READY)  ## Train models to hand out: make zoo DATA=chest_xray WEIGHTS=VGG16.h5 OUT=zoo
+	$(BIN)/python benchmarks/zoo.py "$(DATA)" --weights "$(WEIGHTS)" --out "$(OUT)" \
+		$(if $(RECIPES),--recipes $(RECIPES)) $(if $(SEEDS),--seeds $(SEEDS))
 
 synthetic-cache: $(READY)  ## Draw and embed the images behind cache/synthetic again
 	$(BIN)/python cache/synthetic/make.py
