@@ -1,10 +1,12 @@
 """The examples and benchmarks run as they are shown."""
 
+import importlib
 import json
 import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from cxr_sklearn.recipes import load_recipe
@@ -33,27 +35,62 @@ def test_batchnorm_collapse(tmp_path):
 
 @pytest.mark.keras
 @pytest.mark.slow
-def test_evaluate_vs_predict():
-    small = ("--images", 20, "--size", 48, "--epochs", 1, "--batch-size", 8)
-    done = run("examples/evaluate_vs_predict.py", *small)
+@pytest.mark.parametrize("network", ["original_study", "vgg16_finetuned"])
+def test_evaluate_vs_predict(network):
+    small = ("--images", 12, "--size", 48, "--epochs", 1, "--batch-size", 8)
+    done = run("examples/evaluate_vs_predict.py", "--network", network, *small)
     assert done.returncode == 0, done.stderr
-    first, _, *rows, last = done.stdout.splitlines()
-    assert first.startswith("VGG16 (random weights), 40 training images, 18 test images")
-    assert len(rows) == 8
-    right, shuffled, truncated, moved = (
-        [int(count) for count in re.findall(r" (\d+)(?= )", row)[:4]] for row in rows[:4]
-    )
-    assert rows[0].endswith("consistent: no discrepancy")
-    assert [sum(right), sum(shuffled), sum(moved)] == [18] * 3
-    assert right[0] + right[2] == shuffled[0] + shuffled[2]
-    assert sum(truncated) == 16
-    assert rows[2].endswith("consistent: truncated or different set of images")
-    assert moved[0] <= right[0]
-    assert moved[2] <= right[2]
+    first, head, *lines, closest, last = done.stdout.splitlines()
+    assert re.match(rf"{network}, weights: random, 24 training images, (\d+) test images, 48 pixels, seed 0", first)
+    n = int(re.search(r"(\d+) test images", first)[1])
+    assert re.split(r"\s\s+", head.strip())[-1] == "first verdict"
+    ways = {}
+    for line in lines:
+        name, counts, rest, verdict = re.fullmatch(r"(.+?) {2,}((?:\d+ +){4})((?:-?[\d.]+ +){7})(.+)", line).groups()
+        ways[name.strip()] = ([int(count) for count in counts.split()], [float(x) for x in rest.split()], verdict)
+    distances = [rates[-1] for _, rates, _ in ways.values()]
+    assert len(ways) == (17 if network == "original_study" else 16)
+    assert distances == sorted(distances)
+    for name, ((tp, fn, fp, tn), (accuracy, _, recall, fpr, *_, distance), _) in ways.items():
+        assert tp + fn + fp + tn == (n // 8 * 8 if "n // batch_size" in name else n), name
+        assert accuracy == pytest.approx((tp + tn) / (tp + fn + fp + tn), abs=6e-4)
+        assert (recall, fpr) == pytest.approx((tp / (tp + fn), fp / (fp + tn)), abs=6e-4)
+        assert distance == pytest.approx(((recall - 131 / 234) ** 2 + (fpr - 6 / 234) ** 2) ** 0.5, abs=2e-3)
+    right, shuffled = ways["the right way"], ways["shuffled generator"]
+    assert right[2] == "consistent: no discrepancy"
+    assert right[0][0] + right[0][2] == shuffled[0][0] + shuffled[0][2]
+    (moved,) = (way for name, way in ways.items() if name.startswith("the best threshold"))
+    assert moved[1][-3:-1] == right[1][-3:-1]  # mean and spread of the log odds
+    assert closest.startswith("Closest to the study's list, recall 0.560 and FPR 0.026: ")
+    assert closest.endswith(f"and {moved[1][-1]:.3f} at the best threshold.")
     accuracies = re.fullmatch(
-        r"pipeline.score: accuracy (\S+); from pipeline.predict, one image at a time: (\S+)", last
+        r"pipeline.score: accuracy (\S+); from pipeline.predict, shuffled and in five parts: (\S+)", last
     )
-    assert accuracies[1] == accuracies[2] == f"{(right[0] + right[3]) / 18:.4f}"
+    assert accuracies[1] == accuracies[2] == f"{(right[0][0] + right[0][3]) / n:.4f}"
+
+
+def test_the_table_of_faults_is_sorted_by_the_distance_to_the_list(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = importlib.import_module("evaluate_vs_predict")
+    target = np.repeat([0, 1], 234)
+    draw = np.random.default_rng(0)
+    # 212 and 20 are called positive at 0.5, and 131 and 6 of them by the list.
+    right = draw.uniform(-3, -2, 468)
+    right[[*range(20), *range(234, 234 + 212)]] = draw.uniform(1, 2, 232)
+    right[[*range(6), *range(234, 234 + 131)]] = draw.uniform(3, 4, 137)
+    moved = example.closest_threshold(target, right)
+    table = example.left_behind(
+        {
+            "the right way": (target, right, 0.5),
+            "another": (target, -right, 0.5),
+            "list": (target, right, moved),
+        }
+    )
+    assert table.index.tolist() == ["list", "the right way", "another"]
+    assert table["distance"].tolist()[:2] == ["0.000", f"{((212 - 131) ** 2 + 14**2) ** 0.5 / 234:.3f}"]
+    assert table.loc["list", ["tp", "fn", "fp", "tn"]].tolist() == [131, 103, 6, 228]
+    assert table.loc["the right way", ["tp", "fn", "fp", "tn"]].tolist() == [212, 22, 20, 214]
+    assert table["first verdict"].tolist()[1] == "consistent: no discrepancy"
 
 
 @pytest.mark.keras
