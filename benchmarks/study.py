@@ -23,10 +23,13 @@ from matplotlib.figure import Figure
 from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import balanced_subset, load_folder
+from cxr_sklearn.evaluation.anatomy import crop_of
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval
 from cxr_sklearn.evaluation.metrics import compute_metrics
 from cxr_sklearn.evaluation.search import fit, patient_folds
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
+from cxr_sklearn.exceptions import InputError
+from cxr_sklearn.explanation.maps import explain
 from cxr_sklearn.files import replacing
 from cxr_sklearn.recipes import load_recipe
 from cxr_sklearn.scores import pneumonia_scores
@@ -98,9 +101,25 @@ def run(part: pd.DataFrame, images: str, name: str, seed: int, weights: str, out
     rows = part.loc[part["split"] != "train", ["path", "patient", "split", "target"]]
     rows = rows.assign(images=images, pipeline=name, seed=seed, n=len(train), seconds=round(seconds))
     rows["score"] = pneumonia_scores(model, rows["path"])
+    is_test = rows["split"] == "test"
+    rows.loc[is_test, "outside"] = heat_outside(model, rows.loc[is_test, "path"])
     with replacing(path) as draft:
         pd.concat([done, rows]).to_csv(draft, index=False)
     print(f"{images} images, {name}, seed {seed}: {seconds:.0f} s", flush=True)
+
+
+def heat_outside(model: Pipeline, paths: pd.Series) -> np.ndarray:
+    """Return the share of each image's positive Grad-CAM mass outside the central .8 of each side, NaN without maps."""
+    try:
+        heat = explain(model, paths, "gradcam")
+    except InputError:  # the shortcuts look at no image
+        return np.full(len(paths), np.nan)
+    crop = crop_of(model)
+    mass = heat.sum(axis=(1, 2))
+    margins = (round(side * max(1 - 0.8 / crop, 0) / 2) for side in heat.shape[1:])
+    top, left = margins
+    inside = heat[:, top : heat.shape[1] - top, left : heat.shape[2] - left].sum(axis=(1, 2))
+    return np.divide(mass - inside, mass, out=np.full(len(mass), np.nan), where=mass > 0)
 
 
 def results(scores: pd.DataFrame) -> pd.DataFrame:
@@ -122,6 +141,7 @@ def results(scores: pd.DataFrame) -> pd.DataFrame:
                 "range": f"{seeds['AUC'].min():.3f}-{seeds['AUC'].max():.3f}",
                 "95 %": f"{low:.3f}-{high:.3f}",
                 **{column: f"{median[column]:.3f}" for column in seeds.columns[1:]},
+                "heat outside": f"{rows['outside'].mean():.3f}",
                 "fit s": int(rows.groupby("seed")["seconds"].first().median()),
             }
         )

@@ -138,7 +138,6 @@ def train_to(path: Path, recipe: str, frame: pd.DataFrame, seed: int, options: a
         checkpoint=path.parent / "checkpoints" if takes_checkpoint else None,
         verbose=1,
     )
-    set_everywhere(model.pipeline, "checkpoint", None)  # a path of this machine, which no .skops file can hold
     known = read_table(path.parent, "scores")
     if (known["pipeline"] == path.stem).any():  # of a file that was removed
         write_table(known[known["pipeline"] != path.stem], path.parent, "scores")

@@ -19,6 +19,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from .backbones import POOLINGS, application, weights_identity
+from .classifiers.finetuned import FineTunedClassifier
 from .domain import DomainDetector
 from .exceptions import InputError, ModelError, WeightsUnavailableError
 from .files import replacing
@@ -251,11 +252,13 @@ def _tells_domain(domain: Any) -> bool:
 
 
 def _portable(parts: dict[str, Any]) -> dict[str, Any]:
-    """Copy a model without the paths of this machine's store, and with those of weights as text."""
+    """Copy a model without the paths of this machine's store and checkpoints, and with those of weights as text."""
     parts = copy.deepcopy(parts)
     for part in parts.values():
         set_everywhere(part, "store", "auto")
     for part in parts_of(parts["pipeline"]):
+        if isinstance(part, FineTunedClassifier):
+            part.checkpoint = None
         if hasattr(part, "backbone"):
             part.weights = os.fspath(part.weights)
     return parts

@@ -67,6 +67,34 @@ def test_features_are_those_of_the_network(images):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_features_of_several_layers_stand_one_behind_the_other(images, store):
+    layers = ["conv_pw_1_relu", "conv_pw_3_relu", "conv_pw_5_relu"]
+    several = embedder(store, layer=layers)
+    found = several.fit_transform(images)
+    alone = [embedder(None, layer=layer).fit_transform(images) for layer in layers]
+    np.testing.assert_allclose(found, np.hstack(alone), rtol=1e-4, atol=1e-5)
+    assert len(several.get_feature_names_out()) == found.shape[1] == 64 + 128 + 256
+    again = clone(several).set_params(layer=tuple(layers))
+    np.testing.assert_array_equal(again.fit_transform(images), found)
+    assert (again.n_embedded_, again.n_cached_) == (0, len(images))
+    turned = embedder(store, layer=layers[::-1])
+    np.testing.assert_allclose(turned.fit_transform(images), np.hstack(alone[::-1]), rtol=1e-4, atol=1e-5)
+    one = embedder(store, layer=layers[:1])
+    np.testing.assert_array_equal(one.fit_transform(images), embedder(store, layer=layers[0]).fit_transform(images))
+    assert len(list(store.glob("MobileNet*.sqlite"))) == 3
+
+
+@pytest.mark.parametrize("layer", [[], 3, ["conv1", 3], ["conv1", "conv1"], [None]])
+def test_layers_that_are_no_names(images, layer):
+    with pytest.raises(InputError, match="layer="):
+        embedder(None, layer=layer).fit(images)
+
+
+def test_one_wrong_layer_among_several(images):
+    with pytest.raises(InputError, match="layer='block9' is not a layer of MobileNet"):
+        embedder(None, layer=["conv1", "block9"]).fit_transform(images)
+
+
 @pytest.mark.parametrize(("gpu_is_used", "size"), [(True, 128), (False, 32)])
 def test_the_batch_suits_what_keras_computes_on(images, monkeypatch, gpu_is_used, size):
     monkeypatch.setattr("cxr_sklearn.embedder.gpu_is_used", lambda: gpu_is_used)

@@ -67,10 +67,10 @@ def scratch(training):
     return make_pipeline(ImageLoader(size=SIZE), classifier).fit(*training[:2])
 
 
-def frozen(*behind, store=None, pooling="avg", loader=True):
+def frozen(*behind, store=None, pooling="avg", loader=True, layer="conv_pw_3_relu"):
     """A pipeline of MobileNet's first layers, with random weights, and what comes behind."""
     embedder = FrozenEmbedder(
-        "MobileNet", weights="random", layer="conv_pw_3_relu", pooling=pooling, store=store, precision="float32"
+        "MobileNet", weights="random", layer=layer, pooling=pooling, store=store, precision="float32"
     )
     return make_pipeline(*([ImageLoader(size=SIZE)] if loader else []), embedder, *behind)
 
@@ -176,9 +176,11 @@ class TestGradCAM:
         assert np.max(expected, axis=(1, 2)).tolist() == [1] * 6
         np.testing.assert_allclose(explain(model, images, "gradcam"), expected, atol=1e-4)
 
+    @pytest.mark.parametrize("layer", ["conv_pw_3_relu", ("conv_pw_1_relu", "conv_pw_3_relu", "conv_pw_5_relu")])
     @pytest.mark.parametrize("pooling", ["avg", "max", "flatten"])
-    def test_a_map_sums_to_what_the_features_add_to_the_score(self, training, test_images, pooling):
-        model = frozen(LogisticRegression(C=1e-4, max_iter=5000), pooling=pooling).fit(*training[:2])
+    def test_a_map_sums_to_what_the_features_add_to_the_score(self, training, test_images, pooling, layer):
+        head = LogisticRegression(C=1e-4, max_iter=5000)
+        model = frozen(head, pooling=pooling, layer=layer).fit(*training[:2])
         batch = model[0].transform(test_images[0][:5])
         maps = gradcam.explainer([model[1], model[2]])(batch)
         expected = model[-1].decision_function(model[1].transform(batch)) - model[-1].intercept_

@@ -10,7 +10,7 @@ import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, make_radiographs
+from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, load, make_radiographs, save
 from cxr_sklearn.classifiers import finetuned, training
 from cxr_sklearn.classifiers.checkpoints import Checkpoint
 from cxr_sklearn.exceptions import TrainingError
@@ -129,6 +129,18 @@ def test_every_fit_of_a_search_has_its_own(data, tmp_path):
     model = make_pipeline(ImageLoader(32), FineTunedClassifier(**options))
     GridSearchCV(model, {"finetunedclassifier__learning_rate": [1e-3, 1e-4]}, cv=2).fit(images, y)
     assert len(list((tmp_path / "new" / "folder").iterdir())) == 2 * 2 + 1
+
+
+@keras
+def test_a_model_file_holds_no_path_of_its_checkpoint(data, tmp_path):
+    images, y = data
+    options = {**OPTIONS, **KINDS["all"], "epochs": 1, "average_epochs": 0, "checkpoint": tmp_path / "half-done"}
+    model = make_pipeline(ImageLoader(32), FineTunedClassifier(**options)).fit(images, y)
+    save(model, tmp_path / "model.skops")
+    assert b"half-done" not in (tmp_path / "model.skops").read_bytes()
+    loaded = load(tmp_path / "model.skops")
+    assert loaded[-1].checkpoint is None
+    np.testing.assert_allclose(loaded.predict_proba(images), model.predict_proba(images), atol=1e-6)
 
 
 @keras
