@@ -38,7 +38,7 @@ from cxr_sklearn.evaluation.search import patient_folds
 from cxr_sklearn.evaluation.tables import read_table, write_table
 from cxr_sklearn.exceptions import CXRError
 from cxr_sklearn.files import replacing
-from cxr_sklearn.parts import parts_of, set_everywhere
+from cxr_sklearn.parts import parts_of
 from cxr_sklearn.persistence import SavedModel, check_saveable, load_model
 from cxr_sklearn.recipes import load_recipe
 from cxr_sklearn.scores import pneumonia_scores
