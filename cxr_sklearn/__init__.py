@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .embedder import FrozenEmbedder as FrozenEmbedder
     from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
     from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
+    from .evaluation.stress import stress_test as stress_test
     from .explanation.maps import explain as explain
     from .images import ImageBatch as ImageBatch
     from .loader import ImageLoader as ImageLoader
@@ -59,6 +60,7 @@ _HOMES = {
     "load_frame": "datasets",
     "make_radiographs": "synthetic",
     "save": "persistence",
+    "stress_test": "evaluation.stress",
     "train": "study.train",
     "write_radiographs": "synthetic",
     "write_subset": "datasets",

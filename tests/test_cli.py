@@ -19,7 +19,7 @@ from cxr_sklearn import ImageLoader, load, load_folder, save, write_radiographs
 from cxr_sklearn.cli import app
 from cxr_sklearn.persistence import load_model
 
-from .conftest import write_image
+from .conftest import ROOT, write_image
 from .test_decoding import write_png_header
 
 
@@ -73,6 +73,25 @@ def test_compare_and_report(embedded_frame, tmp_path):
     assert call("report", out).exit_code == 0
     assert (out / "report.html").read_text() == html
     assert json.loads((out / "metrics.json").read_text()) == metrics
+
+
+@pytest.mark.filterwarnings("default:the model of row_means is not kept")
+def test_compare_with_changed_images(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    folder = Path(os.path.commonpath(frame["path"].tolist()))
+    recipe, out = ROOT / "tests" / "row_means.py", tmp_path / "run"
+    options = ["--store", store, "--folds", 3, "--pipeline", recipe, "--stress", "--out", out]
+    done = call("compare", folder, *options)
+    assert done.exit_code == 0, done.output
+    stress = json.loads((out / "metrics.json").read_text())["pipelines"]["row_means"]["stress"]
+    worst = min(stress["changes"], key=lambda name: stress["changes"][name]["roc_auc"])
+    low, high = stress["mean"]["ci95"]
+    aucs = f"{stress['clean']['roc_auc']:.3f} {stress['mean']['roc_auc']:.3f} {low:.3f} to {high:.3f}"
+    again = call("report", out)
+    for output in (done.output, again.output):
+        table = " ".join(output.partition("as they are and changed:")[2].split())
+        assert f"row_means {aucs} {stress['changes'][worst]['roc_auc']:.3f} ({worst})" in table
+        assert "shortcuts" not in table
 
 
 def test_report_with_another_rule_and_in_spanish(embedded_frame, tmp_path):

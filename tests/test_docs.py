@@ -21,6 +21,7 @@ ELSEWHERE = {
 }
 NEED_NO_KERAS = {
     "docs/evaluate-vs-predict.md",
+    "docs/how-to/choose-without-test.md",
     "docs/how-to/dicom.md",
     "docs/how-to/own-folder.md",
     "docs/how-to/own-recipe.md",

@@ -50,6 +50,10 @@ def compare(
     sanity: Annotated[
         bool, typer.Option("--sanity", help="Also try permuted labels, and hide the border or the centre of images.")
     ] = False,
+    stress: Annotated[
+        bool,
+        typer.Option("--stress", help="Also change the validation images, to choose between pipelines without test."),
+    ] = False,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
@@ -75,6 +79,7 @@ def compare(
             threshold=threshold,
             calibrate=calibrate,
             sanity=sanity,
+            stress=stress,
             cv=folds,
             n_jobs=jobs,
             random_state=seed,
@@ -199,3 +204,18 @@ def _print_summary(metrics: dict[str, Any]) -> None:
         ends = facts["test"]["roc_auc"]["ci95"]
         table.add_row(Text(labels[name]), *cells, f"{ends[0]:.3f}-{ends[1]:.3f}" if ends else "none")
     console.print("On the test images:", table)
+    _print_stress({labels[name]: facts["stress"] for name, facts in metrics["pipelines"].items() if facts["stress"]})
+
+
+def _print_stress(stress: dict[str, Any]) -> None:
+    if not stress:
+        return
+    table = Table("pipeline", "as they are", "changed", "95 % of change", "worst", box=box.SIMPLE, padding=0,
+                  pad_edge=False)  # fmt: skip
+    for label, facts in stress.items():
+        ends = facts["mean"]["ci95"]
+        worst = min(facts["changes"], key=lambda name: facts["changes"][name]["roc_auc"])
+        table.add_row(Text(label), f"{facts['clean']['roc_auc']:.3f}", f"{facts['mean']['roc_auc']:.3f}",
+                      f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "none",
+                      f"{facts['changes'][worst]['roc_auc']:.3f} ({worst})")  # fmt: skip
+    console.print("AUC on images that were not trained on, as they are and changed:", table)

@@ -8,21 +8,14 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 
-from ..exceptions import DataError, InputError
+from ..exceptions import InputError
 from ..images import ImageBatch, PassesImages, as_batch
-from ..loader import ImageLoader
-from ..progress import progress_bar
-from ..scores import pneumonia_scores
-from .bootstrap import Draws, bootstrap, interval
-from .scores import score_rows
-from .tables import TABLES
+from .bootstrap import Draws
+from .probes import auc_changes, probe_rows, scores_of, with_step_after_loader
 
 PARTS = ("border", "centre")
-_CHUNK_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -95,16 +88,12 @@ class ImageOccluder(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_out
         return tags
 
 
-def occluded(model: Pipeline, part: str) -> Pipeline | None:
+def occluded(model: Any, part: str) -> Any | None:
     """Return a fitted pipeline that sees images with a part hidden; None where it loads none by an ImageLoader."""
-    places = [i for i, (_, step) in enumerate(model.steps) if isinstance(step, ImageLoader)]
-    if not places:
-        return None
-    after = places[0] + 1
-    return Pipeline([*model.steps[:after], ("occlude", ImageOccluder(part)), *model.steps[after:]])
+    return with_step_after_loader(model, "occlude", ImageOccluder(part))
 
 
-def occluded_rows(name: str, model: Pipeline, test: pd.DataFrame, verbose: int) -> pd.DataFrame:
+def occluded_rows(name: str, model: Any, test: pd.DataFrame, verbose: int) -> pd.DataFrame:
     """Score test images with their border, then their centre, hidden from a fitted pipeline.
 
     Parameters
@@ -123,19 +112,9 @@ def occluded_rows(name: str, model: Pipeline, test: pd.DataFrame, verbose: int) 
     DataFrame
         Rows of ``probes.csv``; none where the pipeline loads its images itself.
     """
-    chunks = [test.iloc[start : start + _CHUNK_SIZE] for start in range(0, len(test), _CHUNK_SIZE)]
-    parts = [pd.DataFrame(columns=list(TABLES["probes"].columns))]
-    with progress_bar(f"Occluding images, {name}", len(PARTS) * len(test), show=verbose > 0) as advance:
-        for part in PARTS:
-            blinded = occluded(model, part)
-            if blinded is None:
-                break
-            scores = []
-            for chunk in chunks:
-                scores.append(pneumonia_scores(blinded, chunk["path"]))
-                advance(len(chunk))
-            parts.append(score_rows(test, name, np.concatenate(scores)).assign(probe=part))
-    return pd.concat(parts)
+    blinded = {part: occluded(model, part) for part in PARTS}
+    models = {part: pipeline for part, pipeline in blinded.items() if pipeline is not None}
+    return probe_rows(name, models, test, title="Occluding images", verbose=verbose)
 
 
 def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame, whole: Draws) -> dict[str, Any]:
@@ -162,17 +141,9 @@ def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame, whole: Draws) -> d
     """
     hidden = {}
     for part in PARTS:
-        rows = probes[probes["probe"] == part]
-        if len(rows):
-            hidden[part] = rows.set_index("path")["score"].reindex(test["path"]).to_numpy(dtype=float)
-            if np.isnan(hidden[part]).any():
-                raise DataError(f"probes.csv lacks test images without their {part}; `compare --sanity` writes it anew")
-    draws = bootstrap(test["patient"], test["target"], hidden, dict.fromkeys(hidden, 0.5))
-    auc = roc_auc_score(test["target"], test["score"])
-    found = {}
-    for part, score in hidden.items():
-        occluded_auc = float(roc_auc_score(test["target"], score))
-        change = float(occluded_auc - auc)
-        drawn = draws[part].metrics["roc_auc"] - whole.metrics["roc_auc"]
-        found[part] = {"roc_auc": occluded_auc, "change": change, "ci95": interval(drawn, change)}
-    return found
+        lacking = f"test images without their {part}; `compare --sanity` writes it anew"
+        score = scores_of(probes, part, test["path"], lacking)
+        if score is not None:
+            hidden[part] = score
+    facts, _ = auc_changes(test, hidden, whole)
+    return facts

@@ -18,6 +18,7 @@ from .occlusion import occlusion_facts
 from .paired import compare_pairs
 from .permutation import permutation_facts
 from .prevalence import elsewhere
+from .stress import stress_facts
 from .subgroups import confident_errors, groups_of, rates_by_group
 from .thresholds import Rule, choose_threshold
 
@@ -72,6 +73,7 @@ def summarise(
         found["sanity"] = _sanity(test, probes[probes["pipeline"] == name], draws[name])
         auc = found["test"]["roc_auc"]["value"]
         found["diagnosis"] = diagnose(test, auc, training[training["pipeline"] == name], batch_norm.get(name))
+        found["stress"] = stress_facts(rows, probes[probes["pipeline"] == name], cuts[name])
         pipelines[name] = found
     pairs = compare_pairs(first["target"], wide, cuts, draws)
     return {"pipelines": pipelines, "comparisons": pairs, "verdict": verdict(pipelines, pairs)}

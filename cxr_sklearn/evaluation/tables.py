@@ -30,7 +30,8 @@ TABLES = {
         ("path", "split", "patient", "subtype", "series"),
         ("subtype", "series", "copies"),
     ),
-    # Scores of occluded test images, and of held-out patients after a training on permuted labels.
+    # Scores of occluded test images ("border", "centre"), of held-out patients after a training on permuted labels
+    # ("permuted"), and of changed validation images ("stress:bright" and so on, "stress:clean" for unchanged ones).
     "probes": Table((*_SCORED, "probe"), ("path", "patient", "split", "pipeline", "probe"), ("fold",)),
     # The epochs of the networks that were trained.
     "training": Table(("pipeline", "phase", "epoch", "loss"), ("pipeline", "phase"), ("loss",)),

@@ -58,6 +58,8 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "headline": HEADLINE,
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
+        # All pipelines are tried on the same images.
+        "stress_counts": next((facts["stress"] for facts in metrics["pipelines"].values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
     }
     figures = {

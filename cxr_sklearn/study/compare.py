@@ -20,6 +20,7 @@ from ..evaluation.circumstances import check_images, describe_images, describe_r
 from ..evaluation.occlusion import occluded_rows
 from ..evaluation.permutation import permuted_rows
 from ..evaluation.search import evaluate, patient_folds
+from ..evaluation.stress import stressed_validation
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
@@ -43,6 +44,7 @@ def compare(
     threshold: str | float = "youden",
     calibrate: str | None = None,
     sanity: bool = False,
+    stress: bool = False,
     allow_leaks: bool = False,
     cv: int = 5,
     n_jobs: int | None = None,
@@ -82,6 +84,10 @@ def compare(
         How to calibrate the scores, on the images that the threshold is chosen on.
     sanity : bool, default=False
         Also train on permuted labels, and score test images whose border or centre is hidden.
+    stress : bool, default=False
+        Also score changed validation images, as :func:`stress_test` does: to choose between pipelines without a look
+        at test. Where there are too few of them to decide anything, each pipeline is fitted once more, without the
+        first fold of the training images, and that fold is scored.
     allow_leaks : bool, default=False
         Whether to go on although images or patients are on both sides of a split; the report says so then.
     cv : int, default=5
@@ -161,6 +167,9 @@ def compare(
                 occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
                 permuted = permuted_rows(name, pipeline, train, random_state=random_state, verbose=verbose)
                 keep(probes=[occluded, permuted])
+            if stress:
+                changed = stressed_validation(name, pipeline, model, frame, scores=scores, folds=folds, verbose=verbose)
+                keep(probes=[calibrated_rows(changed, calibrator)])
     finally:
         if keep.metrics:
             render(folder, keep.metrics)

@@ -174,6 +174,7 @@ def expected(rows, images, cut):
             "false_positives": alarms.sort_values("score")[["path", "score"]].iloc[::-1].head(4).to_dict("records"),
         },
         "sanity": None,
+        "stress": None,
         "diagnosis": [],
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 
 from cxr_sklearn import compare
 from cxr_sklearn.evaluation.anatomy import training_table
+from cxr_sklearn.evaluation.stress import CHANGES
 from cxr_sklearn.evaluation.tables import TABLES, write_table
 from cxr_sklearn.report import page
 from cxr_sklearn.report.words import words
@@ -46,6 +47,8 @@ def rendered(embedded_frame, said, tmp_path_factory):
     probes = [scores[scores["split"] == "train"].assign(probe="permuted")]
     probes += [scores[(scores["split"] == "test") & (scores["pipeline"] != "shortcuts")].assign(probe=part)
                for part in ("border", "centre")]  # fmt: skip
+    probes += [scores[(scores["split"] == "train") & (scores["fold"] == 0) & (scores["pipeline"] != "shortcuts")]
+               .assign(probe=f"stress:{change}") for change in ("clean", *CHANGES)]  # fmt: skip
     table = pd.concat(probes)
     write_table(table.assign(score=rng.random(len(table))), first, "probes")
     curve = [("vgg16_logistic", "random", "held-out", 40, n, repeat, 0.5 + n / 400 + 0.01 * repeat)

@@ -43,7 +43,9 @@ def numbers_of(node, key=""):
     if isinstance(node, int):
         return {f"{node:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")}
     if isinstance(node, float):
-        return {f"{node:.{2 if key in TWO_DIGITS else 1 if key in ONE_DIGIT else 3}f}", f"{node:g}"}
+        # A specificity is a whole percentage where it was asked for, and any share where it was measured.
+        n_digits = {2, 3} if key in TWO_DIGITS else {1} if key in ONE_DIGIT else {3}
+        return {f"{node:.{n}f}" for n in n_digits} | {f"{node:g}"}
     return set(NUMBER.findall(node))
 
 
@@ -117,6 +119,30 @@ def test_every_metric_stands_in_its_own_cell(rendered):
     found = metrics["comparisons"][0]
     assert pair[0] == written({"value": found["delta_auc"], "ci95": found["ci95"]})
     assert pair[3:5] == ["yes", f"{found['mcnemar']['only_a']} / {found['mcnemar']['only_b']}"]
+
+
+@pytest.mark.parametrize(("lang", "to", "names"), [
+    ("en", "to", ["as they are", "brighter, with less contrast", "mean of the changes"]),
+    ("es", "a", ["sin modificar", "más claras y con menos contraste", "media de los cambios"]),
+])  # fmt: skip
+def test_changed_images_have_a_row_each(rendered, lang, to, names):
+    html, metrics = read(rendered[lang])
+    facts = metrics["pipelines"]["vgg16_logistic"]["stress"]
+    table = html[html.index('id="stress"') :].split("</table>")[0]
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, flags=re.DOTALL) for row in table.split("<tr")[2:]]
+    assert [rows[0][0], rows[1][0], rows[-1][0]] == names
+    found = [facts["clean"], *facts["changes"].values(), facts["mean"]]
+    assert len(rows) == len(found) == 10
+    for row, wanted in zip(rows, found, strict=True):
+        ends = "<small>{:.3f} {} {:.3f}</small>".format(wanted["ci95"][0], to, wanted["ci95"][1])
+        auc, delta = f"{wanted['roc_auc']:.3f}", "\N{EN DASH}"
+        if "change" in wanted:
+            delta = f"{wanted['change']:.3f}{ends}"
+        else:
+            auc += ends
+        assert row[1:] == [auc, delta, *(f"{wanted[key]:.3f}" for key in ("recall", "specificity", "called_pneumonia"))]
+    card = (rendered[lang] / "model-card.md").read_text()
+    assert f"| {facts['mean']['roc_auc']:.3f} | {facts['mean']['change']:.3f} (" in card
 
 
 def test_random_weights_are_called_that_in_every_table_and_figure(rendered):

@@ -27,7 +27,7 @@ UNSAID = {
     "rule.cost", "rule.fixed", "rule.sensitivity", "rule.specificity", "source.absent", "source.fixed", "source.val",
     "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beaten", "verdict.sanity_failed",
     "verdict.best_but_shortcuts", "verdict.worse_than_shortcuts", "method.reversed", "data.patients_unknown",
-    "verdict.shortcuts_high", "verdict.worse", "pairs.below",
+    "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
 }  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from cxr_sklearn.exceptions import DataError, InputError, RecipeError
 from cxr_sklearn.persistence import load
 from cxr_sklearn.study.results import write_results
 
-from ..conftest import FROZEN
+from ..conftest import FROZEN, ROOT
+
+ROW_MEANS = ROOT / "tests" / "row_means.py"
 
 
 def test_keras_is_not_needed_when_every_feature_is_kept(run):
@@ -322,3 +324,63 @@ def test_two_recipes_of_one_name(embedded_frame, tmp_path):
     frame, store = embedded_frame
     with pytest.raises(RecipeError, match="same name"):
         compare(frame, ["shortcuts", "shortcuts"], out=tmp_path, store=store)
+
+
+def moved_to_val(frame, n_patients):
+    """Take normal training patients for the validation split, which then has enough of both classes."""
+    normal = frame[(frame["split"] == "train") & (frame["target"] == 0)]
+    is_moved = frame["patient"].isin(normal["patient"].unique()[:n_patients])
+    return frame.assign(split=frame["split"].mask(is_moved, "val"))
+
+
+@pytest.mark.parametrize(("n_moved", "source"), [(0, "held-out"), (6, "val")])
+@pytest.mark.parametrize("calibrate", [None, "sigmoid"])
+def test_changed_images_are_scored_and_told(embedded_frame, tmp_path, n_moved, source, calibrate):
+    frame, store = embedded_frame
+    frame, out = moved_to_val(frame, n_moved), tmp_path / "run"
+    with pytest.warns(UserWarning, match="the model of row_means is not kept"):
+        metrics = compare(frame, [ROW_MEANS], out=out, store=store, cv=3, stress=True, calibrate=calibrate)
+    scores, probes = (pd.read_csv(out / f"{table}.csv") for table in ("scores", "probes"))
+    assert set(probes["pipeline"]) == {"row_means"}
+    scores = scores[scores["pipeline"] == "row_means"]
+    facts = metrics["pipelines"]["row_means"]
+    assert metrics["pipelines"]["shortcuts"]["stress"] is None
+    assert facts["stress"]["source"] == source
+    rows = scores.query("split == 'val'" if source == "val" else "fold == 0")
+    assert facts["stress"]["n_images"] == len(rows)
+    for name, found in {"clean": facts["stress"]["clean"], **facts["stress"]["changes"]}.items():
+        changed = rows if (name, source) == ("clean", "val") else probes[probes["probe"] == f"stress:{name}"]
+        assert set(changed["path"]) == set(rows["path"])
+        assert found["roc_auc"] == sk.roc_auc_score(changed["target"], changed["score"])
+        called = changed["score"] >= facts["threshold"]["value"]
+        assert found["recall"] == sk.recall_score(changed["target"], called)
+        assert found["specificity"] == sk.recall_score(changed["target"], called, pos_label=0)
+        assert found["called_pneumonia"] == called.mean()
+    if source == "held-out" and calibrate is None:  # the refit is the fit of the fold again
+        clean = probes[probes["probe"] == "stress:clean"].set_index("path")["score"]
+        pd.testing.assert_series_equal(clean, rows.set_index("path")["score"])
+    page = (out / "report.html").read_text()
+    assert "by this table, not by test" in page
+    assert "does not load its images with an ImageLoader: shortcuts</p>" in " ".join(page.split())
+    assert "by this table, not by test" in (out / "model-card.md").read_text()
+    assert write_results(out, metrics) == metrics  # as `cxr-sklearn report` does
+    assert (out / "report.html").read_text() == page
+
+
+def test_changed_images_are_calibrated_as_the_others_are(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    clean = []
+    for calibrate in (None, "sigmoid"):
+        with pytest.warns(UserWarning, match="is not kept"):
+            compare(frame, [ROW_MEANS], out=tmp_path, store=store, cv=3, stress=True, calibrate=calibrate)
+        probes = pd.read_csv(tmp_path / "probes.csv")
+        clean.append(probes[probes["probe"] == "stress:noisy"]["score"].to_numpy())
+    assert not np.allclose(*clean)
+    assert np.argsort(clean[0]).tolist() == np.argsort(clean[1]).tolist()
+
+
+def test_nothing_is_changed_unless_asked(run):
+    metrics, out, _ = run
+    assert [facts["stress"] for facts in metrics["pipelines"].values()] == [None] * len(FROZEN)
+    assert "Changed images were not tried" in (out / "report.html").read_text()
+    assert "changed images" not in (out / "model-card.md").read_text()
