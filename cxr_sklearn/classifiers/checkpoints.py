@@ -33,7 +33,7 @@ class Checkpoint:
     folder : path
         Created if need be.
     identity : mapping
-        All that decides how the training goes, as JSON can hold it.
+        All that decides how the training goes, by name; what the ``repr`` of a value does not say is not told apart.
     rows : iterable of bytes
         The training images and labels in their order, and whatever else is too long for `identity`.
 
@@ -44,7 +44,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any], rows: Iterable[bytes]) -> None:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(repr(sorted((name, repr(value)) for name, value in identity.items())).encode())
         for row in rows:
             digest.update(len(row).to_bytes(8) + row)
         self.path = Path(folder) / f"{digest.hexdigest()[:32]}.npz"

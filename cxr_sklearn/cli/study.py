@@ -19,7 +19,7 @@ Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
 ]
 MAX_SEED = 2**32 - 1000  # the draws of a learning curve count on from it
-RULES = "youden|sensitivity=.95|specificity=.90|cost=5:1|0.5"
+RULES = "youden|robust|sensitivity=.95|specificity=.90|cost=5:1|0.5"
 Balance = Literal["none", "undersample", "weights", "augment"]
 Calibration = Literal["temperature", "sigmoid", "isotonic"]
 Language = Annotated[Literal["en", "es"], typer.Option(help="Language of the report.")]
@@ -54,7 +54,9 @@ def compare(
         bool,
         typer.Option("--stress", help="Also change the validation images, to choose between pipelines without test."),
     ] = False,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
+    folds: Annotated[
+        int, typer.Option(min=1, help="Folds of the cross-validation; 1 fits once and holds a tenth out.")
+    ] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     allow_leaks: AllowLeaks = False,

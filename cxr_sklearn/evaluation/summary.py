@@ -18,6 +18,7 @@ from .occlusion import occlusion_facts
 from .paired import compare_pairs
 from .permutation import permutation_facts
 from .prevalence import elsewhere
+from .stress import PREFIX as STRESS
 from .stress import stress_facts
 from .subgroups import confident_errors, groups_of, rates_by_group
 from .thresholds import Rule, choose_threshold
@@ -60,7 +61,12 @@ def summarise(
         If the pipelines did not score the same test images, or these are of fewer than two patients of either class.
     """
     by_name = {str(name): rows for name, rows in scores.groupby("pipeline", sort=False)}
-    thresholds = {name: choose_threshold(rows, rule) for name, rows in by_name.items()}
+    changed = probes[probes["probe"].str.startswith(STRESS)]
+    if rule.name == "robust" and changed.empty:
+        raise DataError("the threshold 'robust' looks at changed images, and there are none; run compare --stress")
+    thresholds = {
+        name: choose_threshold(rows, rule, changed[changed["pipeline"] == name]) for name, rows in by_name.items()
+    }
     cuts = {name: float(chosen["value"]) for name, chosen in thresholds.items()}
     first, wide = _test_scores(by_name)
     draws = bootstrap(first["patient"], first["target"], {name: wide[name] for name in by_name}, cuts)

@@ -15,6 +15,7 @@ from .metrics import confusion_cells
 
 #: What a rule aims at where its name stands alone.
 _DEFAULTS = {"sensitivity": 0.95, "specificity": 0.90}
+_WITHOUT_VALUE = ("youden", "robust")
 
 
 class Rule(NamedTuple):
@@ -22,7 +23,7 @@ class Rule(NamedTuple):
 
     Attributes
     ----------
-    name : {"youden", "sensitivity", "specificity", "cost", "fixed"}
+    name : {"youden", "robust", "sensitivity", "specificity", "cost", "fixed"}
     value : float
         The sensitivity or specificity wanted, the cost of a missed pneumonia in false alarms, or the threshold itself.
     """
@@ -33,11 +34,11 @@ class Rule(NamedTuple):
     def __str__(self) -> str:
         if self.name == "fixed":
             return repr(self.value)
-        return self.name if self.name == "youden" else f"{self.name}={self.value!r}"
+        return self.name if self.name in _WITHOUT_VALUE else f"{self.name}={self.value!r}"
 
 
 def parse_rule(text: str) -> Rule:
-    """Read a rule as it is typed: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" or a number like "0.5".
+    """Read a rule as it is typed: "youden", "robust", "sensitivity=.95", "specificity=.90", "cost=5:1" or a number.
 
     "sensitivity" and "specificity" alone ask for .95 and .90.
 
@@ -48,8 +49,8 @@ def parse_rule(text: str) -> Rule:
     """
     name, _, argument = text.strip().partition("=")
     try:
-        if name == "youden" and not argument:
-            return Rule("youden", 0.0)
+        if name in _WITHOUT_VALUE and not argument:
+            return Rule(name, 0.0)
         if name in _DEFAULTS:
             return Rule(name, _within(float(argument or _DEFAULTS[name]), 1))
         if name == "cost":
@@ -59,8 +60,8 @@ def parse_rule(text: str) -> Rule:
         return Rule("fixed", _within(float(text), 1))
     except (ValueError, ZeroDivisionError) as error:
         raise InputError(
-            f"threshold={text!r} must be youden, sensitivity=S, specificity=S, cost=MISSED:ALARM or a number, with S "
-            "and the number from 0 to 1"
+            f"threshold={text!r} must be youden, robust, sensitivity=S, specificity=S, cost=MISSED:ALARM or a number, "
+            "with S and the number from 0 to 1"
         ) from error
 
 
@@ -76,7 +77,8 @@ def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
     Parameters
     ----------
     rule : Rule
-        "youden" takes the largest sensitivity + specificity - 1; "sensitivity" the highest threshold that reaches it,
+        "youden" and "robust" take the largest sensitivity + specificity - 1, the latter of changed images, too, if
+        :func:`choose_threshold` has their scores; "sensitivity" takes the highest threshold that reaches it,
         "specificity" the lowest; "cost" the smallest sum of the costs of all wrong decisions.
     target : array-like of shape (n,)
         0 or 1; both must occur.
@@ -118,7 +120,9 @@ def _rarer(rows: pd.DataFrame) -> int:
     return min(int((rows["target"] == label).sum()) for label in (0, 1))
 
 
-def choose_threshold(scores: pd.DataFrame, rule: Rule) -> dict[str, float | int | str]:
+def choose_threshold(
+    scores: pd.DataFrame, rule: Rule, changed: pd.DataFrame | None = None
+) -> dict[str, float | int | str]:
     """Choose the threshold of one pipeline from its saved scores.
 
     Parameters
@@ -126,6 +130,10 @@ def choose_threshold(scores: pd.DataFrame, rule: Rule) -> dict[str, float | int 
     scores : DataFrame
         Rows of ``scores.csv`` of one pipeline.
     rule : Rule
+    changed : DataFrame or None
+        Scores of those images changed, rows of ``probes.csv``: "robust" looks at all of them alike. On images like
+        those of the training a good classifier decides as well at .2 as at .8, and which of them is best is chance;
+        where an image of another origin falls between, it is changed images that tell.
 
     Returns
     -------
@@ -142,7 +150,10 @@ def choose_threshold(scores: pd.DataFrame, rule: Rule) -> dict[str, float | int 
     source, used = images_to_choose_on(scores)
     if _rarer(used) == 0:
         raise DataError("no threshold can be chosen: there are not both classes among the out-of-fold scores")
-    value = find_threshold(rule, used["target"], used["score"])
+    seen = used
+    if rule.name == "robust" and changed is not None:
+        seen = pd.concat([used[["target", "score"]], changed[["target", "score"]]])
+    value = find_threshold(rule, seen["target"], seen["score"])
     cells = confusion_cells(used["target"], used["score"], value)
     val = scores[scores["split"] == "val"]
     return {

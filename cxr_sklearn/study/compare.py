@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def compare(
         fitted on stays as it is, and the report says so.
     threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
-        against a false alarm) or a number like "0.5".
+        against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images as they
+        are and changed, which `stress` is done for.
     calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
         How to calibrate the scores, on the images that the threshold is chosen on.
     sanity : bool, default=False
@@ -160,16 +162,19 @@ def compare(
             scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
             calibration = calibrate and ("reversed" if calibrator is None else calibrate)
             facts["pipelines"][name] |= {**found, "calibrated": calibration}
-            keep(scores=[scores], training=training_of(name, model))
+            changed = partial(stressed_validation, name, pipeline, model, frame, scores=scores, folds=folds,
+                              verbose=verbose)  # fmt: skip
+            # Only a rule that needs them waits for changed images: what is fitted is to be kept at once.
+            first = [calibrated_rows(changed(), calibrator)] if rule.name == "robust" else []
+            keep(scores=[scores], training=training_of(name, model), probes=first)
             path = folder / "models" / f"{name}.skops"
             _keep_model(path, calibrated(model, calibrator), domains.of(model), name, keep.metrics)
             if sanity:
                 occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
                 permuted = permuted_rows(name, pipeline, train, random_state=random_state, verbose=verbose)
                 keep(probes=[occluded, permuted])
-            if stress:
-                changed = stressed_validation(name, pipeline, model, frame, scores=scores, folds=folds, verbose=verbose)
-                keep(probes=[calibrated_rows(changed, calibrator)])
+            if stress and not first:
+                keep(probes=[calibrated_rows(changed(), calibrator)])
     finally:
         if keep.metrics:
             render(folder, keep.metrics)

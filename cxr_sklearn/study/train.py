@@ -9,9 +9,11 @@ import pandas as pd
 
 from ..evaluation.anatomy import embed_all
 from ..evaluation.calibration import calibrate as calibrate_scores
+from ..evaluation.calibration import calibrated_rows
 from ..evaluation.circumstances import check_images
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.search import evaluate, patient_folds
+from ..evaluation.stress import stressed_validation
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
 from ..persistence import SavedModel
@@ -83,9 +85,14 @@ def train(
     domains = Domains(store, rows)
     domains.of(built)
     embed_all(built, frame, verbose)
-    scores, model, found = evaluate(recipe, built, frame, patient_folds(rows, cv, random_state), n_jobs, verbose)
+    folds = patient_folds(rows, cv, random_state)
+    scores, model, found = evaluate(recipe, built, frame, folds, n_jobs, verbose)
     scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
-    chosen = choose_threshold(scores, rule)
+    changed = None
+    if rule.name == "robust":
+        changed = stressed_validation(recipe.name, built, model, frame, scores=scores, folds=folds, verbose=verbose)
+        changed = calibrated_rows(changed, calibrator)
+    chosen = choose_threshold(scores, rule, changed)
     facts = {
         "recipe": recipe.name,
         "best_params": {name: str(value) for name, value in found["best_params"].items()},

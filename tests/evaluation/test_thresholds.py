@@ -13,6 +13,7 @@ YOUDEN = Rule("youden", 0)
     ("text", "rule", "written"),
     [
         ("youden", YOUDEN, "youden"),
+        ("robust", Rule("robust", 0), "robust"),
         ("sensitivity", Rule("sensitivity", 0.95), "sensitivity=0.95"),
         ("sensitivity=.9", Rule("sensitivity", 0.9), "sensitivity=0.9"),
         ("specificity=.90", Rule("specificity", 0.9), "specificity=0.9"),
@@ -31,12 +32,12 @@ def test_rules_as_they_are_typed(text, rule, written):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "best", "youden=1", "sensitivity=95", "sensitivity=x", "cost", "cost=0:1", "cost=5:0",
+    ["", "best", "youden=1", "robust=1", "sensitivity=95", "sensitivity=x", "cost", "cost=0:1", "cost=5:0",
      "cost=-1", "cost=-5:-1", "1.5",
      "nan", "inf", "specificity=nan"],
 )  # fmt: skip
 def test_rules_that_are_none(text):
-    with pytest.raises(InputError, match="must be youden, sensitivity=S"):
+    with pytest.raises(InputError, match="must be youden, robust, sensitivity=S"):
         parse_rule(text)
 
 
@@ -138,6 +139,21 @@ def test_out_of_fold_scores_of_one_class():
     one = scores(0, 0).query("split != 'train' or target == 1")
     with pytest.raises(DataError, match="not both classes"):
         choose_threshold(one, YOUDEN)
+
+
+def test_a_robust_threshold_holds_for_changed_images_too():
+    clean = scores(40)
+    rows = clean[clean["split"] == "val"]
+    darker = rows.assign(score=rows["score"] + 0.15)
+    chosen = choose_threshold(clean, Rule("robust", 0), darker)
+    both = pd.concat([rows, darker])
+    assert chosen["value"] == find_threshold(YOUDEN, both["target"], both["score"])
+    assert chosen["value"] != choose_threshold(clean, YOUDEN)["value"]
+    assert (chosen["source"], chosen["n_images"], chosen["rule"]) == ("val", 140, "robust")
+    # Of a pipeline whose images cannot be changed, it is Youden's.
+    for changed in (None, darker[:0]):
+        assert choose_threshold(clean, Rule("robust", 0), changed)["value"] == choose_threshold(clean, YOUDEN)["value"]
+    assert choose_threshold(clean, YOUDEN, darker) == choose_threshold(clean, YOUDEN)
 
 
 def test_a_fixed_threshold_is_chosen_from_nothing():
