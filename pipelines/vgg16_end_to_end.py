@@ -1,7 +1,7 @@
 """All of VGG16, trained on small images: for thousands of them.
 
-At 64 x 64 pixels a pass over five thousand images takes a minute or two on two cores. Size, central part, rate and
-number of epochs were chosen without a look at test.
+At 64 x 64 pixels a pass over five thousand images takes a minute or two on two cores. It sees whole images: on changed
+validation images (``compare --stress``) the central part alone did worse.
 """
 
 from sklearn.pipeline import Pipeline
@@ -23,6 +23,9 @@ def build(weights="imagenet", random_state=None, balance="none", checkpoint=None
         learning_rate=1e-4,
         schedule="cosine",
         warmup=0.5,
+        weight_decay=0.01,
+        label_smoothing=0.1,
+        average_epochs=4,
         class_weight="balanced",
         early_stopping=False,
         augmenter=ImageAugmenter(rotation=11, shift=0.06, zoom=0.12, brightness=0.1, contrast=0.25),
