@@ -1,12 +1,13 @@
 """Make examples/tutorial.ipynb of docs/tutorial.md: run it, and keep what it prints and draws.
 
-    CXR_DATA=chest_xray CXR_WEIGHTS=MOBILENET.weights.h5 python docs/make_notebook.py
+    CXR_DATA=chest_xray CXR_WEIGHTS=VGG16.h5 python docs/make_notebook.py
 
 What the page shows is copied from there by hand.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -33,9 +34,13 @@ def notebook(page: Path = HERE / "tutorial.md") -> nbformat.NotebookNode:
 
 
 def run(cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Run a notebook in a folder of its own."""
+    """Run a notebook in a folder of its own; images and weights are looked for from where this process runs."""
+    env = dict(os.environ)
+    for name in ("CXR_DATA", "CXR_WEIGHTS"):
+        if name in env and Path(env[name]).exists():
+            env[name] = str(Path(env[name]).resolve())
     with tempfile.TemporaryDirectory() as folder:
-        NotebookClient(cells, timeout=1800, resources={"metadata": {"path": folder}}).execute()
+        NotebookClient(cells, timeout=1800, resources={"metadata": {"path": folder}}).execute(env=env)
     for cell in cells.cells:
         cell.metadata = {}  # when each cell ran
     return cells

@@ -24,6 +24,10 @@ def tables_of(notebook):
     return [it["data"]["text/plain"] for it in outputs if "text/html" in it.get("data", {})]
 
 
+def said(notebook):
+    return "".join(output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output)
+
+
 def test_the_notebook_is_that_of_the_page(maker):
     def sources(cells):
         return [(cell.cell_type, cell.source) for cell in cells.cells]
@@ -34,14 +38,29 @@ def test_the_notebook_is_that_of_the_page(maker):
 def test_the_notebook_shows_what_the_page_shows(maker):
     shown = tables_of(nbformat.read(maker.NOTEBOOK, as_version=4))
     printed = re.findall(r"```text\n(.*?)\n```", PAGES[0].read_text(), flags=re.DOTALL)
-    assert len(printed) == 6
+    assert len(printed) == 7
     assert [re.sub(" +\n", "\n", text) for text in shown] == printed
+
+
+def test_the_notebook_was_run_on_real_weights_and_says_nothing_but_its_tables(maker):
+    """Warnings would carry paths of the machine it was made on."""
+    assert said(nbformat.read(maker.NOTEBOOK, as_version=4)) == ""
+
+
+def test_images_and_weights_are_found_from_where_the_notebook_is_made(maker, tmp_path, monkeypatch):
+    (tmp_path / "VGG16.h5").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CXR_WEIGHTS", "VGG16.h5")
+    monkeypatch.setenv("CXR_DATA", "not there")
+    code = "import os; print(os.path.isfile(os.environ['CXR_WEIGHTS']), os.environ['CXR_DATA'], end='')"
+    cells = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    assert said(maker.run(cells)) == "True not there"
 
 
 def test_both_languages_run_and_show_the_same():
     english, spanish = (re.findall(r"```(?:python|text)\n.*?```", page.read_text(), flags=re.DOTALL) for page in PAGES)
     assert english == spanish
-    assert len(english) == 13
+    assert len(english) == 15
 
 
 @pytest.mark.keras
@@ -55,4 +74,5 @@ def test_the_notebook_runs(maker, monkeypatch):
     moving, exact = ([float(x) for x in re.findall(rf"CNN, {kind} +(.*)", tables[2])[0].split()] for kind in
                      ("moving", "exact"))  # fmt: skip
     assert moving[0] < exact[0]
-    assert len(tables) == 6
+    assert len(tables) == 7
+    assert "VGG16 has random weights" in said(cells)
