@@ -65,7 +65,8 @@ def main() -> None:
     scores = pd.read_csv(options.out / "scores.csv", dtype={"images": str})
     table = results(scores)
     table.to_csv(options.out / "results.csv", index=False)
-    print(table.to_string(index=False))
+    for row in (table.columns, ["---"] * len(table.columns), *table.to_numpy()):
+        print(f"| {' | '.join(map(str, row))} |")
     if options.figure is not None:
         draw(scores[scores["pipeline"].isin(options.recipes)], options.figure)
 

@@ -209,7 +209,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         if self.store is None:
             return NoStore()
         layers = [self.layer] if isinstance(self.layer, str) else list(self.layer or ())
-        parts = [self.backbone, *layers, self.pooling]
+        # A file's name has 255 bytes at most; the fingerprint of the recipe tells lists of layers apart.
+        parts = [self.backbone, *(layers if len(layers) < 5 else [f"{len(layers)}-layers"]), self.pooling]
         recipe: dict[str, Any] = {
             "backbone": self.backbone,
             "layer": layers if len(layers) > 1 else layers[0] if layers else None,

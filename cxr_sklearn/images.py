@@ -46,6 +46,7 @@ class ImageBatch(Sequence[np.ndarray]):
     def __init__(self, sources: np.ndarray, decoding: Decoding | None = None) -> None:
         self._sources = sources.view()
         self._sources.flags.writeable = False
+        self._positions = np.arange(len(sources))
         self._decoding = decoding
         self._augmentations: tuple[tuple[Operation, np.ndarray], ...] = ()
         self._digests: np.ndarray | None = None
@@ -110,8 +111,8 @@ class ImageBatch(Sequence[np.ndarray]):
         return [hashlib.sha256(layout + pixels.tobytes()).digest() for pixels in self._sources]
 
     def name(self, i: int) -> str:
-        """Path of image `i`, or its position where it has none."""
-        return self._sources[i] if isinstance(self._sources[i], str) else f"image {i}"
+        """Path of image `i`, or where it has none its position in the batch that this one was taken from."""
+        return self._sources[i] if isinstance(self._sources[i], str) else f"image {self._positions[i]}"
 
     def source_header(self, i: int) -> tuple[int, int, str]:
         """Width, height and mode of image `i` as its file's header tells them; no pixel is decoded.
@@ -169,7 +170,10 @@ class ImageBatch(Sequence[np.ndarray]):
         """
         if self._decoding is None:
             raise InputError("these images were given as pixels of one size; load them with an ImageLoader")
+        if self._decoding.change is not None:
+            raise InputError(f"these images are changed already, by {self._decoding.change!r}; make one change of both")
         batch = self[:]
+        batch._grey = None
         batch._decoding = replace(self._decoding, change=change)
         return batch
 
@@ -260,6 +264,7 @@ class ImageBatch(Sequence[np.ndarray]):
             return self.decode(range(len(self))[int(index)])
         rows = index if isinstance(index, slice) else _row_numbers(index)
         batch = type(self)(self._sources[rows], self._decoding)
+        batch._positions = self._positions[rows]
         batch._augmentations = tuple((operation, views[rows]) for operation, views in self._augmentations)
         batch._digests = None if self._digests is None else self._digests[rows]
         batch._grey = None if self._grey is None else self._grey[rows]
@@ -275,6 +280,8 @@ class ImageBatch(Sequence[np.ndarray]):
         return pixels if dtype is None else pixels.astype(dtype)
 
     def _all_grey(self, advance: Callable[[int], None] = lambda steps: None) -> np.ndarray:
+        if self._grey is not None and not self._augmentations:
+            return self._grey
         grey = np.empty(self.shape[:3], dtype=np.uint8)
         failures: dict[str, str] = {}
         for start, chunk in zip(range(0, len(self), 32), self.decode_ahead(32), strict=True):

@@ -54,7 +54,7 @@ class Recipe:
         Parameters
         ----------
         **options
-            ``store``, ``weights``, ``random_state`` and ``balance``.
+            ``store``, ``weights``, ``random_state``, ``balance`` and ``checkpoint``.
 
         Raises
         ------

@@ -31,4 +31,5 @@ class ReadsEarlierFiles:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """Take the attributes of a saved estimator."""
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
-        super().__setstate__({**{p.name: p.default for p in parameters}, **state})  # type: ignore[misc]
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__({**defaults, **state})  # type: ignore[misc]

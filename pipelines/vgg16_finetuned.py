@@ -27,7 +27,7 @@ def build(weights="imagenet", random_state=None, balance="none", checkpoint=None
         weight_decay=0.01,
         label_smoothing=0.1,
         average_epochs=3,
-        class_weight="balanced",
+        class_weight="balanced" if balance == "none" else None,
         early_stopping=False,
         augmenter=ImageAugmenter(rotation=11, shift=0.06, zoom=0.12, brightness=0.1, contrast=0.25),
         n_views=None,

@@ -49,9 +49,11 @@ def check_number(
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as it can be saved anywhere: sequences as lists, paths as text."""
+    """Return a parameter as it can be saved anywhere: sequences as lists, paths as text, numbers as Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, np.generic):
+        return value.item()
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -50,6 +50,17 @@ class Checkpoint:
         self.path = Path(folder) / f"{digest.hexdigest()[:32]}.npz"
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
+    def facts(self) -> dict[str, Any] | None:
+        """Return the facts that were saved last, without reading an array; None where nothing was saved.
+
+        Raises
+        ------
+        TrainingError
+            If the file is damaged.
+        """
+        found = self._read(with_arrays=False)
+        return None if found is None else found.facts
+
     def load(self) -> Snapshot | None:
         """Return what was saved last, None where nothing was.
 
@@ -58,12 +69,16 @@ class Checkpoint:
         TrainingError
             If the file is damaged.
         """
+        return self._read(with_arrays=True)
+
+    def _read(self, *, with_arrays: bool) -> Snapshot | None:
         if not self.path.exists():
             return None
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
-                arrays = {name: [file[f"{name} {i}"] for i in range(n)] for name, n in facts.pop("lists").items()}
+                lists = facts.pop("lists")
+                arrays = {name: [file[f"{name} {i}"] for i in range(n)] for name, n in lists.items() if with_arrays}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise TrainingError(
                 f"the checkpoint {self.path} cannot be read ({error}); remove it to train from the start"

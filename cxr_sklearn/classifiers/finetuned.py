@@ -20,8 +20,8 @@ from ..images import ImageBatch
 from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
 from ..progress import progress_bar
 from ..versions import ReadsEarlierFiles, versions_here
-from .base import KerasImageClassifier, check_number
-from .batch_norm import estimate_statistics
+from .base import KerasImageClassifier, _plain, check_number
+from .batch_norm import estimate_statistics, learning_normalisations
 from .checkpoints import Checkpoint
 from .cut import Cut, FrozenMaps
 from .examples import Examples
@@ -40,7 +40,7 @@ log = logging.getLogger("cxr_sklearn")
 SCHEDULES = ("constant", "cosine")
 #: What `trainable_from` is where no layer is frozen.
 ALL = "all"
-#: Features are standardised by so many images where the head does not learn alone before the rest.
+#: With ``head_epochs=0``, features are standardised by so many images at most.
 _SAMPLED = 512
 
 
@@ -108,7 +108,8 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         network once forward; fixed views save that. Where nothing is frozen, views are always drawn anew.
     memory_budget : int, default=2 * 1024**3
         Bytes of frozen output, float16, that this process keeps, until it ends, for all such classifiers together.
-        What does not fit is computed again in every epoch, and a warning is logged.
+        What does not fit is computed again in every epoch, and a warning is logged. Decoded training images, a byte a
+        pixel, are held besides during ``fit`` where they take no more than that.
     carry_frozen : bool, default=False
         Whether a fitted classifier carries the weights of the frozen part, rather than their SHA-256 alone: it is
         larger then, and needs no weights file where it is loaded.
@@ -230,6 +231,8 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             check_number(name, getattr(self, name), Integral, 0)
         if self.n_views is not None:
             check_number("n_views", self.n_views, Integral, 0)
+        if self.layer is not None and not isinstance(self.layer, str):
+            raise InputError(f"layer={self.layer!r} must be the name of one layer, or None")
         check_number("head_learning_rate", self.head_learning_rate, Real, 0, open_below=True)
         for name in ("warmup", "weight_decay"):
             check_number(name, getattr(self, name), Real, 0)
@@ -240,7 +243,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             raise InputError(f"warmup={self.warmup!r} is longer than the {self.epochs} epochs of the training")
         if self.average_epochs and self.early_stopping:
             raise InputError(
-                "average_epochs takes the mean of the last epochs and early_stopping the best one; set one of them off"
+                "average_epochs takes the mean of the last epochs and early_stopping the best one; turn one of them off"
             )
         if self.average_epochs > self.epochs:
             raise InputError(f"average_epochs={self.average_epochs!r} is more than the {self.epochs} epochs there are")
@@ -260,23 +263,27 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         self.weights_id_ = weights_identity(self.backbone, self.weights)
         if hasattr(self, "frozen_weights_"):
             del self.frozen_weights_
-        examples, validation = self._in_memory(examples), validation and self._in_memory(validation)
-        tail, inputs = self._tail(), self._views(examples, validation)
         checkpoint = self._checkpoint(examples, validation)
-        started = None if checkpoint is None else checkpoint.load()
-        mixed = self._inputs(examples.images[np.random.default_rng(self._seed).permutation(len(examples))])
-        if started is None:
-            if self._learns_all():  # the head is to see features as the training gives them, normalised by the batch
-                estimate_statistics(tail, mixed, self.batch_size)
+        earlier = None if checkpoint is None else checkpoint.facts()
+        is_done = earlier is not None and earlier["is_done"]
+        if not is_done:
+            examples = self._in_memory(examples)
+            validation = None if validation is None else self._in_memory(validation)
+        tail, inputs = self._tail(), self._views(examples, validation)
+        if earlier is None:
+            # The head is to see features as the training gives them, normalised by the batch.
+            self._estimate_batch_norm(tail, examples.images)
             head = self._trained_head(tail, inputs, examples, validation)
         else:
-            self._restore_head(started.facts["kept"])
+            self._restore_head(earlier["first_phase"])
             head = self._head(self.feature_mean_.shape)
         network = self._whole(tail, head)
         n_batches = math.ceil(len(examples) / self.batch_size)
         rate = scheduled(self.learning_rate, self.schedule, round(self.warmup * n_batches), self.epochs * n_batches)
         compile_for_training(network, rate, weight_decay=self.weight_decay, label_smoothing=self.label_smoothing)
         parts = self._monitored(examples, validation)
+        if not is_done:
+            inputs.keep(*(maps for maps, _ in parts.values()))
 
         def dataset_of(epoch: int) -> Any:
             draw = np.random.default_rng([self._seed, epoch])
@@ -284,12 +291,11 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             order = draw.permutation(len(examples))
             return batches(images, examples.target, examples.weight, self.batch_size, order)
 
-        def settle() -> None:
-            if self._learns_all():
-                estimate_statistics(network, mixed, self.batch_size)
+        def estimate_batch_norm() -> None:
+            self._estimate_batch_norm(network, examples.images)
 
         def evaluate() -> dict[str, float]:
-            settle()
+            estimate_batch_norm()
             return monitored_scores(network, parts, self.batch_size)
 
         self.history_ = Training(
@@ -297,11 +303,11 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             n_batches=n_batches,
             dataset_of=dataset_of,
             evaluate=evaluate,
-            settle=settle if self.average_epochs else None,
+            settle=estimate_batch_norm if self.average_epochs else None,
             patience=self.patience if validation is not None and self.early_stopping else None,
             n_averaged=self.average_epochs,
             checkpoint=checkpoint,
-            kept=self._head_facts(),
+            first_phase=self._head_facts(),
             label=f"Fine-tuning {self.backbone}",
             verbose=self.verbose,
         ).run(network, min(self.head_history_.get("val_loss", [np.inf])))
@@ -310,6 +316,12 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         elif self.carry_frozen:
             self.frozen_weights_ = self._cut().frozen().get_weights()
         return network
+
+    def _estimate_batch_norm(self, network: Any, images: ImageBatch) -> None:
+        """Where all of the network learns, give its batch normalisation the statistics of the training images."""
+        if self._learns_all() and learning_normalisations(network):
+            shuffled = images[np.random.default_rng(self._seed).permutation(len(images))]
+            estimate_statistics(network, self._inputs(shuffled), self.batch_size)
 
     def _in_memory(self, examples: Examples) -> Examples:
         """Decode images once and for all, where that takes no more memory than the frozen output may."""
@@ -321,10 +333,10 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
 
     def _views(self, examples: Examples, validation: Examples | None) -> _Views:
         augmenter = self._fitted_augmenter(examples.images)
-        is_drawn_anew = augmenter is not None and (self.n_views is None or self._learns_all())
-        n_views = 0 if augmenter is None or is_drawn_anew else int(self.n_views or 0)
-        views = _Views(augmenter, n_views, is_drawn_anew, self._inputs, self.memory_budget, self.verbose)
-        if not is_drawn_anew and not self._learns_all():
+        are_drawn_anew = augmenter is not None and (self.n_views is None or self._learns_all())
+        n_views = 0 if augmenter is None or are_drawn_anew else int(self.n_views or 0)
+        views = _Views(augmenter, n_views, are_drawn_anew, self._inputs, self.memory_budget, self.verbose)
+        if not are_drawn_anew and not self._learns_all():
             self._warn_of_memory(len(examples) * (1 + n_views) + len(validation or ()))
         return views
 
@@ -333,7 +345,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             return None
         elsewhere = ("augmenter", "carry_frozen", "checkpoint", "memory_budget", "verbose", "weights")
         identity = {
-            **{name: value for name, value in self.get_params(deep=False).items() if name not in elsewhere},
+            **{name: _plain(value) for name, value in self.get_params(deep=False).items() if name not in elsewhere},
             "augmenter": None if self.augmenter is None else self.augmenter.get_params(),
             "weights_id": self.weights_id_,
             "precision": self.precision_,
@@ -445,7 +457,8 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         if hasattr(self, "frozen_weights_"):  # it is fitted and carries all weights: any do for now
             backbone = replace(backbone, weights="random", identity=weights_identity(backbone.name, "random"))
         network = backbone.network(self.image_shape_)
-        network.trainable = True
+        for layer in network.layers:  # a network cut at `layer` does not hand on what it is set to itself
+            layer.trainable = True
         return backbone.preprocessed(network, self.image_shape_)
 
     def _head(self, shape: tuple[int, ...]) -> Any:
@@ -484,9 +497,15 @@ class _Views:
         """Return what the network takes of one view of each image; view 0 is the image itself."""
         images = examples.images if self.augmenter is None else self.augmenter.view(examples.images, view)
         found = self.inputs_of(images)
-        if keep and isinstance(found, FrozenMaps):
-            found.keep(self.memory_budget, self._wanted, self.verbose)
+        if keep:
+            self.keep(found)
         return found
+
+    def keep(self, *inputs: Indexable) -> None:
+        """Keep what the frozen part makes of images that are seen in every epoch."""
+        for maps in inputs:
+            if isinstance(maps, FrozenMaps):
+                maps.keep(self.memory_budget, self._wanted, self.verbose)
 
     def drawn(self, examples: Examples, epoch: int, draw: np.random.Generator) -> Indexable:
         """Return what the network takes of the views of an epoch."""

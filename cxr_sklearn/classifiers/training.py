@@ -208,8 +208,8 @@ class Training:
         Called once the network has these weights.
     checkpoint : Checkpoint or None
         Where to go on from, and what to write after every epoch.
-    kept : mapping
-        What else a checkpoint is to hold, as JSON can.
+    first_phase : mapping
+        What a checkpoint is to hold of what came before, as JSON can.
     label : str
         What to call the progress bar.
     verbose : int
@@ -225,7 +225,7 @@ class Training:
     n_averaged: int = 0
     settle: Callable[[], None] | None = None
     checkpoint: Checkpoint | None = None
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    first_phase: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, network: Any, val_loss: float = math.inf) -> dict[str, list[float]]:
         """Train a network and leave it with the weights of its best epoch, or their mean over the last ones.
@@ -246,6 +246,8 @@ class Training:
         TrainingError
             If the loss stops being a number.
         """
+        if not network.optimizer.built:  # its moments belong to every snapshot, that before the first epoch too
+            network.optimizer.build(network.trainable_variables)
         standing = self._resumed(network)
         if standing is None:
             standing = Standing(best_loss=val_loss)
@@ -262,7 +264,8 @@ class Training:
             while standing.n_epochs < self.epochs and not self._is_over(standing):
                 epoch = standing.n_epochs
                 advance(0, f"epoch {epoch + 1} of {self.epochs}{_latest_auc(standing.history)}")
-                scores = {**_one_epoch(network, self.dataset_of(epoch), advance), **self.evaluate()}
+                told = advance if self.verbose > 0 else None
+                scores = {**_one_epoch(network, self.dataset_of(epoch), told), **self.evaluate()}
                 if not all(np.isfinite(value) for value in scores.values()):
                     raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
                 for name, value in scores.items():
@@ -301,7 +304,7 @@ class Training:
         if not standing.is_done:  # all that a finished training needs is its weights
             arrays["optimizer"] = [_as_array(variable) for variable in network.optimizer.variables]
             arrays |= {"best": standing.best, "summed": standing.summed}
-        self.checkpoint.save(arrays, {**facts, "kept": dict(self.kept)})
+        self.checkpoint.save(arrays, {**facts, "first_phase": dict(self.first_phase)})
 
     def _resumed(self, network: Any) -> Standing | None:
         """Put a network where its training stood when it was saved last."""
@@ -309,14 +312,12 @@ class Training:
         if found is None:
             return None
         arrays = found.arrays
-        if not network.optimizer.built:
-            network.optimizer.build(network.trainable_variables)
         for variable, value in zip(network.variables, arrays["network"], strict=True):
             variable.assign(value)
         if "optimizer" in arrays:
             for variable, value in zip(network.optimizer.variables, arrays["optimizer"], strict=True):
                 variable.assign(value)
-        facts = {name: value for name, value in found.facts.items() if name != "kept"}
+        facts = {name: value for name, value in found.facts.items() if name != "first_phase"}
         return Standing(**facts, best=arrays.get("best", []), summed=arrays.get("summed", []))
 
 
@@ -331,11 +332,13 @@ def _latest_auc(history: Mapping[str, list[float]]) -> str:
     return ""
 
 
-def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None]) -> dict[str, float]:
-    keras = import_keras()
-    told = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None] | None) -> dict[str, float]:
+    callbacks = []
+    if advance is not None:  # Keras waits for every batch where somebody wants to hear of it
+        progress = import_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
+        callbacks.append(progress)
     try:
-        logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=[told]).history
+        logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=callbacks).history
     except Exception:
         if dataset.failure is not None:
             raise dataset.failure from None

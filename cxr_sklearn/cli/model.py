@@ -43,7 +43,7 @@ def train(
     jobs: Annotated[int | None, typer.Option(help="Processes for the search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder where a long training stands; run again, it goes on from there.")
+        Path | None, typer.Option(help="Folder for checkpoints: the same command resumes an interrupted training.")
     ] = None,
     allow_leaks: AllowLeaks = False,
 ) -> None:
@@ -63,7 +63,8 @@ def train(
         if model.manifest["calibrated"] == "reversed":
             say("Not calibrated: it would turn the ranking round, as with scores that tell nothing.", style="yellow")
         auc = model.manifest["metrics"]["out_of_fold"]["roc_auc"]
-        say(f"Cross-validated AUC {auc:.3f}; threshold {model.manifest['threshold']:.3f} "
+        held_out = "Cross-validated AUC" if folds > 1 else "AUC on held-out patients"
+        say(f"{held_out} {auc:.3f}; threshold {model.manifest['threshold']:.3f} "
             f"({model.manifest['threshold_source']})")  # fmt: skip
         say(f"Model: {save} ({save.stat().st_size / 1e6:.1f} MB)")
 

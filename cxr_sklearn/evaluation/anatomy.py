@@ -83,8 +83,11 @@ def _describe_backbone(network: FrozenEmbedder | FineTunedClassifier) -> dict[st
 
 
 def crop_of(pipeline: Any) -> float:
-    """Return the central part of each side that a pipeline looks at; all of it where it has no ImageLoader."""
-    return next((float(part.crop) for part in parts_of(pipeline) if isinstance(part, ImageLoader)), 1.0)
+    """Return the central part of each side that a pipeline looks at; all of it where it has no ImageLoader.
+
+    With several loaders, templates of a search among them, it is the largest part.
+    """
+    return max((float(part.crop) for part in parts_of(pipeline) if isinstance(part, ImageLoader)), default=1.0)
 
 
 def last_classifier(model: Any) -> Any:

@@ -104,8 +104,9 @@ def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, Calibrat
     if not _keeps_order(calibrator, used):
         return scores, None
     after = calibrated_rows(scores, calibrator)
-    if source == "out-of-fold":
-        for fold in used["fold"].unique():
+    # Of one fold there are no others: its own scores are those of the calibration, a little too good.
+    if source == "out-of-fold" and len(folds := used["fold"].unique()) > 1:
+        for fold in folds:
             others = fit_calibrator(used[used["fold"] != fold], method)
             rows = used[used["fold"] == fold]
             after.loc[rows.index, "score"] = calibrated_rows(rows, others)["score"]

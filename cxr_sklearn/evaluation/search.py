@@ -37,12 +37,16 @@ def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
     """
     fewest = min(train.groupby("target")["patient"].nunique())
     folds = StratifiedGroupKFold(cv if cv > 1 else min(HELD_OUT, fewest), shuffle=True, random_state=random_state)
-    splits = list(folds.split(train["path"], train["target"], train["patient"]))[: cv if cv > 1 else 1]
-    for rows in (rows for split in splits for rows in split):
-        if train["target"].iloc[rows].nunique() < 2:
-            raise DataError(
-                f"{cv} folds of whole patients leave one without both classes; add patients or ask for fewer folds"
-            )
+    splits = list(folds.split(train["path"], train["target"], train["patient"]))
+    complete = [split for split in splits if all(train["target"].iloc[rows].nunique() == 2 for rows in split)]
+    if cv == 1 and complete:
+        return complete[:1]
+    if len(complete) < len(splits):
+        raise DataError(
+            f"{cv} folds of whole patients leave one without both classes; add patients or ask for fewer folds"
+            if cv > 1
+            else "no tenth of the training patients has both classes and leaves both; add patients"
+        )
     return splits
 
 

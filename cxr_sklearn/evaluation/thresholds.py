@@ -151,7 +151,9 @@ def choose_threshold(
     if _rarer(used) == 0:
         raise DataError("no threshold can be chosen: there are not both classes among the out-of-fold scores")
     seen = used
-    if rule.name == "robust" and changed is not None:
+    if rule.name == "robust" and (changed is None or changed.empty):
+        rule = Rule("youden", 0.0)  # of a pipeline that loads its images itself, none can be changed
+    elif rule.name == "robust" and changed is not None:
         seen = pd.concat([used[["target", "score"]], changed[["target", "score"]]])
     value = find_threshold(rule, seen["target"], seen["score"])
     cells = confusion_cells(used["target"], used["score"], value)

@@ -93,10 +93,13 @@ class Scorer:
                 X = self._taken_by_the_pipeline(content)
                 score = self._score(X)
                 domain = self._domain(content)
-                shown = picture(content, self._taken) if with_picture else None
             except ImageReadError as error:
                 (reason,) = error.failures.values()
                 return self._answer(filename, error=reason)
+            try:
+                shown = picture(content, self._taken) if with_picture else None
+            except Exception as error:  # noqa: BLE001 - there is no telling what bytes make a codec raise
+                return self._answer(filename, error=reason_of(error))
             if not np.isfinite(score):
                 return self._answer(filename, error="the model gives it no score")
             return self._answer(

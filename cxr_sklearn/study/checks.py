@@ -67,9 +67,8 @@ def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: 
     for target, label in CLASSES:
         n = frame[(frame["split"] == "train") & (frame["target"] == target)]["patient"].nunique()
         if n < max(cv, 2):
-            raise DataError(
-                f"{n} {label} patients in the train split are too few for {cv} folds; add images or ask for fewer folds"
-            )
+            wanted = f"{cv} folds; add images or ask for fewer folds" if cv > 1 else "any to be held out; add images"
+            raise DataError(f"{n} {label} patients in the train split are too few for {wanted}")
     return frame
 
 

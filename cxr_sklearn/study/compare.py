@@ -80,8 +80,8 @@ def compare(
         fitted on stays as it is, and the report says so.
     threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
-        against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images as they
-        are and changed, which `stress` is done for.
+        against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images,
+        unchanged and changed, and implies `stress`.
     calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
         How to calibrate the scores, on the images that the threshold is chosen on.
     sanity : bool, default=False
@@ -93,7 +93,8 @@ def compare(
     allow_leaks : bool, default=False
         Whether to go on although images or patients are on both sides of a split; the report says so then.
     cv : int, default=5
-        Number of folds.
+        Number of folds. 1 fits once: a tenth of the training patients is held out, takes the place of the folds, and
+        the model fitted on the others is the final one.
     n_jobs : int or None, default=None
         Processes for the grid search.
     random_state : int, default=0

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..evaluation.circumstances import describe_data
 from ..evaluation.scores import read_scores
+from ..evaluation.stress import PREFIX as STRESS
 from ..evaluation.summary import summarise
 from ..evaluation.tables import read_table
 from ..evaluation.thresholds import parse_rule
@@ -20,7 +21,15 @@ from .learning_curve import learning_facts
 
 
 def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from the tables in a folder, and render the report; as :func:`write_metrics` does it."""
+    """Compute metrics.json from the tables in a folder, and render the report; as :func:`write_metrics` does it.
+
+    Raises
+    ------
+    DataError
+        If the threshold is to be robust, and no images were changed.
+    """
+    if facts["run"]["threshold"] == "robust" and not read_table(folder, "probes")["probe"].str.startswith(STRESS).any():
+        raise DataError("the threshold 'robust' looks at changed images, and there are none; run compare --stress")
     metrics = write_metrics(folder, facts)
     render(folder, metrics)
     return metrics
@@ -67,7 +76,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
-    data = {**describe_data(one, images), "synthetic": facts["data"]["synthetic"]}
+    data = {**describe_data(images if len(images) else one, images), "synthetic": facts["data"]["synthetic"]}
     metrics = {**summary, "pipelines": pipelines, "data": data, "run": facts["run"]}
     curve = read_table(folder, "learning_curve")
     metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None

@@ -75,9 +75,8 @@ def train(
         raise RecipeError(f"{recipe.name} cannot be balanced")
     if checkpoint is not None and not recipe.takes("checkpoint"):
         raise RecipeError(f"{recipe.name} has nothing to continue: its build() takes no checkpoint")
-    built = recipe.build(
-        weights=weights, store=store, random_state=random_state, balance=balance, checkpoint=checkpoint
-    )
+    options = {} if checkpoint is None else {"checkpoint": checkpoint}
+    built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance, **options)
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
     rows = frame[frame["split"] == "train"]
     check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)

@@ -17,14 +17,14 @@ from cxr_sklearn.exceptions import TrainingError
 
 keras = pytest.mark.keras
 OPTIONS = {
-    "backbone": "MobileNet", "weights": "random", "dense_units": 4, "epochs": 4, "batch_size": 16,
+    "backbone": "VGG16", "weights": "random", "layer": "block2_pool", "dense_units": 4, "epochs": 4, "batch_size": 16,
     "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.5, "augmenter": ImageAugmenter(), "random_state": 0,
     "precision": "float32",
 }  # fmt: skip
 KINDS = {
     "all": {"trainable_from": "all", "head_epochs": 0, "early_stopping": False, "average_epochs": 2},
-    "fixed views": {"trainable_from": "conv_dw_13", "head_epochs": 2, "n_views": 2, "patience": 4},
-    "views drawn anew": {"trainable_from": "conv_dw_13", "head_epochs": 0, "n_views": None, "patience": 4},
+    "fixed views": {"trainable_from": "block2_conv1", "head_epochs": 2, "n_views": 2, "patience": 4},
+    "views drawn anew": {"trainable_from": "block2_conv1", "head_epochs": 0, "n_views": None, "patience": 4},
 }
 
 
@@ -70,6 +70,7 @@ def uninterrupted(data):
     ("kind", "moment", "n_epochs"),
     [
         ("all", ("epoch", 4), 1),
+        ("all", ("epoch", 1), 4),
         ("all", ("save", 1), 4),
         ("all", ("save", 3), 3),
         ("all", ("evaluation", 2), 3),
@@ -152,8 +153,8 @@ def test_a_process_that_is_killed_loses_an_epoch_at_most(tmp_path):
         from cxr_sklearn import FineTunedClassifier, ImageAugmenter, make_radiographs
         images, frame = make_radiographs(24, size=32, random_state=0)
         classifier = FineTunedClassifier(
-            "VGG16", "random", "all", dense_units=0, head_epochs=0, epochs=3, learning_rate=1e-5, schedule="cosine",
-            early_stopping=False, augmenter=ImageAugmenter(), precision="float32", random_state=0,
+            "VGG16", "random", "all", "block3_pool", dense_units=0, head_epochs=0, epochs=3, learning_rate=1e-5,
+            schedule="cosine", early_stopping=False, augmenter=ImageAugmenter(), precision="float32", random_state=0,
             checkpoint=sys.argv[1] if len(sys.argv) > 2 else None,
         ).fit(images, frame["target"])
         np.savez(sys.argv[1] + ".npz", *classifier.weights_)
