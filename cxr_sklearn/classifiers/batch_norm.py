@@ -43,6 +43,9 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
+    weights = {id(weight) for weight in network.weights}
+    # Dropout draws as the network looks at the images; the training is to go on as if nobody had looked.
+    seeds = [(state, _as_array(state)) for state in network.variables if id(state) not in weights]
     means, squares = ([np.zeros(())] * len(layers) for _ in range(2))
     n = len(images)
     try:
@@ -52,16 +55,18 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
             rows = np.arange(start, min(start + batch_size, n))
             network(np.asarray(images[rows]), training=True)
             for i, layer in enumerate(layers):
-                mean, variance = (_as_float64(value) for value in (layer.moving_mean, layer.moving_variance))
+                mean, variance = (_as_array(v).astype(float) for v in (layer.moving_mean, layer.moving_variance))
                 means[i] = means[i] + mean * len(rows) / n
                 squares[i] = squares[i] + (variance + mean**2) * len(rows) / n
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+        for state, value in seeds:
+            state.assign(value)
     for layer, mean, square in zip(layers, means, squares, strict=True):
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(np.maximum(square - mean**2, 0))
 
 
-def _as_float64(variable: Any) -> np.ndarray:
-    return np.asarray(import_keras().ops.convert_to_numpy(variable), dtype=np.float64)
+def _as_array(variable: Any) -> np.ndarray:
+    return np.array(import_keras().ops.convert_to_numpy(variable))

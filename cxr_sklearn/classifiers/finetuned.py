@@ -87,8 +87,8 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     label_smoothing : float, default=0.0
         Part of each label that is shared out among all classes.
     average_epochs : int, default=0
-        The fitted weights are the mean of those after so many last epochs (Izmailov et al., 2018); it needs
-        ``early_stopping=False``. 0 takes the last ones.
+        The fitted weights are the mean of those after so many last epochs, or after all where there are fewer
+        (Izmailov et al., 2018); it needs ``early_stopping=False``. 0 takes the last ones.
     batch_size : int, default=32
     dropout : float, default=0.5
         Before the last layer.
@@ -245,8 +245,6 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             raise InputError(
                 "average_epochs takes the mean of the last epochs and early_stopping the best one; turn one of them off"
             )
-        if self.average_epochs > self.epochs:
-            raise InputError(f"average_epochs={self.average_epochs!r} is more than the {self.epochs} epochs there are")
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise InputError(
                 f"a training can only go on from a checkpoint with the same draws: random_state={self.random_state!r} "

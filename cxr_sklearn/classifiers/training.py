@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,7 +91,8 @@ def compile_for_training(
         Part of each label that is shared out among all classes.
     """
     keras = import_keras()
-    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=float(weight_decay))
+    rate = float(learning_rate) if isinstance(learning_rate, Real) else learning_rate  # Keras refuses NumPy's numbers
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=float(weight_decay))
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
     def smoothed(target: Any, logits: Any) -> Any:

@@ -226,7 +226,6 @@ def test_pooling(data, pooling):
         ({"weight_decay": -0.1}, "weight_decay="),
         ({"label_smoothing": 1}, "label_smoothing="),
         ({"average_epochs": 1}, "turn one of them off"),
-        ({"average_epochs": 3, "early_stopping": False}, "more than the 2 epochs"),
         ({"checkpoint": "folder", "random_state": None}, "random_state=None must be an integer"),
         ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "name the weights file"),
         ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "name the weights file"),

@@ -55,6 +55,12 @@ def corrected(draws, value):
     return np.quantile(draws, norm.cdf(shift + norm.ppf([0.025, 0.975]))).tolist()
 
 
+def finite(draws, value):
+    """The same where some draws are infinite, as a likelihood ratio is where nobody healthy is called sick."""
+    with np.errstate(invalid="ignore"):
+        return [end if np.isfinite(end) else None for end in corrected(draws, value)]
+
+
 def wilson(k, n):
     return list(binomtest(k, n).proportion_ci(method="wilson"))
 
@@ -125,7 +131,8 @@ def expected(rows, images, cut):
         ppv, npv = ({"value": value, "ci95": corrected(drawn, value)} for value, drawn in pairs)
         values.append({"prevalence": prev, "ppv": ppv, "npv": npv})
     ratios = sk.class_likelihood_ratios(y, d)
-    drawn_ratios = sens / (1 - spec), (1 - sens) / spec
+    with np.errstate(divide="ignore"):
+        drawn_ratios = sens / (1 - spec), (1 - sens) / spec
     at = sensitivity_at(y, p, [0.2, 0.1, 0.05])
     low, high = np.quantile(by_hand.roc, [0.025, 0.975], axis=0)
     known = images.set_index("path").reindex(test["path"])
@@ -164,7 +171,7 @@ def expected(rows, images, cut):
                      for n, m, o in zip(sizes, mean, observed, strict=True)],
         },
         "elsewhere": {
-            "likelihood_ratios": {name: {"value": v, "ci95": corrected(drawn, v)} for name, v, drawn
+            "likelihood_ratios": {name: {"value": v, "ci95": finite(drawn, v)} for name, v, drawn
                                   in zip(("positive", "negative"), ratios, drawn_ratios, strict=True)},
             "predictive_values": values,
         },
