@@ -1,4 +1,4 @@
-"""How the settings of the recipes were chosen without test: variants on changed validation images.
+"""What changed validation images say of the recipes' settings: variants of them, without a look at test.
 
     python benchmarks/choose.py chest_xray --weights VGG16.h5 --out runs/choose
     python benchmarks/choose.py chest_xray --weights VGG16.h5 --out runs/choose --trained

@@ -1,7 +1,6 @@
 """All of VGG16, trained on small images: for thousands of them.
 
-At 64 x 64 pixels a pass over five thousand images takes a minute or two on two cores. It sees whole images: on changed
-validation images (``compare --stress``) the central part alone did worse.
+At 64 x 64 pixels a pass over five thousand images takes a minute or two on two cores. It sees whole images.
 """
 
 from sklearn.pipeline import Pipeline
