@@ -14,7 +14,7 @@ $(READY): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
-demo: $(READY)  ## Compare all shipped recipes on synthetic radiographs
+demo: $(READY)  ## Compare the recipes on synthetic radiographs
 	$(BIN)/cxr-sklearn compare --folds 3 --out runs/demo
 
 lint: $(READY)  ## Format, style, types, spelling, and who imports whom

@@ -1,8 +1,8 @@
 """VGG16 with a new head, trained from block4_conv3 on: for some hundred images.
 
 A new view of every image in every epoch, a learning rate that rises for half an epoch and then falls to nothing, and
-no early stopping: validation images that are drawn like the training images are told apart after two or three epochs,
-and would stop it there. Softer labels, weight decay and the mean of the last weights were chosen on changed validation
+no early stopping: validation images that are drawn like the training images are told apart almost perfectly, and say
+little about when to stop. Softer labels, weight decay and the mean of the last weights were chosen on changed validation
 images (``compare --stress``).
 """
 
