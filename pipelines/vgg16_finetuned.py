@@ -2,8 +2,8 @@
 
 A new view of every image in every epoch, a learning rate that rises for half an epoch and then falls to nothing, and
 no early stopping: validation images that are drawn like the training images are told apart almost perfectly, and say
-little about when to stop. Softer labels, weight decay and the mean of the last weights were chosen on changed validation
-images (``compare --stress``).
+little about when to stop. Softer labels, weight decay and the mean of the last weights were chosen on changed
+validation images (``compare --stress``).
 """
 
 from sklearn.pipeline import Pipeline

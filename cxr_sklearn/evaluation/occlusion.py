@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 
 from ..exceptions import InputError
-from ..images import ImageBatch, PassesImages, as_batch
+from ..images import ImageBatch, as_batch
 from .bootstrap import Draws
-from .probes import auc_changes, probe_rows, scores_of, with_step_after_loader
+from .probes import ImageProbe, auc_changes, probe_rows, scores_of, with_step_after_loader
 
 PARTS = ("border", "centre")
 
@@ -36,7 +34,7 @@ class Occlusion:
         return np.where(inside == (self.part == "centre"), np.uint8(round(grey.mean())), grey)
 
 
-class ImageOccluder(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class ImageOccluder(ImageProbe):
     """Hide the border or the centre of every image.
 
     A classifier that does as well without the lungs as with them has learnt something else.
@@ -55,15 +53,6 @@ class ImageOccluder(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_out
     def __init__(self, part: str = "border") -> None:
         self.part = part
 
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
-        return self
-
     def transform(self, X: Any) -> ImageBatch:
         """Return the images with a part hidden.
 
@@ -79,13 +68,6 @@ class ImageOccluder(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_out
         if self.part not in PARTS:
             raise InputError(f"part={self.part!r} must be one of {PARTS}")
         return as_batch(X).augmented(Occlusion(self.part), 1)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
 
 
 def occluded(model: Any, part: str) -> Any | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags
 
 from ..exceptions import DataError
+from ..images import PassesImages
 from ..loader import ImageLoader
 from ..progress import progress_bar
 from ..resampling import ResamplingClassifier
@@ -26,6 +28,26 @@ from .tables import TABLES
 _CHUNK_SIZE = 64
 #: Where a wrapper keeps the fitted estimator that its images go to.
 _INNER = {ResamplingClassifier: "estimator_", PredictedScores: "estimator", FrozenEstimator: "estimator"}
+
+
+class ImageProbe(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Base of the steps that change images on their way into a fitted pipeline; subclasses define ``transform``."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Do nothing: there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y : ignored
+        """
+        return self
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.requires_fit = False
+        return tags
 
 
 def with_step_after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:

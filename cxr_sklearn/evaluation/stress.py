@@ -9,22 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from ..exceptions import DataError, InputError
-from ..images import ImageBatch, PassesImages, as_batch
+from ..images import ImageBatch, as_batch
 from ..progress import progress_bar
 from .bootstrap import bootstrap, interval
 from .metrics import compute_metrics
-from .probes import auc_change, auc_changes, probe_rows, scores_in_chunks, scores_of, with_step_after_loader
+from .probes import ImageProbe, auc_change, auc_changes, probe_rows, scores_in_chunks, scores_of, with_step_after_loader
 from .search import Splits, fit
 from .thresholds import images_to_choose_on
 
@@ -166,7 +164,7 @@ CHANGES: dict[str, Change] = {
 }
 
 
-class ImageStresser(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class ImageStresser(ImageProbe):
     """Change every image as it is read, before any part of it is cut off and before it is resized.
 
     Parameters
@@ -177,15 +175,6 @@ class ImageStresser(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_out
 
     def __init__(self, change: Change) -> None:
         self.change = change
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
-        return self
 
     def transform(self, X: Any) -> ImageBatch:
         """Return the changed images, not opened yet.
@@ -201,13 +190,6 @@ class ImageStresser(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_out
             If `X` was not loaded by an ImageLoader.
         """
         return as_batch(X).changed(self.change)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
 
 
 def stressed(model: Any, change: Change) -> Any | None:
