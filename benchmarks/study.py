@@ -1,13 +1,13 @@
 """What every recipe reaches on test, by number of training images, with several seeds where a network learns.
 
-    python benchmarks/study.py chest_xray --weights VGG16.h5 --images 480 all --out runs/study
+    python benchmarks/study.py chest_xray --weights VGG16.h5 --images 480 all --out runs/study --stress
     python benchmarks/study.py chest_xray --weights VGG16.h5 --images 60 240 480 1200 all --out runs/study
         --recipes scratch_cnn scratch_cnn_moving vgg16_logistic vgg16_finetuned --figure docs/images.png
 
-Every fit is one row of work: its scores of validation and test images go to scores.csv at once, and a second run goes
-on where the first was stopped. A number draws half of the images of each class, by patient, and as many validation
-images as training images, 480 at most; "all" is the official train split less a tenth of its patients, who are the
-validation images. Thresholds are chosen on the validation images.
+Every fit is one row of fits.csv, written as soon as it is known; a second run leaves out what is there. A number draws
+half of the images of each class, by patient, and as many validation images as training images, 480 at most; "all" is
+the official train split less a tenth of its patients, who are the validation images. Thresholds are chosen on the
+validation images, with --stress also on these and all their changes together.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import balanced_subset, load_folder
@@ -27,8 +28,8 @@ from cxr_sklearn.evaluation.anatomy import crop_of
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval
 from cxr_sklearn.evaluation.metrics import compute_metrics
 from cxr_sklearn.evaluation.search import fit, patient_folds
+from cxr_sklearn.evaluation.stress import stressed_rows
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
-from cxr_sklearn.exceptions import InputError
 from cxr_sklearn.explanation.maps import explain
 from cxr_sklearn.files import replacing
 from cxr_sklearn.recipes import load_recipe
@@ -42,18 +43,21 @@ VARIANTS = {
     "scratch_cnn_moving": ("scratch_cnn", {"classify__estimator__batch_norm_statistics": "moving"}),
 }
 MOST_VALIDATION = 480
+#: Validation images that are changed: each takes eight looks.
+MOST_CHANGED = 200
 
 
 def main() -> None:
-    """Run what is missing, and print the table of everything that is there."""
+    """Fit what is missing, and print the table of everything that is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", help="folder of the Kaggle set")
     parser.add_argument("--images", nargs="+", default=["480"], help="numbers of training images, or all")
     parser.add_argument("--recipes", nargs="+", default=RECIPES)
     parser.add_argument("--seeds", type=int, default=3, help="of what trains a network")
     parser.add_argument("--weights", default="imagenet")
+    parser.add_argument("--stress", action="store_true", help="choose a threshold on changed validation images, too")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--figure", type=Path, help="draw AUC against the number of images")
+    parser.add_argument("--figure", type=Path, help="draw AUC and accuracy against the number of images")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     frame = load_folder(options.directory, sizes=False)
@@ -61,14 +65,13 @@ def main() -> None:
         part = images_of(frame, images)
         for name in options.recipes:
             for seed in range(1 if name in WITHOUT_DRAWS else options.seeds):
-                run(part, images, name, seed, options.weights, options.out)
-    scores = pd.read_csv(options.out / "scores.csv", dtype={"images": str})
-    table = results(scores)
-    table.to_csv(options.out / "results.csv", index=False)
+                run(part, images, name, seed, options)
+    fits = pd.read_csv(options.out / "fits.csv", dtype={"images": str})
+    table = results(fits)
     for row in (table.columns, ["---"] * len(table.columns), *table.to_numpy()):
         print(f"| {' | '.join(map(str, row))} |")
     if options.figure is not None:
-        draw(scores[scores["pipeline"].isin(options.recipes)], options.figure)
+        draw(fits, options.figure)
 
 
 def images_of(frame: pd.DataFrame, images: str) -> pd.DataFrame:
@@ -89,32 +92,61 @@ def pipeline_of(name: str, **options: Any) -> Pipeline:
     return load_recipe(recipe).build(**options).set_params(**changes)
 
 
-def run(part: pd.DataFrame, images: str, name: str, seed: int, weights: str, out: Path) -> None:
-    """Fit once, score validation and test images, and add the rows to scores.csv, unless they are there."""
-    path = out / "scores.csv"
-    done = pd.read_csv(path, dtype={"images": str}) if path.exists() else pd.DataFrame()
-    if len(done) and ((done["images"] == images) & (done["pipeline"] == name) & (done["seed"] == seed)).any():
+def run(part: pd.DataFrame, images: str, name: str, seed: int, options: argparse.Namespace) -> None:
+    """Fit once, look at validation and test images, and add a row to fits.csv, unless it is there."""
+    path = options.out / "fits.csv"
+    done = pd.read_csv(path, dtype={"images": str}) if path.exists() else pd.DataFrame(columns=["images"])
+    fit_of = {"images": images, "recipe": name, "seed": seed}
+    if len(done) and (done[list(fit_of)] == pd.Series(fit_of)).all(axis=1).any():
         return
-    train = part[part["split"] == "train"]
+    train, val, test = (part[part["split"] == split] for split in ("train", "val", "test"))
+    pipeline = pipeline_of(name, weights=options.weights, random_state=seed, checkpoint=options.out / "checkpoints")
     start = time.perf_counter()
-    model = fit(pipeline_of(name, weights=weights, random_state=seed, checkpoint=out / "checkpoints"), train)
-    seconds = time.perf_counter() - start
-    rows = part.loc[part["split"] != "train", ["path", "patient", "split", "target"]]
-    rows = rows.assign(images=images, pipeline=name, seed=seed, n=len(train), seconds=round(seconds))
-    rows["score"] = pneumonia_scores(model, rows["path"])
-    is_test = rows["split"] == "test"
-    rows.loc[is_test, "outside"] = heat_outside(model, rows.loc[is_test, "path"])
+    model = fit(pipeline, train)
+    seconds = round(time.perf_counter() - start)
+    found = {"n": len(train), "seconds": seconds, **figures(name, model, val, test, options.stress)}
     with replacing(path) as draft:
-        pd.concat([done, rows]).to_csv(draft, index=False)
-    print(f"{images} images, {name}, seed {seed}: {seconds:.0f} s", flush=True)
+        pd.concat([done, pd.DataFrame([fit_of | found])]).to_csv(draft, index=False, float_format="%.5f")
+    print(f"{images} images, {name}, seed {seed}:", {key: round(value, 4) for key, value in found.items()}, flush=True)
+
+
+def figures(name: str, model: Pipeline, val: pd.DataFrame, test: pd.DataFrame, stress: bool) -> dict[str, float]:
+    """Return what one fit reaches on test: at one half, and at thresholds from the validation images."""
+    score = pneumonia_scores(model, test["path"])
+    clean = val.assign(score=pneumonia_scores(model, val["path"]))
+    threshold = find_threshold(parse_rule("youden"), clean["target"], clean["score"])
+    chosen, half = (compute_metrics(test["target"], score, at) for at in (threshold, 0.5))
+    of_test = test.reset_index(drop=True)
+    draws = bootstrap(of_test["patient"], of_test["target"], {name: score}, {name: threshold})[name]
+    low, high = interval(draws.metrics["roc_auc"], chosen["roc_auc"])
+    found = {
+        "AUC": chosen["roc_auc"],
+        "low": low,
+        "high": high,
+        "loss": chosen["log_loss"],
+        "accuracy at .5": half["accuracy"],
+        "threshold": threshold,
+        **{metric: chosen[metric] for metric in ("accuracy", "recall", "specificity")},
+        "heat outside": float(np.nanmean(heat_outside(model, test["path"]))) if name != "shortcuts" else np.nan,
+        "validation AUC": roc_auc_score(clean["target"], clean["score"]),
+    }
+    few = val.sample(min(MOST_CHANGED, len(val)), random_state=0)
+    changed = stressed_rows(name, model, few, 0) if stress else clean.iloc[:0]
+    if len(changed):
+        seen = pd.concat([clean.loc[few.index], changed])
+        robust = find_threshold(parse_rule("robust"), seen["target"], seen["score"])
+        at_robust = compute_metrics(test["target"], score, robust)
+        found |= {
+            "changed AUC": np.mean([roc_auc_score(of["target"], of["score"]) for _, of in changed.groupby("probe")]),
+            "robust threshold": robust,
+            **{f"robust {metric}": at_robust[metric] for metric in ("accuracy", "recall", "specificity")},
+        }
+    return found
 
 
 def heat_outside(model: Pipeline, paths: pd.Series) -> np.ndarray:
-    """Return the share of each image's positive Grad-CAM mass outside the central .8 of each side, NaN without maps."""
-    try:
-        heat = explain(model, paths, "gradcam")
-    except InputError:  # the shortcuts look at no image
-        return np.full(len(paths), np.nan)
+    """Return the share of each image's positive Grad-CAM mass outside the central .8 of each side."""
+    heat = explain(model, paths, "gradcam")
     crop = crop_of(model)
     mass = heat.sum(axis=(1, 2))
     margins = (round(side * max(1 - 0.8 / crop, 0) / 2) for side in heat.shape[1:])
@@ -123,44 +155,26 @@ def heat_outside(model: Pipeline, paths: pd.Series) -> np.ndarray:
     return np.divide(mass - inside, mass, out=np.full(len(mass), np.nan), where=mass > 0)
 
 
-def results(scores: pd.DataFrame) -> pd.DataFrame:
+def results(fits: pd.DataFrame) -> pd.DataFrame:
     """Return a row per size and recipe: medians over the seeds, the range of AUC, and the median seed's interval."""
     found = []
-    for (images, name), rows in scores.groupby(["images", "pipeline"], sort=False):
-        seeds = pd.DataFrame([figures(of_seed) for _, of_seed in rows.groupby("seed")])
-        middle = seeds["AUC"].sort_values().index[len(seeds) // 2]
-        test = rows[(rows["seed"] == middle) & (rows["split"] == "test")].reset_index(drop=True)
-        draws = bootstrap(test["patient"], test["target"], {name: test["score"]}, {name: 0.5})[name]
-        low, high = interval(draws.metrics["roc_auc"], float(seeds["AUC"][middle]))
-        median = seeds.median()
+    for (images, name), seeds in fits.groupby(["images", "recipe"], sort=False):
+        middle = seeds.loc[seeds["AUC"].sort_values().index[len(seeds) // 2]]
+        rows = seeds.drop(columns=["images", "recipe", "seed", "n", "low", "high", "AUC"])
+        median = rows.median()
         found.append(
             {
                 "images": images,
                 "recipe": name,
                 "seeds": len(seeds),
-                "AUC": f"{median['AUC']:.3f}",
+                "AUC": f"{seeds['AUC'].median():.3f}",
                 "range": f"{seeds['AUC'].min():.3f}-{seeds['AUC'].max():.3f}",
-                "95 %": f"{low:.3f}-{high:.3f}",
-                **{column: f"{median[column]:.3f}" for column in seeds.columns[1:]},
-                "heat outside": f"{rows['outside'].mean():.3f}",
-                "fit s": int(rows.groupby("seed")["seconds"].first().median()),
+                "95 %": f"{middle['low']:.3f}-{middle['high']:.3f}",
+                **{column: f"{median[column]:.3f}" for column in rows.columns[1:]},
+                "fit s": int(median["seconds"]),
             }
         )
     return pd.DataFrame(found)
-
-
-def figures(rows: pd.DataFrame) -> dict[str, float]:
-    """Return what one fit reaches on test, at the threshold from its validation images and at one half."""
-    val, test = (rows[rows["split"] == split] for split in ("val", "test"))
-    threshold = find_threshold(parse_rule("youden"), val["target"], val["score"])
-    chosen, half = (compute_metrics(test["target"], test["score"], at) for at in (threshold, 0.5))
-    return {
-        "AUC": chosen["roc_auc"],
-        "loss": chosen["log_loss"],
-        "threshold": threshold,
-        **{name: chosen[name] for name in ("accuracy", "recall", "specificity")},
-        "accuracy at .5": half["accuracy"],
-    }
 
 
 LABELS = {
@@ -171,14 +185,9 @@ LABELS = {
 }
 
 
-def draw(scores: pd.DataFrame, path: Path) -> None:
+def draw(fits: pd.DataFrame, path: Path) -> None:
     """Draw AUC and accuracy at .5 on test against the number of training images: median and range of the seeds."""
-    points = pd.DataFrame(
-        [
-            {"recipe": name, "n": rows["n"].iloc[0], **figures(rows)}
-            for (_, name, _), rows in scores.groupby(["images", "pipeline", "seed"], sort=False)
-        ]
-    )
+    points = fits[fits["recipe"].isin(LABELS)]
     figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("AUC", "accuracy at .5"), strict=True):
         for name, style in zip(LABELS, ("o-", "o--", "s-", "^-"), strict=True):
