@@ -4,7 +4,8 @@
     python benchmarks/study.py chest_xray --weights VGG16.h5 --images 60 240 480 1200 all --out runs/study
         --recipes scratch_cnn scratch_cnn_moving vgg16_logistic vgg16_finetuned --figure docs/images.png
 
-Every fit is one row of fits.csv, written as soon as it is known; a second run leaves out what is there. A number draws
+Every fit is one row of fits.csv, written as soon as it is known; a second run with the same weights leaves out what is
+there. A number draws
 half of the images of each class, by patient, and as many validation images as training images, 480 at most; "all" is
 the official train split less a tenth of its patients, who are the validation images. Thresholds are chosen on the
 validation images, with --stress also on these and all their changes together.
@@ -30,6 +31,7 @@ from cxr_sklearn.evaluation.metrics import compute_metrics
 from cxr_sklearn.evaluation.search import fit, patient_folds
 from cxr_sklearn.evaluation.stress import stressed_rows
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
+from cxr_sklearn.exceptions import InputError
 from cxr_sklearn.explanation.maps import explain
 from cxr_sklearn.files import replacing
 from cxr_sklearn.recipes import load_recipe
@@ -97,17 +99,29 @@ def run(part: pd.DataFrame, images: str, name: str, seed: int, options: argparse
     path = options.out / "fits.csv"
     done = pd.read_csv(path, dtype={"images": str}) if path.exists() else pd.DataFrame(columns=["images"])
     fit_of = {"images": images, "recipe": name, "seed": seed}
-    if len(done) and (done[list(fit_of)] == pd.Series(fit_of)).all(axis=1).any():
-        return
+    if len(done):
+        is_it = (done[list(fit_of)] == pd.Series(fit_of)).all(axis=1)
+        if (is_it & (done["stress"] | (not options.stress))).any():
+            return
+        done = done[~is_it]
     train, val, test = (part[part["split"] == split] for split in ("train", "val", "test"))
     pipeline = pipeline_of(name, weights=options.weights, random_state=seed, checkpoint=options.out / "checkpoints")
     start = time.perf_counter()
     model = fit(pipeline, train)
     seconds = round(time.perf_counter() - start)
-    found = {"n": len(train), "seconds": seconds, **figures(name, model, val, test, options.stress)}
+    found = {
+        "stress": options.stress,
+        "n": len(train),
+        "seconds": seconds,
+        **figures(name, model, val, test, options.stress),
+    }
     with replacing(path) as draft:
         pd.concat([done, pd.DataFrame([fit_of | found])]).to_csv(draft, index=False, float_format="%.5f")
-    print(f"{images} images, {name}, seed {seed}:", {key: round(value, 4) for key, value in found.items()}, flush=True)
+    print(
+        f"{images} images, {name}, seed {seed}:",
+        {key: round(float(value), 4) for key, value in found.items()},
+        flush=True,
+    )
 
 
 def figures(name: str, model: Pipeline, val: pd.DataFrame, test: pd.DataFrame, stress: bool) -> dict[str, float]:
@@ -118,7 +132,7 @@ def figures(name: str, model: Pipeline, val: pd.DataFrame, test: pd.DataFrame, s
     chosen, half = (compute_metrics(test["target"], score, at) for at in (threshold, 0.5))
     of_test = test.reset_index(drop=True)
     draws = bootstrap(of_test["patient"], of_test["target"], {name: score}, {name: threshold})[name]
-    low, high = interval(draws.metrics["roc_auc"], chosen["roc_auc"])
+    low, high = interval(draws.metrics["roc_auc"], chosen["roc_auc"]) or (np.nan, np.nan)
     found = {
         "AUC": chosen["roc_auc"],
         "low": low,
@@ -127,7 +141,7 @@ def figures(name: str, model: Pipeline, val: pd.DataFrame, test: pd.DataFrame, s
         "accuracy at .5": half["accuracy"],
         "threshold": threshold,
         **{metric: chosen[metric] for metric in ("accuracy", "recall", "specificity")},
-        "heat outside": float(np.nanmean(heat_outside(model, test["path"]))) if name != "shortcuts" else np.nan,
+        "heat outside": heat_outside(model, test["path"]),
         "validation AUC": roc_auc_score(clean["target"], clean["score"]),
     }
     few = val.sample(min(MOST_CHANGED, len(val)), random_state=0)
@@ -144,15 +158,17 @@ def figures(name: str, model: Pipeline, val: pd.DataFrame, test: pd.DataFrame, s
     return found
 
 
-def heat_outside(model: Pipeline, paths: pd.Series) -> np.ndarray:
-    """Return the share of each image's positive Grad-CAM mass outside the central .8 of each side."""
-    heat = explain(model, paths, "gradcam")
-    crop = crop_of(model)
-    mass = heat.sum(axis=(1, 2))
-    margins = (round(side * max(1 - 0.8 / crop, 0) / 2) for side in heat.shape[1:])
+def heat_outside(model: Pipeline, paths: pd.Series) -> float:
+    """Return the mean share of an image's positive Grad-CAM mass outside the central .8 of each side; NaN without."""
+    try:
+        heat = explain(model, paths, "gradcam")
+    except InputError:  # there is no network, or not even an image
+        return np.nan
+    margins = (round(side * max(1 - 0.8 / crop_of(model), 0) / 2) for side in heat.shape[1:])
     top, left = margins
+    mass = heat.sum(axis=(1, 2))
     inside = heat[:, top : heat.shape[1] - top, left : heat.shape[2] - left].sum(axis=(1, 2))
-    return np.divide(mass - inside, mass, out=np.full(len(mass), np.nan), where=mass > 0)
+    return float(np.nanmean(np.divide(mass - inside, mass, out=np.full(len(mass), np.nan), where=mass > 0)))
 
 
 def results(fits: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +176,7 @@ def results(fits: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (images, name), seeds in fits.groupby(["images", "recipe"], sort=False):
         middle = seeds.loc[seeds["AUC"].sort_values().index[len(seeds) // 2]]
-        rows = seeds.drop(columns=["images", "recipe", "seed", "n", "low", "high", "AUC"])
+        rows = seeds.drop(columns=["images", "recipe", "seed", "stress", "n", "low", "high", "AUC"])
         median = rows.median()
         found.append(
             {

@@ -80,7 +80,7 @@ def make(options: argparse.Namespace) -> None:
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=1)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
-    index = []
+    index = earlier(out, options)
     for seed in range(options.seeds):
         for recipe in options.recipes:
             name = f"{Path(recipe).stem}-seed{seed}"
@@ -92,10 +92,19 @@ def make(options: argparse.Namespace) -> None:
             rows = scores_of(name, model, frame, seed, options)
             index.append(facts_of(path, load_recipe(recipe_of(recipe)).description, seed, model, rows))
             write(out / f"{name}.md", CARD.render(index[-1], metrics=METRICS))
-            write(out / "README.md", INDEX.render(models=index, metrics=METRICS))
-            write(out / "index.json", json.dumps(index, indent=2) + "\n")
+            models = sorted(index, key=lambda facts: facts["name"])
+            write(out / "README.md", INDEX.render(models=models, metrics=METRICS))
+            write(out / "index.json", json.dumps(models, indent=2) + "\n")
             auc = index[-1]["test"]["roc_auc"]["value"]
             print(f"{name}: AUC {auc:.3f} on test, {path.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+def earlier(out: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return what the index says of models of other recipes and seeds, as far as their files are still there."""
+    path = out / "index.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    anew = {f"{Path(recipe).stem}-seed{seed}" for recipe in options.recipes for seed in range(options.seeds)}
+    return [facts for facts in known if facts["name"] not in anew and (out / facts["file"]).exists()]
 
 
 def check(options: argparse.Namespace) -> None:

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
+from .exceptions import InputError
+
 #: Part of every content key: increase it when the same bytes come out as other pixels than before.
 DECODER = 1
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
@@ -52,6 +54,10 @@ class RefusedError(ValueError):
     """A reason in this package's own words why a file is not read."""
 
 
+class ChangeError(InputError):
+    """A change of images is at fault, not the file it was to change."""
+
+
 @dataclass(frozen=True, repr=False)
 class Decoding:
     """How a file becomes grey pixels of one size; part of every content key.
@@ -86,12 +92,13 @@ class Decoding:
         if _is_dicom(source):
             return self._fit(Image.fromarray(_dicom().grey_pixels(io.BytesIO(source))))
         with _open(io.BytesIO(source)) as image:
-            # Of a part to be kept, as many pixels are wanted as of a whole image.
-            return self._fit(_upright_grey(image, round(self.width / self.crop), round(self.height / self.crop)))
+            # Of a part to be kept, as many pixels are wanted as of a whole image; a change is promised all there are.
+            whole = (MAX_SIDE, MAX_SIDE) if self.change else (self.width / self.crop, self.height / self.crop)
+            return self._fit(_upright_grey(image, *map(round, whole)))
 
     def _fit(self, image: Image.Image) -> np.ndarray:
         if self.change is not None:
-            image = Image.fromarray(self.change(np.asarray(image)))
+            image = Image.fromarray(self._changed(np.asarray(image)))
         if self.crop < 1:
             image = image.crop(_central(image.width, image.height, self.crop))
         size = (self.width, self.height)
@@ -102,6 +109,16 @@ class Decoding:
         else:
             image = image.resize(size, Image.Resampling.BILINEAR)
         return np.asarray(image, dtype=np.uint8)
+
+    def _changed(self, grey: np.ndarray) -> np.ndarray:
+        try:
+            changed = self.change(grey.copy())  # type: ignore[misc]
+        except Exception as error:  # the user's own code
+            raise ChangeError(f"the change {self.change!r} failed: {type(error).__name__}: {error}") from error
+        if not isinstance(changed, np.ndarray) or changed.dtype != np.uint8 or changed.ndim != 2 or not changed.size:
+            found = f"{changed.dtype} {changed.shape}" if isinstance(changed, np.ndarray) else type(changed).__name__
+            raise ChangeError(f"the change {self.change!r} must return grey levels, uint8 (H, W), not {found}")
+        return changed
 
 
 def _central(width: int, height: int, part: float) -> tuple[int, int, int, int]:

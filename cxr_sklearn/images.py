@@ -13,7 +13,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .decoding import DECODER, Decoding, grey_array, open_regular, reason_of, size_and_mode
+from .decoding import DECODER, ChangeError, Decoding, grey_array, open_regular, reason_of, size_and_mode
 from .digests import hash_files
 from .exceptions import ImageReadError, InputError
 
@@ -127,6 +127,8 @@ class ImageBatch(Sequence[np.ndarray]):
             return source.shape[1], source.shape[0], "RGB" if source.shape[2:] == (3,) else "L"
         try:
             return size_and_mode(self._bytes(i))
+        except ChangeError:
+            raise
         except Exception as error:
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
 

@@ -45,8 +45,11 @@ class Recipe:
         return bool(getattr(self._module, "ON_REQUEST", False))
 
     def takes(self, option: str) -> bool:
-        """Whether the file's ``build`` has a parameter of that name."""
-        return option in inspect.signature(self._module.build).parameters
+        """Whether the file's ``build`` has a parameter of that name, or takes any; `balance` must be named."""
+        parameters = inspect.signature(self._module.build).parameters
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        # A report says which recipes were balanced, and whoever takes any option may well ignore this one.
+        return option in parameters or (takes_any and option != "balance")
 
     def build(self, **options: Any) -> Pipeline:
         """Call the file's ``build`` with those of `options` that it has parameters for.
@@ -61,11 +64,7 @@ class Recipe:
         RecipeError
             If it fails, does not return a Pipeline that can predict probabilities, or PARAM_GRID does not fit that.
         """
-        parameters = inspect.signature(self._module.build).parameters.values()
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        # Balancing is told of every recipe that does it, so none does it that does not name it.
-        unnamed = set(options) - {"balance"} if takes_all else set()
-        known = {name: value for name, value in options.items() if self.takes(name) or name in unnamed}
+        known = {name: value for name, value in options.items() if self.takes(name)}
         try:
             pipeline = self._module.build(**known)
         except (Exception, SystemExit) as error:  # a recipe is the user's own code
@@ -125,5 +124,5 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "build", None)):
-        raise RecipeError(f"{path} defines no function build(store, weights, random_state, balance)")
+        raise RecipeError(f"{path} defines no function build(store, weights, random_state, balance, checkpoint)")
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)

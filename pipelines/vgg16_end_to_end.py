@@ -1,6 +1,8 @@
-"""All of VGG16, trained on small images: for thousands of them.
+"""All of VGG16 trained on images of 64 x 64 pixels, for thousands of images.
 
 At 64 x 64 pixels a pass over five thousand images takes a minute or two on two cores. It sees whole images.
+
+Classes are weighted by their rarity, unless `balance` makes them equal in another way.
 """
 
 from sklearn.pipeline import Pipeline

@@ -1,9 +1,11 @@
-"""VGG16 with a new head, trained from block4_conv3 on: for some hundred images.
+"""VGG16 with a new head, trained from block4_conv3 on: for a few hundred images.
 
 A new view of every image in every epoch, a learning rate that rises for half an epoch and then falls to nothing, and
 no early stopping: validation images that are drawn like the training images are told apart almost perfectly, and say
 little about when to stop. Softer labels, weight decay and the mean of the last weights were chosen on changed
 validation images (``compare --stress``).
+
+Classes are weighted by their rarity, unless `balance` makes them equal in another way.
 """
 
 from sklearn.pipeline import Pipeline
@@ -11,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from cxr_sklearn import BalancedClassifier, FineTunedClassifier, ImageAugmenter, ImageLoader
 
 PARAM_GRID = {}
+ON_REQUEST = True
 
 
 def build(weights="imagenet", random_state=None, balance="none", checkpoint=None):

@@ -171,3 +171,11 @@ def test_console_blocks_name_commands_that_there_are():
 def test_no_page_names_a_place_on_a_machine():
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(work|tmp|home|root)/", page.read_text(encoding="utf-8")), name(page)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_scripts_that_a_page_calls_exist(page):
+    for script in re.findall(
+        r"\bpython ((?:benchmarks|docs|examples|cache)/\S+\.py)", page.read_text(encoding="utf-8")
+    ):
+        assert (ROOT / script).is_file()

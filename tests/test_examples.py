@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from cxr_sklearn import write_radiographs
 from cxr_sklearn.recipes import load_recipe
 
 from .conftest import ROOT
 
+ROW_MEANS = ROOT / "tests" / "row_means.py"
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.py"))
 
 
@@ -113,6 +116,25 @@ def test_original_study():
         assert 0 <= auc <= 1
         if recall:  # of as many images of either class, the three say the same
             assert accuracy == pytest.approx((1 + recall * (2 - 1 / precision)) / 2, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_study_goes_on_where_it_was(tmp_path):
+    write_radiographs(tmp_path / "drawn", 60, size=48, random_state=0)
+    arguments = ["benchmarks/study.py", tmp_path / "drawn", "--out", tmp_path / "out", "--images", "20"]
+    first = run(*arguments, "--recipes", "shortcuts")
+    assert first.returncode == 0, first.stderr
+    row = ["20", "shortcuts", "1"]
+    assert first.stdout.splitlines()[-1].replace("|", " ").split()[:3] == row
+    again = run(*arguments, "--recipes", "shortcuts")
+    assert again.stdout.splitlines() == first.stdout.splitlines()[1:]  # the table, and no fit
+    fits = pd.read_csv(tmp_path / "out" / "fits.csv")
+    assert len(fits) == 1
+    with_changes = run(*arguments, "--recipes", ROW_MEANS, "shortcuts", "--stress", "--seeds", "1")
+    assert with_changes.returncode == 0, with_changes.stderr
+    fits = pd.read_csv(tmp_path / "out" / "fits.csv").set_index("recipe")
+    assert fits["stress"].all()
+    assert fits["robust threshold"].notna().tolist() == [True, False]
 
 
 @pytest.mark.keras

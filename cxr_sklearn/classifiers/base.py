@@ -278,8 +278,8 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     def _monitored(self, examples: Examples, validation: Examples | None) -> dict[str, tuple[Indexable, np.ndarray]]:
         """Return what is scored after every epoch, by the prefix of its names in the history.
 
-        Of the training images that is a sample as large as the validation images: to score all would send each of
-        them through the network once more in every epoch.
+        Of the training images that is a sample, as large as the validation images but of at least 200: to score all
+        would send each of them through the network once more in every epoch.
         """
         n = min(len(examples), max(len(validation or ()), _MIN_MONITORED))
         sample = examples.take(np.sort(np.random.default_rng(self._seed).permutation(len(examples))[:n]))

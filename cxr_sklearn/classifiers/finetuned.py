@@ -370,7 +370,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     def _trained_head(self, tail: Any, inputs: _Views, examples: Examples, validation: Examples | None) -> Any:
         """Return a head that standardises the features as they are and, by `head_epochs`, has learnt on them."""
         if not self.head_epochs:
-            examples = examples.take(np.arange(len(examples))[:: -(-len(examples) // _SAMPLED)])
+            examples = examples.take(np.arange(len(examples))[:: math.ceil(len(examples) / _SAMPLED)])
         n_views = inputs.n_views if self.head_epochs else 0
         features = [predict_outputs(tail, inputs.of(examples, view), self.batch_size) for view in range(1 + n_views)]
         self.feature_mean_ = features[0].mean(axis=0)

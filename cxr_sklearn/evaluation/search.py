@@ -114,8 +114,8 @@ def evaluate(
 ) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
     """Search, cross-validate and refit on train, then score val and test.
 
-    With one split there is no refit: the model is that of the images that were not held out, so that the scores of the
-    held-out ones are its own, and what takes long to fit is fitted once.
+    With one split, the model is fitted on the images that were not held out and no others; without a search, the fit
+    whose scores of the held-out images are kept is that model, and what takes long to fit is fitted once.
     """
     start = time.perf_counter()
     train = frame[frame["split"] == "train"]

@@ -154,7 +154,9 @@ def choose_threshold(
     if rule.name == "robust" and (changed is None or changed.empty):
         rule = Rule("youden", 0.0)  # of a pipeline that loads its images itself, none can be changed
     elif rule.name == "robust" and changed is not None:
-        seen = pd.concat([used[["target", "score"]], changed[["target", "score"]]])
+        # Of held-out images, those as they are were scored by the same fit and are among `changed` already.
+        has_clean = "probe" in changed and (changed["probe"] == "stress:clean").any()
+        seen = pd.concat([changed, changed.iloc[:0] if has_clean else used])
     value = find_threshold(rule, seen["target"], seen["score"])
     cells = confusion_cells(used["target"], used["score"], value)
     val = scores[scores["split"] == "val"]

@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from ..datasets.folder import SPLIT_NAMES
 from ..domain import DomainDetector
-from ..evaluation.anatomy import embed_all, training_of
+from ..evaluation.anatomy import crop_of, embed_all, training_of
 from ..evaluation.calibration import calibrate as calibrate_scores
 from ..evaluation.calibration import calibrated_rows
 from ..evaluation.circumstances import check_images, describe_images, describe_run
@@ -145,13 +145,15 @@ def compare(
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
-    run = {**describe_run(random_state, cv), "threshold": str(rule), "lang": lang}
+    stress = stress or rule.name == "robust"
+    run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
     for name, (recipe, pipeline) in built.items():
         facts["pipelines"][name] = {
             "description": recipe.description,
+            "crop": crop_of(pipeline),
             "balance": balance if recipe.takes("balance") else "none",
             **embed_all(pipeline, frame, verbose),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import pandas as pd
@@ -57,7 +58,8 @@ def train(
     -------
     SavedModel
         The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save`
-        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_source", "calibrated", "metrics"
+        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_rule", "threshold_source",
+        "folds", "calibrated", "metrics"
         at that threshold ("out_of_fold" and, if there are validation images of both classes, "val"), "data" and
         "synthetic". ``save(model.pipeline, path, domain=model.domain, **model.manifest)`` makes a file of it.
 
@@ -91,13 +93,21 @@ def train(
     if rule.name == "robust":
         changed = stressed_validation(recipe.name, built, model, frame, scores=scores, folds=folds, verbose=verbose)
         changed = calibrated_rows(changed, calibrator)
+        if changed.empty:
+            warnings.warn(
+                f"{recipe.name} loads no images by an ImageLoader, so none can be changed: its threshold is by "
+                "Youden's index over images as they are",
+                stacklevel=2,
+            )
     chosen = choose_threshold(scores, rule, changed)
     facts = {
         "recipe": recipe.name,
         "best_params": {name: str(value) for name, value in found["best_params"].items()},
         "balance": balance,
         "threshold": chosen["value"],
+        "threshold_rule": chosen["rule"],
         "threshold_source": chosen["source"],
+        "folds": cv,
         "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
         "metrics": _metrics(scores, float(chosen["value"])),
         "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},

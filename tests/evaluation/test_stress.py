@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -368,6 +369,42 @@ def test_stress_test(images):
     assert own.loc["black"].to_dict() == {"roc_auc": 0.5, "recall": 0, "specificity": 1, "called_pneumonia": 0}
 
 
+@dataclass(frozen=True)
+class Masked:
+    """Its ``repr`` has dots in the place of most of the mask."""
+
+    mask: np.ndarray
+
+    def __call__(self, grey):
+        return grey
+
+
+@dataclass(frozen=True)
+class Returning:
+    """Returns what is no grey image, or fails."""
+
+    kind: str
+
+    def __call__(self, grey):
+        return grey.tolist() if self.kind == "list" else grey.astype(self.kind)
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """Writes into what it is given, as people do."""
+
+    def __call__(self, grey):
+        grey[:4] = 255
+        return grey
+
+
+def test_a_change_may_write_into_its_image(images):
+    model = simple().fit(images["path"], images["target"])
+    val = images[images["split"] == "val"]
+    first, second = (stress_test(model, val, {"mine": InPlace()}) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -375,6 +412,15 @@ def test_stress_test(images):
         ({"changes": {"clean": Gamma(2)}}, InputError, "not be called 'clean'"),
         ({"changes": {"mine": 3}}, InputError, "'mine' must be a callable"),
         ({"changes": {"mine": lambda grey: grey}}, InputError, "make it a frozen dataclass"),
+        ({"changes": {"mine": Masked(np.zeros((200, 200)))}}, InputError, "must say all of what it does"),
+        (
+            {"changes": {"mine": Returning("float32")}},
+            InputError,
+            r"must return grey levels, uint8 \(H, W\), not float32",
+        ),
+        ({"changes": {"mine": Returning("bool")}}, InputError, "not bool"),
+        ({"changes": {"mine": Returning("list")}}, InputError, "not list"),
+        ({"changes": {"mine": Returning("oops")}}, InputError, r"Returning\(kind='oops'\) failed: TypeError"),
         ({"threshold": 1.5}, InputError, "threshold=1.5 must be a number from 0 to 1"),
         ({"frame": pd.DataFrame({"path": ["a"]})}, DataError, r"lacks the columns \['target'\]"),
         ({"frame": pd.DataFrame({"path": ["a"], "target": [1]})}, DataError, "images of both classes"),

@@ -11,6 +11,7 @@ from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
 from cxr_sklearn.persistence import load
+from cxr_sklearn.report.words import words
 from cxr_sklearn.study.results import write_results
 
 from ..conftest import FROZEN, ROOT
@@ -389,11 +390,42 @@ def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_
     with pytest.warns(UserWarning, match="the model of row_means is not kept"):
         metrics = compare(frame, [ROW_MEANS], out=tmp_path, store=store, cv=3, threshold="robust")
     scores, probes = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "probes"))
-    seen = pd.concat([scores[(scores["pipeline"] == "row_means") & (scores["split"] == split)], probes])
+    clean = scores[(scores["pipeline"] == "row_means") & (scores["split"] == split)]
+    # Of training images, those as they are are among the probes: scored by the fit without them.
+    seen = probes if split == "train" else pd.concat([clean, probes])
+    assert len(set(seen.groupby("path").size())) == 1
     chosen = metrics["pipelines"]["row_means"]["threshold"]
     assert chosen["value"] == find_threshold(parse_rule("youden"), seen["target"], seen["score"])
     assert metrics["pipelines"]["row_means"]["stress"] is not None
     assert train(frame, ROW_MEANS, store=store, cv=3, threshold="robust").threshold == pytest.approx(chosen["value"])
+
+
+@pytest.mark.parametrize("lang", ["en", "es"])
+@pytest.mark.parametrize("calibrate", [None, "isotonic"])
+def test_one_fold_and_a_robust_threshold_are_told_and_told_again(embedded_frame, tmp_path, lang, calibrate):
+    frame, store = embedded_frame
+    options = {"store": store, "cv": 1, "threshold": "robust", "calibrate": calibrate, "lang": lang}
+    with pytest.warns(UserWarning, match="is not kept"):
+        metrics = compare(frame, [ROW_MEANS], out=tmp_path, **options)
+    assert metrics["run"]["stress"]
+    assert {name: facts["threshold"]["rule"] for name, facts in metrics["pipelines"].items()} == {
+        "row_means": "robust",
+        "shortcuts": "youden",
+    }
+    page, card = ((tmp_path / name).read_text() for name in ("report.html", "model-card.md"))
+    texts = words(lang)
+    assert texts("stress.robust") in page
+    assert texts("cv.caption_of_one") in page
+    assert "±" not in page[page.index('id="cv"') : page.index('id="data"')]
+    assert texts("card.selection_of_one") in card
+    assert write_results(tmp_path, metrics) == metrics
+    assert (tmp_path / "report.html").read_text() == page
+
+
+def test_pipelines_that_cannot_be_stressed_have_a_robust_run_of_their_own(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, threshold="robust")
+    assert write_results(tmp_path, metrics) == metrics
 
 
 def test_a_robust_threshold_without_changed_images(run):

@@ -5,6 +5,8 @@ from sklearn.metrics import roc_auc_score
 from cxr_sklearn import DomainDetector, load, save, train, write_radiographs
 from cxr_sklearn.evaluation.search import patient_folds
 from cxr_sklearn.exceptions import DataError, RecipeError
+from cxr_sklearn.persistence import load_model
+from cxr_sklearn.prediction import predict
 from cxr_sklearn.recipes import load_recipe
 from cxr_sklearn.study.compare import compare
 
@@ -51,6 +53,27 @@ def test_with_one_fold_a_search_chooses_on_the_tenth(tmp_path):
     frame = write_radiographs(tmp_path / "radiographs", 60, size=48, random_state=0)
     model = train(frame, ROOT / "tests" / "row_means.py", store=tmp_path / "store", cv=1)
     assert float(model.manifest["best_params"]["classify__C"]) == model.pipeline["classify"].C
+
+
+@pytest.mark.parametrize("cv", [1, 3])
+@pytest.mark.parametrize("calibrate", [None, "sigmoid", "isotonic"])
+def test_a_robust_threshold_travels_with_the_model(frame, tmp_path, calibrate, cv):
+    model = train(frame, ROOT / "tests" / "row_means.py", store=None, cv=cv, calibrate=calibrate, threshold="robust")
+    save(model.pipeline, tmp_path / "model.joblib", domain=model.domain, **model.manifest)
+    loaded = load_model(tmp_path / "model.joblib", trusted=True, store=None)
+    assert loaded.threshold == model.threshold
+    table = predict(loaded, frame["path"])
+    score = model.pipeline.predict_proba(frame["path"])[:, 1]
+    np.testing.assert_array_equal(table["score"], score)
+    np.testing.assert_array_equal(table["decision"] == "pneumonia", score >= model.threshold)
+
+
+def test_a_threshold_that_cannot_be_robust_says_so(frame, tmp_path):
+    with pytest.warns(UserWarning, match="shortcuts loads no images by an ImageLoader"):
+        model = train(frame, "shortcuts", store=tmp_path, cv=3, threshold="robust")
+    assert (model.manifest["threshold_rule"], model.manifest["folds"]) == ("youden", 3)
+    save(model.pipeline, tmp_path / "model.skops", domain=model.domain, **model.manifest)
+    assert load_model(tmp_path / "model.skops", store=None).threshold == model.threshold
 
 
 def test_what_cannot_be_trained(frame, tmp_path):
