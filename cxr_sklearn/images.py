@@ -127,8 +127,6 @@ class ImageBatch(Sequence[np.ndarray]):
             return source.shape[1], source.shape[0], "RGB" if source.shape[2:] == (3,) else "L"
         try:
             return size_and_mode(self._bytes(i))
-        except ChangeError:
-            raise
         except Exception as error:
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
 
@@ -200,6 +198,8 @@ class ImageBatch(Sequence[np.ndarray]):
             if not isinstance(source, np.ndarray):
                 source = self._bytes(i)
             return self._decoding(source) if self._decoding else grey_array(source)
+        except ChangeError:
+            raise
         except Exception as error:
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
 

@@ -13,7 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 
-from .exceptions import ModelError
+from .exceptions import DataError, ModelError
 
 
 def pneumonia_scores(model: Any, X: Any) -> np.ndarray:
@@ -114,10 +114,19 @@ def fit_calibrator(rows: pd.DataFrame, method: str) -> CalibratedClassifierCV:
     rows : DataFrame
         With `score` and `target`.
     method : {"temperature", "sigmoid", "isotonic"}
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two images of a class.
     """
     column, target = rows[["score"]].to_numpy(dtype=float), rows["target"].to_numpy()
     known = KnownScores().fit(column, target)
-    return CalibratedClassifierCV(FrozenEstimator(known), method=method).fit(column, target)
+    fewest = min(np.count_nonzero(target == label) for label in (0, 1))
+    if fewest < 2:
+        raise DataError("scores cannot be calibrated on fewer than two images of a class; hold more patients out")
+    # Nothing is fitted in these folds, for the scores are known; but scikit-learn insists on both classes in each.
+    return CalibratedClassifierCV(FrozenEstimator(known), method=method, cv=min(5, fewest)).fit(column, target)
 
 
 def calibrated(model: Pipeline, calibrator: CalibratedClassifierCV | None) -> Pipeline:

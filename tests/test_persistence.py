@@ -70,7 +70,7 @@ def in_another_process(path, frame, tmp_path):
 
 @pytest.mark.keras
 @pytest.mark.slow
-@pytest.mark.parametrize("name", default_recipes())
+@pytest.mark.parametrize("name", [*default_recipes(), "vgg16_finetuned", "vgg16_end_to_end"])
 def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, name):
     recipe = load_recipe(name)
     pipeline = recipe.build(weights="random", store=tmp_path / "store", random_state=0)

@@ -10,8 +10,8 @@ from cxr_sklearn.exceptions import CXRError, RecipeError, WeightsUnavailableErro
 from cxr_sklearn.recipes import default_recipes, load_recipe, recipe_names
 from cxr_sklearn.study.compare import _build
 
-BY_DEFAULT = ["scratch_cnn", "shortcuts", "vgg16_finetuned", "vgg16_logistic", "vgg16_mlp"]
-ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study", "vgg16_end_to_end"]
+BY_DEFAULT = ["scratch_cnn", "shortcuts", "vgg16_logistic", "vgg16_mlp"]
+ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study", "vgg16_end_to_end", "vgg16_finetuned"]
 OWN = '''"""My own approach.
 
 More words.
