@@ -16,7 +16,7 @@ from .probes import ImageProbe, auc_changes, probe_rows, scores_of, with_step_af
 PARTS = ("border", "centre")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Occlusion:
     """Paint a part of an image in its mean grey level.
 
@@ -24,6 +24,9 @@ class Occlusion:
     """
 
     part: str
+
+    def __repr__(self) -> str:
+        return f"Occlusion(part={str(self.part)!r})"  # in content keys
 
     def __call__(self, grey: np.ndarray, key: bytes) -> np.ndarray:
         """Return the image with the part hidden, ``uint8 (H, W)``."""
