@@ -22,8 +22,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader, balanced_subset, load_folder, stress_test
-from cxr_sklearn.evaluation.search import fit
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.study.recipes import load_recipe
+from cxr_sklearn.study.search import fit
 
 #: The features of VGG16's last three blocks, as they stand one behind the other.
 BLOCKS = {"block 3": slice(0, 256), "block 4": slice(256, 768), "block 5": slice(768, 1280)}

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from cxr_sklearn.persistence import load_model
-from cxr_sklearn.prediction import predict
+from cxr_sklearn.models.files import load_model
+from cxr_sklearn.models.prediction import predict
 
 
 @contextlib.contextmanager

@@ -25,17 +25,17 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import balanced_subset, load_folder
-from cxr_sklearn.evaluation.anatomy import crop_of
+from cxr_sklearn._io import atomic_write as replacing
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval
 from cxr_sklearn.evaluation.metrics import compute_metrics
-from cxr_sklearn.evaluation.search import fit, patient_folds
-from cxr_sklearn.evaluation.stress import stressed_rows
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import InputError
-from cxr_sklearn.explanation.maps import explain
-from cxr_sklearn.files import replacing
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import pneumonia_scores
+from cxr_sklearn.models._steps import crop_of
+from cxr_sklearn.models.calibration import pneumonia_scores
+from cxr_sklearn.models.explain import explain
+from cxr_sklearn.study.probes import stressed_rows
+from cxr_sklearn.study.recipes import load_recipe
+from cxr_sklearn.study.search import fit, patient_folds
 
 RECIPES = ["scratch_cnn", "vgg16_logistic", "vgg16_mlp", "vgg16_finetuned", "vgg16_end_to_end", "shortcuts"]
 #: Recipes of which every seed gives the same scores.

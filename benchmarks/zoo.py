@@ -30,19 +30,18 @@ import jinja2
 import pandas as pd
 
 from cxr_sklearn import load_folder, save, train
-from cxr_sklearn.datasets.folder import SPLIT_NAMES
+from cxr_sklearn._io import atomic_write as replacing
+from cxr_sklearn.datasets._frame import SPLIT_NAMES
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval, rate
 from cxr_sklearn.evaluation.metrics import compute_metrics, confusion_cells
-from cxr_sklearn.evaluation.scores import score_rows
-from cxr_sklearn.evaluation.search import patient_folds
-from cxr_sklearn.evaluation.tables import read_table, write_table
+from cxr_sklearn.evaluation.tables import read_table, score_rows, write_table
 from cxr_sklearn.exceptions import CXRError
-from cxr_sklearn.files import replacing
-from cxr_sklearn.parts import parts_of
-from cxr_sklearn.persistence import SavedModel, check_saveable, load_model
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import pneumonia_scores
-from cxr_sklearn.study.checks import images_of
+from cxr_sklearn.models._steps import parts_of
+from cxr_sklearn.models.calibration import pneumonia_scores
+from cxr_sklearn.models.files import check_saveable, load_model
+from cxr_sklearn.models.model import SavedModel
+from cxr_sklearn.study.recipes import load_recipe
+from cxr_sklearn.study.search import images_of, patient_folds
 
 HERE = Path(__file__).parent
 RECIPES = ["vgg16_logistic", "vgg16_mlp", "scratch_cnn", "vgg16_finetuned", "vgg16_end_to_end"]

@@ -6,64 +6,64 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .augment import ImageAugmenter as ImageAugmenter
     from .classifiers.finetuned import FineTunedClassifier as FineTunedClassifier
+    from .classifiers.resampling import AugmentedClassifier as AugmentedClassifier
+    from .classifiers.resampling import BalancedClassifier as BalancedClassifier
     from .classifiers.scratch_cnn import ScratchCNNClassifier as ScratchCNNClassifier
-    from .datasets import balanced_subset as balanced_subset
-    from .datasets import fetch_chest_xray as fetch_chest_xray
-    from .datasets import group_split as group_split
-    from .datasets import load_folder as load_folder
-    from .datasets import load_frame as load_frame
-    from .datasets import write_subset as write_subset
-    from .domain import DomainDetector as DomainDetector
-    from .embedder import FrozenEmbedder as FrozenEmbedder
+    from .datasets.folder import load_folder as load_folder
+    from .datasets.folder import load_frame as load_frame
+    from .datasets.kaggle import fetch_chest_xray as fetch_chest_xray
+    from .datasets.splits import balanced_subset as balanced_subset
+    from .datasets.splits import group_split as group_split
+    from .datasets.splits import write_subset as write_subset
+    from .datasets.synthetic import make_radiographs as make_radiographs
+    from .datasets.synthetic import write_radiographs as write_radiographs
     from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
-    from .evaluation.shortcuts import ShortcutFeatures as ShortcutFeatures
-    from .evaluation.stress import stress_test as stress_test
-    from .explanation.maps import explain as explain
-    from .images import ImageBatch as ImageBatch
-    from .loader import ImageLoader as ImageLoader
-    from .persistence import load as load
-    from .persistence import save as save
-    from .resampling import AugmentedClassifier as AugmentedClassifier
-    from .resampling import BalancedClassifier as BalancedClassifier
-    from .store import FeatureStore as FeatureStore
+    from .features.domain import DomainDetector as DomainDetector
+    from .features.embedder import FrozenEmbedder as FrozenEmbedder
+    from .features.shortcuts import ShortcutFeatures as ShortcutFeatures
+    from .features.store import FeatureStore as FeatureStore
+    from .images.augment import ImageAugmenter as ImageAugmenter
+    from .images.batch import ImageBatch as ImageBatch
+    from .images.loader import ImageLoader as ImageLoader
+    from .models.explain import explain as explain
+    from .models.files import load as load
+    from .models.files import save as save
     from .study.compare import compare as compare
     from .study.learning_curve import learning_curve as learning_curve
+    from .study.probes import stress_test as stress_test
     from .study.train import train as train
-    from .synthetic import make_radiographs as make_radiographs
-    from .synthetic import write_radiographs as write_radiographs
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AugmentedClassifier": "resampling",
-    "BalancedClassifier": "resampling",
-    "DomainDetector": "domain",
-    "FeatureStore": "store",
+    "AugmentedClassifier": "classifiers.resampling",
+    "BalancedClassifier": "classifiers.resampling",
+    "DomainDetector": "features.domain",
+    "FeatureStore": "features.store",
     "FineTunedClassifier": "classifiers.finetuned",
-    "FrozenEmbedder": "embedder",
-    "ImageAugmenter": "augment",
-    "ImageBatch": "images",
-    "ImageLoader": "loader",
+    "FrozenEmbedder": "features.embedder",
+    "ImageAugmenter": "images.augment",
+    "ImageBatch": "images.batch",
+    "ImageLoader": "images.loader",
     "ScratchCNNClassifier": "classifiers.scratch_cnn",
-    "ShortcutFeatures": "evaluation.shortcuts",
-    "balanced_subset": "datasets",
+    "ShortcutFeatures": "features.shortcuts",
+    "balanced_subset": "datasets.splits",
     "compare": "study.compare",
     "diagnose_discrepancy": "evaluation.discrepancy",
-    "explain": "explanation.maps",
-    "fetch_chest_xray": "datasets",
-    "group_split": "datasets",
+    "explain": "models.explain",
+    "fetch_chest_xray": "datasets.kaggle",
+    "group_split": "datasets.splits",
     "learning_curve": "study.learning_curve",
-    "load": "persistence",
-    "load_folder": "datasets",
-    "load_frame": "datasets",
-    "make_radiographs": "synthetic",
-    "save": "persistence",
-    "stress_test": "evaluation.stress",
+    "load": "models.files",
+    "load_folder": "datasets.folder",
+    "load_frame": "datasets.folder",
+    "make_radiographs": "datasets.synthetic",
+    "save": "models.files",
+    "stress_test": "study.probes",
     "train": "study.train",
-    "write_radiographs": "synthetic",
-    "write_subset": "datasets",
+    "write_radiographs": "datasets.synthetic",
+    "write_subset": "datasets.splits",
 }
 __all__ = sorted(_HOMES)
 

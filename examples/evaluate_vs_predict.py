@@ -25,7 +25,7 @@ from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, diagnose_discrepancy, write_radiographs
 from cxr_sklearn.evaluation.metrics import compute_metrics, confusion_cells
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.study.recipes import load_recipe
 
 SEED = 0
 #: Recall and false positive rate of the study's list of predictions.

@@ -4,7 +4,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from cxr_sklearn import ImageAugmenter, ImageLoader, make_radiographs
-from cxr_sklearn.images import as_batch
+from cxr_sklearn.images.batch import as_batch
 
 NOTHING = {"rotation": 0, "shift": 0, "zoom": 0, "brightness": 0, "contrast": 0}
 

@@ -7,10 +7,17 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from cxr_sklearn import backbones
-from cxr_sklearn.backbones import Application, Backbone, application, applications, weights_identity, weights_path
+from cxr_sklearn._keras import import_keras
 from cxr_sklearn.exceptions import CXRError, WeightsUnavailableError
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn.features import _backbones as backbones
+from cxr_sklearn.features._backbones import (
+    Application,
+    Backbone,
+    application,
+    applications,
+    weights_identity,
+    weights_path,
+)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from cxr_sklearn import ImageLoader, load, load_folder, save, write_radiographs
 from cxr_sklearn.cli import app
-from cxr_sklearn.persistence import load_model
+from cxr_sklearn.models.files import load_model
 
 from .conftest import ROOT, write_image
 from .test_decoding import write_png_header

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from cxr_sklearn import ImageLoader
-from cxr_sklearn.decoding import MAX_BYTES, MAX_PIXELS, Decoding, RefusedError, reason_of, size_and_mode
+from cxr_sklearn._io import MAX_BYTES
 from cxr_sklearn.exceptions import ImageReadError
+from cxr_sklearn.images._decoding import Decoding, reason_of, size_and_mode
+from cxr_sklearn.images._pixels import MAX_PIXELS, RefusedError
 
 
 @pytest.fixture

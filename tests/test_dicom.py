@@ -22,8 +22,9 @@ from pydicom.uid import (
 )
 
 from cxr_sklearn import ImageLoader
-from cxr_sklearn.decoding import MAX_PIXELS, size_and_mode
 from cxr_sklearn.exceptions import ImageReadError
+from cxr_sklearn.images._decoding import size_and_mode
+from cxr_sklearn.images._pixels import MAX_PIXELS
 
 from .fuzz import dicom_bytes, dicom_dataset
 
@@ -246,9 +247,8 @@ def test_what_is_not_an_image_says_what_it_is(name, kind):
 
 
 def test_without_pydicom_the_extra_is_named(tmp_path, levels, monkeypatch):
-    for name in ("dicom", "dicom_header"):
-        monkeypatch.delitem(sys.modules, f"cxr_sklearn.{name}", raising=False)
-        monkeypatch.delattr(f"cxr_sklearn.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, "cxr_sklearn.images._dicom", raising=False)
+    monkeypatch.delattr("cxr_sklearn.images._dicom", raising=False)
     monkeypatch.setitem(sys.modules, "pydicom.dataset", None)
     assert "cxr-sklearn[dicom]" in refused(dicom_dataset(levels), tmp_path)
 
@@ -289,5 +289,5 @@ def test_what_pydicom_says_does_not_come_out(tmp_path, levels, monkeypatch):
     def get_decoder(syntax):
         raise ValueError("Secret^Sally has no pixels")
 
-    monkeypatch.setattr("cxr_sklearn.dicom.get_decoder", get_decoder)
+    monkeypatch.setattr("cxr_sklearn.images._dicom.get_decoder", get_decoder)
     assert refused(dicom_dataset(levels), tmp_path) == "its DICOM data are damaged (ValueError)"

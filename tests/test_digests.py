@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxr_sklearn import digests
-from cxr_sklearn.digests import DigestIndex, hash_files
+from cxr_sklearn.images import _digests as digests
+from cxr_sklearn.images._digests import DigestIndex, hash_files
 
 
 @pytest.fixture
@@ -99,6 +99,6 @@ def test_many_files_are_taken_in_parts(tmp_path, monkeypatch):
     for i, path in enumerate(paths):
         Path(path).write_bytes(b"%d" % i)
     whole = DigestIndex(tmp_path / "store")(paths)
-    monkeypatch.setattr("cxr_sklearn.digests._PATHS_AT_ONCE", 3)
+    monkeypatch.setattr("cxr_sklearn.images._digests._PATHS_AT_ONCE", 3)
     assert DigestIndex(tmp_path / "store")(paths) == hash_files(paths) == whole
     assert len(set(whole)) == 7

@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from cxr_sklearn.cli import app
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.study.recipes import load_recipe
 
 from .conftest import ROOT
 

@@ -75,7 +75,7 @@ def test_patients_are_not_split(radiographs, monkeypatch):
 
 
 def test_it_learns_from_some_of_very_many(radiographs, monkeypatch):
-    monkeypatch.setattr("cxr_sklearn.domain._MOST_IMAGES", 30)
+    monkeypatch.setattr("cxr_sklearn.features.domain._MOST_IMAGES", 30)
     detector = DomainDetector(store=None).fit(radiographs[0][:-50])
     assert detector.neighbours_.n_samples_fit_ == 30
 

@@ -53,7 +53,7 @@ def n_written(store):
 
 
 def test_features_are_those_of_the_network(images):
-    from cxr_sklearn.backbones import Backbone
+    from cxr_sklearn.features._backbones import Backbone
 
     network = Backbone("MobileNet", "random", "random:0", None, "float32").build((SIZE, SIZE, 3))
     maps = network.predict_on_batch(np.repeat(images[..., None], 3, axis=3))
@@ -97,7 +97,7 @@ def test_one_wrong_layer_among_several(images):
 
 @pytest.mark.parametrize(("gpu_is_used", "size"), [(True, 128), (False, 32)])
 def test_the_batch_suits_what_keras_computes_on(images, monkeypatch, gpu_is_used, size):
-    monkeypatch.setattr("cxr_sklearn.embedder.gpu_is_used", lambda: gpu_is_used)
+    monkeypatch.setattr("cxr_sklearn.features.embedder.gpu_is_used", lambda: gpu_is_used)
     assert embedder(None).fit(images).batch_size_ == size
     assert embedder(None, batch_size=5).fit(images).batch_size_ == 5
 
@@ -182,7 +182,7 @@ def test_images_of_another_size_are_refused(images):
 
 
 def test_weights_gone_after_fit_matter_only_for_new_images(images, store, tmp_path):
-    from cxr_sklearn.keras_runtime import import_keras
+    from cxr_sklearn._keras import import_keras
 
     path = tmp_path / "own.weights.h5"
     import_keras().applications.MobileNet(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3)).save_weights(
@@ -199,7 +199,7 @@ def test_weights_gone_after_fit_matter_only_for_new_images(images, store, tmp_pa
 
 def forget_networks(step):
     """Forget the networks of this process, as a new one would not have them."""
-    from cxr_sklearn import embedder as module
+    from cxr_sklearn.features import embedder as module
 
     module._build_network.cache_clear()
     return step

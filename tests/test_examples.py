@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import write_radiographs
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.study.recipes import load_recipe
 
 from .conftest import ROOT
 

@@ -24,9 +24,10 @@ from cxr_sklearn import (
     make_radiographs,
 )
 from cxr_sklearn.exceptions import ImageReadError, InputError
-from cxr_sklearn.explanation import gradcam, occlusion
-from cxr_sklearn.explanation.maps import explain
-from cxr_sklearn.scores import KnownScores, calibrated
+from cxr_sklearn.models import _gradcam as gradcam
+from cxr_sklearn.models import _occlusion as occlusion
+from cxr_sklearn.models.calibration import KnownScores, calibrated
+from cxr_sklearn.models.explain import explain
 
 SIZE = 64
 keras = pytest.mark.keras
@@ -148,7 +149,7 @@ class TestOtherWeightsGiveOtherMaps:
         assert correlation(heat, explain(other, test_images[0], "gradcam")) < 0.5
 
     def test_frozen(self, training, test_images, tmp_path):
-        from cxr_sklearn.keras_runtime import import_keras
+        from cxr_sklearn._keras import import_keras
 
         model = frozen(StandardScaler(), LogisticRegression(max_iter=5000)).fit(*training[:2])
         path = tmp_path / "other.weights.h5"
@@ -165,7 +166,7 @@ class TestOtherWeightsGiveOtherMaps:
 @keras
 class TestGradCAM:
     def test_it_is_cam_by_hand(self, training, test_images):
-        from cxr_sklearn.backbones import Backbone
+        from cxr_sklearn.features._backbones import Backbone
 
         model = frozen(StandardScaler(), LogisticRegression(max_iter=5000)).fit(*training[:2])
         images = test_images[0][:6]
@@ -194,7 +195,7 @@ class TestGradCAM:
         np.testing.assert_allclose(explain(model, images), [enlarged(map_) for map_ in by_place], atol=1e-4)
 
     def test_gradient_of_a_network(self, scratch, test_images):
-        from cxr_sklearn.explanation.gradients import map_gradient
+        from cxr_sklearn.models._gradcam import map_gradient
 
         to_maps, to_logits = scratch[-1].cut_at_last_maps()
         maps = np.asarray(to_maps(test_images[0][:4, :, :, None]), dtype=np.float32)

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from sklearn.svm import SVC
 
-from cxr_sklearn.explanation import heads
+from cxr_sklearn.models import _gradcam as heads
 
 
 class TestHeads:

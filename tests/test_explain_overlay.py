@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cxr_sklearn.exceptions import InputError
-from cxr_sklearn.explanation import overlay
-from cxr_sklearn.explanation.overlay import write_overlay
+from cxr_sklearn.models import overlay
+from cxr_sklearn.models.overlay import write_overlay
 
 
 class TestOverlay:

@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from cxr_sklearn.files import replacing
+from cxr_sklearn._io import atomic_write as replacing
 
 
 def test_the_file_is_replaced_at_the_end(tmp_path):

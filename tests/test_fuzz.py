@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, signal, sys
 from cxr_sklearn.exceptions import ImageReadError
-from cxr_sklearn.images import ImageBatch
+from cxr_sklearn.images.batch import ImageBatch
 from tests import fuzz
 
 def decode(batch, i):

@@ -9,9 +9,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import _safe_indexing
 
 from cxr_sklearn import ImageAugmenter, ImageBatch, ImageLoader
-from cxr_sklearn.digests import hash_files
 from cxr_sklearn.exceptions import ImageReadError
-from cxr_sklearn.images import as_batch
+from cxr_sklearn.images._digests import hash_files
+from cxr_sklearn.images.batch import as_batch
 
 from .conftest import write_image
 

@@ -10,7 +10,7 @@ HEAVY = "[name for name in ('keras', 'tensorflow', 'matplotlib', 'skops') if nam
     "statement",
     [
         "import cxr_sklearn",
-        "import cxr_sklearn.study.results",
+        "import cxr_sklearn.study.run_folder",
         "from cxr_sklearn.recipes import default_recipes; default_recipes()",
         "from cxr_sklearn import ImageLoader, FrozenEmbedder; FrozenEmbedder(weights='random').fit("
         "ImageLoader().transform(['a']))",

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from joblib import Parallel, delayed
 
-from cxr_sklearn import keras_runtime
-from cxr_sklearn.keras_runtime import import_keras, keras_backend, resolve_precision
+from cxr_sklearn import _keras as keras_runtime
+from cxr_sklearn._keras import import_keras, keras_backend, resolve_precision
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])

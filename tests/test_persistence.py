@@ -33,12 +33,11 @@ from cxr_sklearn import (
     save,
     write_radiographs,
 )
-from cxr_sklearn.evaluation.calibration import METHODS
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
-from cxr_sklearn.parts import parts_of
-from cxr_sklearn.persistence import MAGIC, check_saveable, load_model
-from cxr_sklearn.recipes import default_recipes, load_recipe
-from cxr_sklearn.scores import calibrated, fit_calibrator
+from cxr_sklearn.models._steps import parts_of
+from cxr_sklearn.models.calibration import METHODS, calibrated, fit_calibrator
+from cxr_sklearn.models.files import MAGIC, check_saveable, load_model
+from cxr_sklearn.study.recipes import default_recipes, load_recipe
 
 from .conftest import ROOT
 
@@ -361,7 +360,7 @@ def test_another_backend_is_told(fitted, tmp_path, monkeypatch):
 
 
 def test_other_versions_are_told(fitted, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr_sklearn.versions.version", lambda name: "0.0.1")
+    monkeypatch.setattr("cxr_sklearn._io.version", lambda name: "0.0.1")
     save(fitted[0], tmp_path / "model.skops")
     monkeypatch.undo()
     with pytest.warns(UserWarning, match=r"was saved with .*scikit-learn 0\.0\.1 \(here 1\."):

@@ -6,8 +6,8 @@ from sklearn.svm import LinearSVC
 
 from cxr_sklearn import DomainDetector, ShortcutFeatures, write_radiographs
 from cxr_sklearn.exceptions import DataError, ModelError
-from cxr_sklearn.persistence import SavedModel
-from cxr_sklearn.prediction import image_paths, predict
+from cxr_sklearn.models.model import SavedModel
+from cxr_sklearn.models.prediction import image_paths, predict
 
 from .conftest import write_image
 

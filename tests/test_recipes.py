@@ -7,8 +7,8 @@ from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import compare, write_radiographs
 from cxr_sklearn.exceptions import CXRError, RecipeError, WeightsUnavailableError
-from cxr_sklearn.recipes import default_recipes, load_recipe, recipe_names
 from cxr_sklearn.study.compare import _build
+from cxr_sklearn.study.recipes import default_recipes, load_recipe, recipe_names
 
 BY_DEFAULT = ["scratch_cnn", "shortcuts", "vgg16_logistic", "vgg16_mlp"]
 ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study", "vgg16_end_to_end", "vgg16_finetuned"]

@@ -12,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
 from cxr_sklearn import AugmentedClassifier, BalancedClassifier, ImageAugmenter, ImageLoader, make_radiographs
-from cxr_sklearn.images import as_batch
+from cxr_sklearn.images.batch import as_batch
 
 
 class Recorder(ClassifierMixin, BaseEstimator):

@@ -4,7 +4,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn import BalancedClassifier, ScratchCNNClassifier
-from cxr_sklearn.routing import fit_params
+from cxr_sklearn._validation import fit_params
 
 
 def test_each_estimator_gets_what_it_takes():

@@ -7,8 +7,7 @@ import pytest
 
 from cxr_sklearn import FeatureStore, ImageLoader
 from cxr_sklearn.exceptions import ImageReadError
-from cxr_sklearn.rows import readable_rows, stored_rows
-from cxr_sklearn.store import NoStore
+from cxr_sklearn.features.store import NoStore, readable_rows, stored_rows
 
 from .conftest import write_image
 

@@ -23,7 +23,7 @@ from cxr_sklearn import (
     ImageLoader,
     ShortcutFeatures,
 )
-from cxr_sklearn.evaluation.occlusion import ImageOccluder
+from cxr_sklearn.images.changes import ImageOccluder
 
 
 def _rows(X):

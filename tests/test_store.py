@@ -13,7 +13,7 @@ import pytest
 
 from cxr_sklearn import FeatureStore
 from cxr_sklearn.exceptions import CXRError, StoreError
-from cxr_sklearn.store import fingerprint, store_directory
+from cxr_sklearn.features.store import fingerprint, store_directory
 
 RECIPE = {"backbone": "it's", "layer": None}
 
@@ -131,7 +131,7 @@ def test_a_flipped_bit_anywhere_in_the_file_is_healed(store):
 
 
 def test_a_healed_file_is_not_set_aside_by_a_late_comer(store):
-    from cxr_sklearn.database import _inode, _set_aside
+    from cxr_sklearn._sqlite import _inode, _set_aside
 
     fill(store, keys_of(2))
     seen = _inode(store.path)
@@ -180,7 +180,7 @@ def test_a_read_only_folder_gives_one_clear_error(tmp_path):
 import os
 from cxr_sklearn import FeatureStore
 from cxr_sklearn.exceptions import StoreError
-import cxr_sklearn.database
+import cxr_sklearn._sqlite
 os.setuid(65534)
 try:
     FeatureStore({str(tmp_path / "store")!r}, "net", {{}}).read([])

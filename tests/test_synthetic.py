@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_sklearn.synthetic import make_radiographs, write_radiographs
+from cxr_sklearn.datasets.synthetic import make_radiographs, write_radiographs
 
 COLUMNS = ["path", "label", "target", "split", "patient", "subtype", "width", "height", "mode"]
 Drawn = tuple[NDArray[np.uint8], pd.DataFrame]

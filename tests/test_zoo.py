@@ -13,9 +13,9 @@ import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss, recall_score, roc_auc_score
 
 from cxr_sklearn import load, write_radiographs
-from cxr_sklearn.classifiers import training
-from cxr_sklearn.classifiers.checkpoints import Checkpoint
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.classifiers import _training as training
+from cxr_sklearn.classifiers._training import Checkpoint
+from cxr_sklearn.study.recipes import load_recipe
 
 from .conftest import ROOT
 

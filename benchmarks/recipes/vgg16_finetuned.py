@@ -1,6 +1,6 @@
 """VGG16 with a new head, trained from block4_conv3 on; the model file carries the frozen layers, too."""
 
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.study.recipes import load_recipe
 
 PARAM_GRID = {}
 

@@ -1,11 +1,13 @@
-"""KerasImageClassifier: what the classifiers that train a network have in common."""
+"""KerasImageClassifier: the base of the classifiers that train a network."""
 
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -13,18 +15,67 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from ..augment import ImageAugmenter
-from ..digests import hash_files
+from .._keras import compile_for_prediction, import_keras, resolve_precision
+from .._validation import check_groups, check_labels
 from ..exceptions import InputError
-from ..images import ImageBatch, as_batch
-from ..keras_runtime import compile_for_prediction, import_keras, resolve_precision
-from ..routing import check_labels
-from .examples import Examples, every_unreadable, hold_out
-from .training import Indexable, predict_outputs
+from ..images._digests import hash_files
+from ..images.augment import ImageAugmenter
+from ..images.batch import ImageBatch, as_batch, every_unreadable
+from ._training import Indexable, predict_outputs
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with their classes as integers and their weights."""
+
+    images: ImageBatch
+    target: np.ndarray
+    weight: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Examples:
+        """Return the examples at the given positions."""
+        return Examples(self.images[rows], self.target[rows], self.weight[rows])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def hold_out(examples: Examples, groups: ArrayLike | None, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Split off whole groups, about `fraction` of the images, by class.
+
+    Raises
+    ------
+    ValueError
+        If there are too few groups for every class to be on both sides.
+    """
+    classes = np.unique(examples.target)
+    by = check_groups(groups, len(examples))
+    n_groups = [len(np.unique(by[examples.target == k])) for k in classes]
+    n_splits = min(round(1 / fraction), max(n_groups))
+    if min(n_groups) < 2:
+        raise InputError(
+            "early stopping holds images out, which needs two or more images (or groups) of every class; "
+            "pass X_val and y_val, or early_stopping=False"
+        )
+    folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer groups than folds is absent from some folds; the next lines see to that.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        splits = list(folds.split(by, examples.target, by))
+    complete = [s for s in splits if all(len(np.unique(examples.target[rows])) == len(classes) for rows in s)]
+    if not complete:
+        raise InputError(
+            "no hold-out of whole groups leaves every class on both sides; pass X_val and y_val, or "
+            "early_stopping=False"
+        )
+    train, held_out = complete[0]
+    return examples.take(train), examples.take(held_out)
+
 
 #: Fewer images than these say little about how an epoch went.
 _MIN_MONITORED = 200

@@ -13,28 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from ..augment import ImageAugmenter
-from ..backbones import POOLINGS, Backbone, application, pooled, weights_identity
+from .._io import ReadsEarlierFiles, versions_here
+from .._keras import compile_for_prediction, dtype_policy, import_keras
+from .._progress import progress_bar
 from ..exceptions import InputError
-from ..images import ImageBatch
-from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
-from ..progress import progress_bar
-from ..versions import ReadsEarlierFiles, versions_here
-from .base import KerasImageClassifier, _plain, check_number
-from .batch_norm import estimate_statistics, learning_normalisations
-from .checkpoints import Checkpoint
-from .cut import Cut, FrozenMaps
-from .examples import Examples
-from .training import (
+from ..features._backbones import POOLINGS, Backbone, application, pooled, weights_identity
+from ..images.augment import ImageAugmenter
+from ..images.batch import ImageBatch
+from ._frozen_layers import Cut, FrozenMaps
+from ._training import (
+    Checkpoint,
     Indexable,
     Training,
     batches,
     compile_for_training,
+    estimate_statistics,
+    learning_normalisations,
     monitored_scores,
     predict_outputs,
     scheduled,
     seeds,
 )
+from .base import Examples, KerasImageClassifier, _plain, check_number
 
 log = logging.getLogger("cxr_sklearn")
 SCHEDULES = ("constant", "cosine")

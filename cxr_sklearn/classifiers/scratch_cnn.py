@@ -10,14 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from ..augment import ImageAugmenter
+from .._keras import compile_for_prediction, dtype_policy, import_keras
 from ..exceptions import InputError
-from ..images import ImageBatch
-from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
-from .base import KerasImageClassifier, check_number
-from .batch_norm import estimate_statistics
-from .examples import Examples
-from .training import Training, batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds
+from ..images.augment import ImageAugmenter
+from ..images.batch import ImageBatch
+from ._training import (
+    Training,
+    batches,
+    compile_for_training,
+    estimate_statistics,
+    monitored_scores,
+    predict_outputs,
+    scores_of,
+    seeds,
+)
+from .base import Examples, KerasImageClassifier, check_number
 
 
 class ScratchCNNClassifier(KerasImageClassifier):

@@ -22,7 +22,6 @@ app = typer.Typer(
 )
 console = Console()
 stderr = Console(stderr=True)
-
 Images = Annotated[Path, typer.Argument(help="Folder of radiographs, or a CSV file with the columns path and label.")]
 Store = Annotated[
     str | None, typer.Option(help="Folder of the feature store (default: $CXR_SKLEARN_CACHE, ./cache, user cache).")
@@ -72,7 +71,7 @@ def print_findings(found: Mapping[str, Any]) -> None:
 
 def load(images: Path) -> pd.DataFrame:
     """Read a table of images, or a folder; their sizes are left for whoever opens them."""
-    from ..datasets import load_folder, load_frame
+    from ..datasets.folder import load_folder, load_frame
 
     is_table = images.is_file() or images.suffix.lower() == ".csv"
     return load_frame(images, sizes=False) if is_table else load_folder(images, sizes=False)

@@ -14,13 +14,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from ..models.model import SavedModel
 from .app import Images, Store, app, console, load, one_line_errors, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..persistence import SavedModel
 
 OUT_OF_DOMAIN = (
     "Images that are out of the domain do not look like the radiographs the model was trained on: their scores mean "
@@ -49,9 +48,9 @@ def train(
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val, and save it."""
     with one_line_errors():
-        from ..persistence import check_saveable
-        from ..persistence import save as write
-        from ..recipes import load_recipe
+        from ..models.files import check_saveable
+        from ..models.files import save as write
+        from ..study.recipes import load_recipe
         from ..study.train import train as run
 
         built = load_recipe(pipeline).build(weights=weights, store=None, random_state=seed, balance=balance)
@@ -82,8 +81,8 @@ def predict(
     """Score images: a row each with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..prediction import image_paths
-        from ..prediction import predict as run
+        from ..models.prediction import image_paths
+        from ..models.prediction import predict as run
 
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
@@ -117,10 +116,10 @@ def explain(
     """Draw what raised the score of an image over it. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..explanation.maps import explain as run
-        from ..explanation.overlay import write_overlay
-        from ..explanation.taken_apart import fitted_steps, loaded
-        from ..prediction import predict as score
+        from ..models._steps import fitted_steps, loaded
+        from ..models.explain import explain as run
+        from ..models.overlay import write_overlay
+        from ..models.prediction import predict as score
 
         if out.resolve() in (image.resolve(), model.resolve()):
             raise InputError(f"{out} would be overwritten; choose another file with -o")
@@ -138,7 +137,7 @@ def explain(
 
 def load_told(model: Path, trust: bool, store: str | None, weights: Path | None) -> SavedModel:
     """Load a model, and say on stderr what it warns of."""
-    from ..persistence import load_model
+    from ..models.files import load_model
 
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)

@@ -96,10 +96,9 @@ def compare(
 
 def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
-    from ..evaluation.anatomy import backbones_of
     from ..exceptions import WeightsUnavailableError
-    from ..recipes import default_recipes
-    from ..study.checks import load_recipes
+    from ..models._steps import backbones_of
+    from ..study.recipes import default_recipes, load_recipes
 
     if weights != "imagenet":
         return weights
@@ -114,8 +113,8 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
 
 def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
     """Draw the synthetic radiographs below the run's folder; the same seed draws the same files again."""
-    from ..datasets import load_folder
-    from ..synthetic import write_radiographs
+    from ..datasets.folder import load_folder
+    from ..datasets.synthetic import write_radiographs
 
     folder = out / f"synthetic-{seed}"
     write_radiographs(folder, 150, random_state=seed)
@@ -135,7 +134,7 @@ def report(
     """Compute the metrics again from scores.csv and render the report, without Keras."""
     with one_line_errors():
         from ..evaluation.thresholds import parse_rule
-        from ..study.results import read_metrics, write_results
+        from ..study.run_folder import read_metrics, write_results
 
         facts = read_metrics(run)
         known = facts["run"]
@@ -167,9 +166,9 @@ def learning_curve(
 ) -> None:
     """Measure how the frozen recipes get better with the number of training patients."""
     with one_line_errors():
+        from ..evaluation.summary import learning_facts
         from ..study.learning_curve import learning_curve as run
-        from ..study.learning_curve import learning_facts
-        from ..study.results import read_metrics, write_results
+        from ..study.run_folder import read_metrics, write_results
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,

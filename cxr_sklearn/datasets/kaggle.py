@@ -15,7 +15,7 @@ from threading import Lock
 from typing import Any
 
 from ..exceptions import DataError, DataUnavailableError
-from .findings import counted
+from ._frame import counted
 from .folder import load_folder
 
 HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"

@@ -1,133 +1,54 @@
-"""What is asked of a fitted pipeline besides the test images as they are: images that were changed on their way in."""
+"""The numbers of permuted labels, hidden halves and changed images, from the rows of probes.csv."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.frozen import FrozenEstimator
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags
 
 from ..exceptions import DataError
-from ..images import PassesImages
-from ..loader import ImageLoader
-from ..progress import progress_bar
-from ..resampling import ResamplingClassifier
-from ..scores import PredictedScores, pneumonia_scores
-from .bootstrap import Draws, bootstrap, interval
-from .scores import score_rows
-from .tables import TABLES
+from ..images.changes import CHANGES, PARTS
+from .bootstrap import N_DRAWS, Draws, bootstrap, interval
+from .metrics import compute_metrics
 
-_CHUNK_SIZE = 64
-#: Where a wrapper keeps the fitted estimator that its images go to.
-_INNER = {ResamplingClassifier: "estimator_", PredictedScores: "estimator", FrozenEstimator: "estimator"}
+#: One false alarm in two hundred runs.
+ALARM = 0.005
 
 
-class ImageProbe(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
-    """Base of the steps that change images on their way into a fitted pipeline; subclasses define ``transform``."""
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
-        return self
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
-
-
-def with_step_after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
-    """Return a fitted pipeline with one more step, right after its ImageLoader; the pipeline itself stays as it is.
+def permutation_facts(rows: pd.DataFrame) -> dict[str, Any]:
+    """Judge scores of held-out images after a training on permuted labels.
 
     Parameters
     ----------
-    model : Pipeline
-        Fitted. The loader may be in a pipeline inside it, in a classifier that resamples or in a calibrated pipeline.
-    name : str
-    step : transformer of images
-        Needs no fitting.
-
-    Returns
-    -------
-    Pipeline or None
-        It shares the fitted parts; None where no ImageLoader is found.
-    """
-    if isinstance(model, Pipeline):
-        return _in_pipeline(model, name, step)
-    attribute = next((attribute for kind, attribute in _INNER.items() if isinstance(model, kind)), None)
-    inner = attribute and with_step_after_loader(getattr(model, attribute, None), name, step)
-    if inner is None:
-        return None
-    changed = copy.copy(model)
-    setattr(changed, str(attribute), inner)
-    return changed
-
-
-def _in_pipeline(model: Pipeline, name: str, step: BaseEstimator) -> Pipeline | None:
-    for i, (own_name, own_step) in enumerate(model.steps):
-        if isinstance(own_step, ImageLoader):
-            return Pipeline([*model.steps[: i + 1], (name, step), *model.steps[i + 1 :]])
-        inner = with_step_after_loader(own_step, name, step)
-        if inner is not None:
-            return Pipeline([*model.steps[:i], (own_name, inner), *model.steps[i + 1 :]])
-    return None
-
-
-def scores_in_chunks(model: Any, paths: pd.Series, advance: Callable[[int], None]) -> np.ndarray:
-    """Return the probability of pneumonia of each image, shape (n,); a part at a time, to show progress."""
-    chunks = [paths.iloc[start : start + _CHUNK_SIZE] for start in range(0, len(paths), _CHUNK_SIZE)]
-    scores = []
-    for chunk in chunks:
-        scores.append(pneumonia_scores(model, chunk))
-        advance(len(chunk))
-    return np.concatenate(scores)
-
-
-def probe_rows(
-    name: str, models: Mapping[str, Any], rows: pd.DataFrame, *, title: str, verbose: int, fold: int | None = None
-) -> pd.DataFrame:
-    """Score the same images with one pipeline after the other.
-
-    Parameters
-    ----------
-    name : str
-        Of the pipeline in ``probes.csv``.
-    models : mapping of str to Pipeline
-        Fitted, by probe; maybe none.
     rows : DataFrame
-        With `path`, `patient`, `split` and `target`.
-    title : str
-        What the progress bar says.
-    verbose : int
-        1 shows a progress bar.
-    fold : int or None
-        Of training images that were held out.
+        With `patient`, `target` (the permuted label) and `score`.
 
     Returns
     -------
-    DataFrame
-        Rows of ``probes.csv``.
+    dict
+        "roc_auc"; "chance95", where 95 % of such AUCs lie when the labels are dealt out to these patients again and
+        again; "p", the share of those that are as high; and whether "passed": p is at least .005. A lower one says that
+        held-out images were not new to the classifier.
+
+    References
+    ----------
+    Ojala, Garriga (2010). Permutation tests for studying classifier performance. JMLR 11, 1833-1863.
     """
-    parts = []
-    with progress_bar(f"{title}, {name}", len(models) * len(rows), show=verbose > 0) as advance:
-        for probe, model in models.items():
-            scores = scores_in_chunks(model, rows["path"], advance)
-            parts.append(score_rows(rows, name, scores, fold).assign(probe=probe))
-    return pd.concat(parts) if parts else pd.DataFrame(columns=list(TABLES["probes"].columns))
+    auc = float(roc_auc_score(rows["target"], rows["score"]))
+    by_patient = rows.assign(rank=rankdata(rows["score"])).groupby("patient")
+    ranks, sizes = by_patient["rank"].sum().to_numpy(), by_patient.size().to_numpy()
+    labels = np.tile(by_patient["target"].first(), (N_DRAWS, 1))
+    dealt = np.random.default_rng(0).permuted(labels, axis=1)
+    n_pneumonia = dealt @ sizes
+    by_chance = (dealt @ ranks - n_pneumonia * (n_pneumonia + 1) / 2) / (n_pneumonia * (len(rows) - n_pneumonia))
+    low, high = np.quantile(by_chance, (0.025, 0.975))
+    p = float((1 + np.sum(by_chance >= auc - 1e-9)) / (1 + N_DRAWS))
+    return {"roc_auc": auc, "chance95": [float(low), float(high)], "p": p, "passed": p >= ALARM}
 
 
 def scores_of(probes: pd.DataFrame, probe: str, paths: pd.Series, lacking: str) -> np.ndarray | None:
@@ -183,3 +104,95 @@ def auc_change(before: float, after: float, drawn: np.ndarray) -> dict[str, Any]
 
 def _auc(target: ArrayLike, score: ArrayLike) -> float:
     return float(roc_auc_score(target, score))
+
+
+def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame, whole: Draws) -> dict[str, Any]:
+    """Compare the ROC AUC on occluded test images with that on whole ones.
+
+    Parameters
+    ----------
+    test : DataFrame
+        Test rows of ``scores.csv`` of one pipeline.
+    probes : DataFrame
+        Rows of ``probes.csv`` of the same pipeline.
+    whole : Draws
+        Of the test images as they are.
+
+    Returns
+    -------
+    dict of str to dict
+        By part: "roc_auc", "change" (against whole images) and the "ci95" of that, by paired bootstrap of patients.
+
+    Raises
+    ------
+    DataError
+        If not all test images were occluded.
+    """
+    hidden = {}
+    for part in PARTS:
+        lacking = f"test images without their {part}; `compare --sanity` writes it anew"
+        score = scores_of(probes, part, test["path"], lacking)
+        if score is not None:
+            hidden[part] = score
+    facts, _ = auc_changes(test, hidden, whole)
+    return facts
+
+
+#: The images as they are, among the changed ones.
+CLEAN = "clean"
+#: Of the probes in ``probes.csv``.
+PREFIX = "stress:"
+
+
+def _figures(target: pd.Series, score: np.ndarray, threshold: float) -> dict[str, float]:
+    values = compute_metrics(target, score, threshold)
+    called = float(np.mean(np.asarray(score) >= threshold))
+    return {**{name: values[name] for name in ("roc_auc", "recall", "specificity")}, "called_pneumonia": called}
+
+
+def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
+    """Say how a pipeline did on changed images.
+
+    Parameters
+    ----------
+    scores, probes : DataFrame
+        Rows of ``scores.csv`` and ``probes.csv`` of the pipeline.
+    threshold : float
+        Its threshold.
+
+    Returns
+    -------
+    dict or None
+        "source", which is "val" or "held-out"; "n_images" and "n_patients"; the "clean" images and, by name, the
+        "changes", each with "roc_auc", "recall", "specificity" and "called_pneumonia" (the share that reaches the
+        threshold); their "mean" over the changes. "ci95" is of the AUC of clean images, and elsewhere of its "change"
+        against them, by paired bootstrap of patients. None where nothing was tried.
+
+    Raises
+    ------
+    DataError
+        If not all images were changed.
+    """
+    refitted = probes[probes["probe"] == PREFIX + CLEAN]
+    rows = refitted if len(refitted) else scores[scores["split"] == "val"]
+    changed = {}
+    for name in CHANGES:
+        lacking = f"images under the change {name!r}; `compare --stress` writes it anew"
+        score = scores_of(probes, PREFIX + name, rows["path"], lacking)
+        if score is not None:
+            changed[name] = score
+    if not changed:
+        return None
+    before = bootstrap(rows["patient"], rows["target"], {CLEAN: rows["score"]}, {CLEAN: threshold})[CLEAN]
+    aucs, drawn = auc_changes(rows, changed, before)
+    clean = _figures(rows["target"], rows["score"].to_numpy(dtype=float), threshold)
+    facts = {name: {**_figures(rows["target"], score, threshold), **aucs[name]} for name, score in changed.items()}
+    means = {key: float(np.mean([fact[key] for fact in facts.values()])) for key in clean}
+    return {
+        "source": "held-out" if len(refitted) else "val",
+        "n_images": len(rows),
+        "n_patients": int(rows["patient"].nunique()),
+        CLEAN: {**clean, "ci95": interval(before.metrics["roc_auc"], clean["roc_auc"])},
+        "changes": facts,
+        "mean": {**means, **auc_change(clean["roc_auc"], means["roc_auc"], np.mean(list(drawn.values()), axis=0))},
+    }

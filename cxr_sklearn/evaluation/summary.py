@@ -14,13 +14,10 @@ from .bootstrap import FPR_GRID, Draws, bootstrap, interval, rate, wilson
 from .calibration import calibration_facts
 from .diagnosis import diagnose
 from .metrics import DECISION_METRICS, METRICS, compute_metrics, confusion_cells
-from .occlusion import occlusion_facts
 from .paired import compare_pairs
-from .permutation import permutation_facts
-from .prevalence import elsewhere
-from .stress import PREFIX as STRESS
-from .stress import stress_facts
-from .subgroups import confident_errors, groups_of, rates_by_group
+from .probes import PREFIX as STRESS
+from .probes import occlusion_facts, permutation_facts, stress_facts
+from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
 from .thresholds import Rule, choose_threshold
 
 #: Specificities at which the sensitivity is told.
@@ -209,3 +206,18 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
         found["worse_than_shortcuts"] = worse
         found["not_beating_shortcuts"] = [name for name in learners if name not in differ]
     return found
+
+
+def learning_facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Return mean and range of the AUC for each pipeline and number of patients, as metrics.json has them."""
+    pipelines = {}
+    for name, rows in table.groupby("pipeline", sort=False):
+        by_size = rows.groupby("patients")["roc_auc"]
+        points = pd.DataFrame({"mean": by_size.mean(), "low": by_size.min(), "high": by_size.max()}).reset_index()
+        pipelines[str(name)] = {"weights": rows["weights"].fillna("").iloc[0], "points": points.to_dict("records")}
+    return {
+        "images": int(table["images"].iloc[0]),
+        "source": table["source"].iloc[0],
+        "repeats": int(table["repeat"].max()) + 1,
+        "pipelines": pipelines,
+    }

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix_at_thresholds
 
-from ..datasets.findings import MIN_IMAGES_PER_CLASS
+from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..exceptions import DataError, InputError
 from .metrics import confusion_cells
 

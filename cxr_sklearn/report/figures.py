@@ -1,7 +1,8 @@
-"""Figures of the report as SVG text that fits a light and a dark page."""
+"""Figures of the report as SVG text that fits a light and a dark page, and thumbnails of radiographs."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,8 +14,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from sklearn.metrics import roc_curve
 
+from ..exceptions import ImageReadError
+from ..images.loader import ImageLoader
 from .words import Words
 
 #: Okabe and Ito's colours for the colour-blind, without the yellow that vanishes on white.
@@ -195,3 +199,21 @@ def _svg(figure: Figure) -> str:
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+
+
+#: Height and width in pixels.
+SIZE = 176
+
+
+def thumbnail(path: str) -> tuple[str, str | None]:
+    """Return a radiograph as a ``data:`` address, and None or why it cannot be read.
+
+    The folder may have moved since the run: a picture that is missing costs the report nothing else.
+    """
+    try:
+        grey = ImageLoader(SIZE, resize="pad").transform([path])[0][:, :, 0]
+    except ImageReadError as error:
+        return "", error.failures[path]
+    jpeg = io.BytesIO()
+    Image.fromarray(grey).save(jpeg, format="JPEG", quality=75, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(), None

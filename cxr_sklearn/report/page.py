@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from .._io import atomic_write
 from ..evaluation.metrics import DECISION_METRICS, METRICS
-from ..evaluation.occlusion import PARTS
 from ..evaluation.summary import SHORTCUTS
-from ..files import replacing
-from .figures import learning_figure, reliability_figure, roc_figure, training_figure
-from .gallery import thumbnail
+from ..images.changes import PARTS
+from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
 from .sentences import (
     between,
     curve_labels,
@@ -78,7 +77,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         ("model-card.md.j2", {}, "model-card.md"),
     ):
         text = _environment(say).get_template(template).render(**shared, **more)
-        with replacing(folder / file) as draft:
+        with atomic_write(folder / file) as draft:
             draft.write_text(text, encoding="utf-8")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from ..exceptions import InputError
 
 LANGUAGES = ("en", "es")
-
 #: From a key of the catalogue and the values it has places for to a text.
 Words = Callable[..., str]
 

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
-from ..persistence import SavedModel
+from ..models.model import SavedModel
 from .scoring import Answer, Scorer
 from .uploads import FIELD, MAX_BYTES, MAX_FILES, uploads
 

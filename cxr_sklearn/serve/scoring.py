@@ -1,24 +1,78 @@
-"""From the bytes of one file to an answer, without a file."""
+"""From the bytes of one file to an answer, with its picture and heat map."""
 
 from __future__ import annotations
 
+import base64
 import io
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from pydantic import BaseModel, Field
 
-from ..decoding import Decoding, reason_of, size_and_mode
-from ..evaluation.shortcuts import ShortcutFeatures
 from ..exceptions import ImageReadError, ModelError
-from ..explanation.maps import explain
-from ..explanation.taken_apart import fitted_steps
-from ..loader import ImageLoader
-from ..persistence import SavedModel
-from ..scores import pneumonia_scores
-from .pictures import heat_picture, picture
+from ..features.shortcuts import ShortcutFeatures
+from ..images._decoding import FORMATS, Decoding, reason_of, size_and_mode
+from ..images.loader import ImageLoader
+from ..models._steps import fitted_steps
+from ..models.calibration import pneumonia_scores
+from ..models.explain import explain
+from ..models.model import SavedModel
+
+_LONGEST_SIDE = 640
+#: EXIF orientations that exchange width and height.
+_LYING = (5, 6, 7, 8)
+
+
+def picture(content: bytes, taken: Decoding | None) -> str:
+    """Return an image that can be decoded as the data URL of a JPEG, upright and of the part that the model takes.
+
+    Parameters
+    ----------
+    content : bytes
+    taken : Decoding or None
+        How the model decodes images, if it looks at one size of them.
+    """
+    crop = 1.0 if taken is None else taken.crop
+    if taken is None or taken.resize == "stretch":
+        width, height = (side * crop for side in _upright_size(content))
+        resize, largest = "stretch", 1.0
+    else:
+        width, height, resize = taken.width, taken.height, taken.resize
+        largest = np.inf
+    scale = min(largest, _LONGEST_SIDE / max(width, height))
+    shown = Decoding(max(round(height * scale), 1), max(round(width * scale), 1), resize, crop)(content)
+    return _data_url(Image.fromarray(shown), "JPEG")
+
+
+def heat_picture(heat: np.ndarray) -> str:
+    """Return a heat map as the data URL of a PNG: opacity is heat, and colour goes from yellow to red with it.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (H, W)
+        From 0 to 1.
+    """
+    level = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
+    full, none = np.full_like(level, 255), np.zeros_like(level)
+    return _data_url(Image.fromarray(np.dstack([full, 255 - level, none, level])), "PNG")
+
+
+def _upright_size(content: bytes) -> tuple[int, int]:
+    width, height, _ = size_and_mode(content)
+    if content[128:132] == b"DICM":
+        return width, height
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        # Pillow tells the size of a TIFF as it is upright.
+        is_lying = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _LYING
+    return (height, width) if is_lying else (width, height)
+
+
+def _data_url(image: Image.Image, format: str) -> str:
+    file = io.BytesIO()
+    image.save(file, format)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 class Answer(BaseModel):

@@ -21,7 +21,6 @@ FIELD = "files"
 #: Of a request, what is in no file; boundaries and headers of a part are some hundred bytes.
 MAX_AROUND = 250_000
 _LONGEST_NAME = 255
-
 # The parser warns of what the client is told anyway; without a handler that would come out on the terminal.
 logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 

@@ -1,4 +1,4 @@
-"""The main job: the same images, folds and rules for every pipeline, and one table of scores to judge them by."""
+"""compare: the same images, folds and rules for every pipeline, and one table of scores to judge them by."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ from typing import Any
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from ..datasets.folder import SPLIT_NAMES
-from ..domain import DomainDetector
-from ..evaluation.anatomy import crop_of, embed_all, training_of
-from ..evaluation.calibration import calibrate as calibrate_scores
-from ..evaluation.calibration import calibrated_rows
-from ..evaluation.circumstances import check_images, describe_images, describe_run
-from ..evaluation.occlusion import occluded_rows
-from ..evaluation.permutation import permuted_rows
-from ..evaluation.search import evaluate, patient_folds
-from ..evaluation.stress import stressed_validation
+from ..datasets._frame import SPLIT_NAMES
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, ModelError, RecipeError
-from ..persistence import save
-from ..recipes import Recipe, default_recipes, load_recipe
+from ..features.domain import DomainDetector
+from ..models._steps import crop_of
+from ..models.calibration import calibrated
+from ..models.files import save
 from ..report.words import words
-from ..scores import calibrated
-from .checks import CLASSES, Domains, check_options, images_of, load_recipes
-from .results import render, write_metrics
+from ._metadata import check_images, describe_images, describe_run
+from .probes import occluded_rows, permuted_rows, stressed_validation
+from .recipes import Recipe, default_recipes, load_recipe, load_recipes
+from .run_folder import render, write_metrics
+from .search import (
+    CLASSES,
+    Domains,
+    calibrated_rows,
+    check_options,
+    embed_all,
+    evaluate,
+    images_of,
+    patient_folds,
+    training_of,
+)
+from .search import calibrate as calibrate_scores
 
 
 def compare(

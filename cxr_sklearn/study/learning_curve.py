@@ -1,4 +1,4 @@
-"""How many patients it takes: ROC AUC on held-out images against the number of training patients."""
+"""learning_curve: ROC AUC on held-out images against the number of training patients."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
-from ..datasets.findings import MIN_IMAGES_PER_CLASS
-from ..embedder import FrozenEmbedder
-from ..evaluation.anatomy import embed_all
-from ..evaluation.circumstances import check_images
-from ..evaluation.search import fit, patient_folds, search
+from .._progress import progress_bar
+from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
-from ..progress import progress_bar
-from ..recipes import Recipe, default_recipes, load_recipe
-from ..scores import pneumonia_scores
-from .checks import images_of, load_recipes
+from ..features.embedder import FrozenEmbedder
+from ..models.calibration import pneumonia_scores
+from ._metadata import check_images
+from .recipes import Recipe, default_recipes, load_recipe, load_recipes
+from .search import embed_all, fit, images_of, patient_folds, search
 
 SMALLEST = 30
 _FOLDS = 4
@@ -160,18 +158,3 @@ def _draw(train: pd.DataFrame, n: int, random_state: int) -> pd.DataFrame:
         for part, size in ((shuffled[shuffled == 1], n_pneumonia), (shuffled[shuffled == 0], n - n_pneumonia))
     ]
     return train[train["patient"].isin(taken[0].append(taken[1]))]
-
-
-def learning_facts(table: pd.DataFrame) -> dict[str, Any]:
-    """Return mean and range of the AUC for each pipeline and number of patients, as metrics.json has them."""
-    pipelines = {}
-    for name, rows in table.groupby("pipeline", sort=False):
-        by_size = rows.groupby("patients")["roc_auc"]
-        points = pd.DataFrame({"mean": by_size.mean(), "low": by_size.min(), "high": by_size.max()}).reset_index()
-        pipelines[str(name)] = {"weights": rows["weights"].fillna("").iloc[0], "points": points.to_dict("records")}
-    return {
-        "images": int(table["images"].iloc[0]),
-        "source": table["source"].iloc[0],
-        "repeats": int(table["repeat"].max()) + 1,
-        "pipelines": pipelines,
-    }

@@ -1,4 +1,4 @@
-"""One pipeline, fitted to be used elsewhere: searched, calibrated if asked for, and with its threshold."""
+"""train: one pipeline, searched, calibrated if asked for, and with its threshold."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from ..evaluation.anatomy import embed_all
-from ..evaluation.calibration import calibrate as calibrate_scores
-from ..evaluation.calibration import calibrated_rows
-from ..evaluation.circumstances import check_images
 from ..evaluation.metrics import compute_metrics
-from ..evaluation.search import evaluate, patient_folds
-from ..evaluation.stress import stressed_validation
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
-from ..persistence import SavedModel
-from ..recipes import load_recipe
-from ..scores import calibrated
-from .checks import Domains, check_options, images_of
+from ..models.calibration import calibrated
+from ..models.model import SavedModel
+from ._metadata import check_images
+from .probes import stressed_validation
+from .recipes import load_recipe
+from .search import Domains, calibrated_rows, check_options, embed_all, evaluate, images_of, patient_folds
+from .search import calibrate as calibrate_scores
 
 
 def train(

@@ -11,8 +11,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, load, make_radiographs, save
-from cxr_sklearn.classifiers import finetuned, training
-from cxr_sklearn.classifiers.checkpoints import Checkpoint
+from cxr_sklearn.classifiers import _training as training
+from cxr_sklearn.classifiers import finetuned
+from cxr_sklearn.classifiers._training import Checkpoint
 from cxr_sklearn.exceptions import TrainingError
 
 keras = pytest.mark.keras

@@ -7,11 +7,11 @@ from scipy.special import log_softmax
 from sklearn.base import clone
 
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, make_radiographs
-from cxr_sklearn.backbones import Backbone
-from cxr_sklearn.classifiers import cut
-from cxr_sklearn.classifiers import kept as kept_module
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers import _frozen_layers as cut
+from cxr_sklearn.classifiers import _frozen_layers as kept_module
 from cxr_sklearn.exceptions import WeightsUnavailableError
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn.features._backbones import Backbone
 
 pytestmark = pytest.mark.keras
 MOBILENET = {"backbone": "MobileNet", "weights": "random", "trainable_from": "conv_dw_13", "dense_units": 8}

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import ScratchCNNClassifier, make_radiographs
-from cxr_sklearn.classifiers.batch_norm import estimate_statistics
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers._training import estimate_statistics
 
 pytestmark = pytest.mark.keras
 SMALL = {"filters": (4, 8), "dense_units": 8, "batch_size": 16, "random_state": 0, "precision": "float32"}

@@ -12,8 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cxr_sklearn import FineTunedClassifier, ScratchCNNClassifier
-from cxr_sklearn.classifiers import cut
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers import _frozen_layers as cut
 
 pytestmark = [
     pytest.mark.keras,

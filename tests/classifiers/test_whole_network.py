@@ -10,12 +10,11 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, make_radiographs
-from cxr_sklearn.backbones import Backbone
-from cxr_sklearn.classifiers import cut
-from cxr_sklearn.classifiers.batch_norm import estimate_statistics, learning_normalisations
-from cxr_sklearn.classifiers.training import scheduled
-from cxr_sklearn.explanation.maps import explain
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers import _frozen_layers as cut
+from cxr_sklearn.classifiers._training import estimate_statistics, learning_normalisations, scheduled
+from cxr_sklearn.features._backbones import Backbone
+from cxr_sklearn.models.explain import explain
 
 pytestmark = pytest.mark.keras
 MOBILENET = {

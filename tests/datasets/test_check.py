@@ -7,10 +7,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from cxr_sklearn import load_folder, make_radiographs
-from cxr_sklearn.datasets import check
-from cxr_sklearn.datasets.copies import similar_groups
-from cxr_sklearn.descriptors import describe
+from cxr_sklearn.datasets.audit import check, similar_groups
 from cxr_sklearn.exceptions import DataError
+from cxr_sklearn.features._image_stats import describe
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +204,7 @@ def test_what_splits_lack(radiographs, tmp_path):
 
 def test_a_second_check_reads_no_image(root, monkeypatch):
     first = checked(root)
-    monkeypatch.setattr("cxr_sklearn.descriptors._describe", None)
+    monkeypatch.setattr("cxr_sklearn.features._image_stats._describe", None)
     assert checked(root) == first
 
 
@@ -222,7 +221,7 @@ def test_different_radiographs_are_not_alike(monkeypatch):
     assert similar_groups(spectra) == []
     copied = np.concatenate([spectra, spectra[:3] * 1.2])
     for block in (1024, 7):
-        monkeypatch.setattr("cxr_sklearn.datasets.copies._BLOCK", block)
+        monkeypatch.setattr("cxr_sklearn.datasets.audit._BLOCK", block)
         assert [group.tolist() for group in similar_groups(copied)] == [[i, i + len(spectra)] for i in range(3)]
 
 

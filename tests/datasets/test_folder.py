@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import load_folder, write_radiographs
-from cxr_sklearn.datasets import check
+from cxr_sklearn.datasets.audit import check
 from cxr_sklearn.exceptions import CXRError, DataError
 
 from ..conftest import write_image

@@ -20,7 +20,8 @@ from kagglesdk import kaggle_env
 from typer.testing import CliRunner
 
 from cxr_sklearn.cli import app
-from cxr_sklearn.datasets import kaggle, load_folder
+from cxr_sklearn.datasets import kaggle
+from cxr_sklearn.datasets.folder import load_folder
 from cxr_sklearn.exceptions import DataUnavailableError
 
 CHUNK = kagglehub.clients.CHUNK_SIZE

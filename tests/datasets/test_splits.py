@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import balanced_subset
-from cxr_sklearn.datasets import group_split
+from cxr_sklearn.datasets.splits import group_split
 from cxr_sklearn.exceptions import DataError
 
 

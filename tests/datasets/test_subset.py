@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import balanced_subset, load_folder
-from cxr_sklearn.datasets import check, load_frame, write_subset
+from cxr_sklearn.datasets.audit import check
+from cxr_sklearn.datasets.folder import load_frame
+from cxr_sklearn.datasets.splits import write_subset
 from cxr_sklearn.exceptions import DataError, ImageReadError
 
 from ..conftest import write_image
@@ -55,7 +57,7 @@ def test_another_subset_takes_the_place_of_an_earlier_one(root, tmp_path):
 
 
 def test_a_run_that_broke_off_is_taken_up_again(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr_sklearn.datasets.subset._link", fails_after(5))
+    monkeypatch.setattr("cxr_sklearn.datasets.splits._link", fails_after(5))
     with pytest.raises(OSError, match="disk full"):
         write_subset(drawn_from(root), tmp_path / "out")
     monkeypatch.undo()
@@ -64,7 +66,7 @@ def test_a_run_that_broke_off_is_taken_up_again(root, tmp_path, monkeypatch):
 
 
 def fails_after(n):
-    from cxr_sklearn.datasets.subset import _link
+    from cxr_sklearn.datasets.splits import _link
 
     calls = []
 
@@ -102,7 +104,7 @@ def test_other_errors_are_no_reason_for_a_copy(root, tmp_path, monkeypatch):
 
 
 def test_links_lead_to_the_file_itself(root, tmp_path, monkeypatch):
-    monkeypatch.setattr("cxr_sklearn.datasets.subset._link", lambda source, target, how: target.symlink_to(source))
+    monkeypatch.setattr("cxr_sklearn.datasets.splits._link", lambda source, target, how: target.symlink_to(source))
     (tmp_path / "linked").symlink_to(root)
     write_subset(drawn_from(tmp_path / "linked"), tmp_path / "out")
     (tmp_path / "linked").unlink()

@@ -1,7 +1,7 @@
 import pytest
 
 from cxr_sklearn import load_folder
-from cxr_sklearn.datasets import load_frame
+from cxr_sklearn.datasets.folder import load_frame
 from cxr_sklearn.exceptions import DataError
 
 from ..conftest import write_image
@@ -106,7 +106,7 @@ def test_files_that_cannot_be_read(write, tmp_path):
 
 
 def test_many_images_are_not_opened(write, monkeypatch):
-    monkeypatch.setattr("cxr_sklearn.datasets.folder._MANY", 1)
+    monkeypatch.setattr("cxr_sklearn.datasets._frame._MANY", 1)
     table = write("path,label\nx/a.png,0\nx/person3_virus_4.png,1\n")
     assert load_frame(table)["width"].isna().all()
     assert load_frame(table, sizes=True)["width"].tolist() == [8, 8]

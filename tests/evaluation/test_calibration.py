@@ -9,8 +9,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
-from cxr_sklearn.evaluation.calibration import METHODS, calibrate, calibrated_rows, calibration_facts
-from cxr_sklearn.scores import calibrated
+from cxr_sklearn.evaluation.calibration import calibration_facts
+from cxr_sklearn.models.calibration import METHODS, calibrated
+from cxr_sklearn.study.search import calibrate, calibrated_rows
 
 
 def sigmoid(x):

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn.evaluation.anatomy import training_table
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.report.sentences import finding_sentence
 from cxr_sklearn.report.words import words
+from cxr_sklearn.study.search import training_table
 
 NO_TRAINING = pd.DataFrame(columns=["pipeline", "phase", "epoch", "loss"])
 

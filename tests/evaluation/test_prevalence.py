@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap
-from cxr_sklearn.evaluation.prevalence import elsewhere, predictive_values
+from cxr_sklearn.evaluation.subgroups import elsewhere, predictive_values
 
 
 def test_predictive_values_worked_out_by_hand():

@@ -10,10 +10,11 @@ from sklearn.preprocessing import FunctionTransformer
 
 from cxr_sklearn import ImageLoader, compare
 from cxr_sklearn.evaluation.bootstrap import bootstrap
-from cxr_sklearn.evaluation.occlusion import ImageOccluder, occluded, occluded_rows, occlusion_facts
-from cxr_sklearn.evaluation.permutation import permutation_facts, permuted_labels, permuted_rows
+from cxr_sklearn.evaluation.probes import occlusion_facts, permutation_facts
 from cxr_sklearn.evaluation.tables import read_table
 from cxr_sklearn.exceptions import DataError, InputError
+from cxr_sklearn.images.changes import ImageOccluder
+from cxr_sklearn.study.probes import occluded, occluded_rows, permuted_labels, permuted_rows
 from tests.conftest import write_image
 
 

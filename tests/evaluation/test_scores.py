@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from cxr_sklearn.evaluation.tables import write_table
+from cxr_sklearn.evaluation.tables import read_scores, write_table
 from cxr_sklearn.exceptions import DataError
-from cxr_sklearn.study.results import read_metrics, read_scores
+from cxr_sklearn.study.run_folder import read_metrics
 
 
 def test_scores_come_back(scores, tmp_path):

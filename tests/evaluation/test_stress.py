@@ -16,8 +16,10 @@ from sklearn.preprocessing import FunctionTransformer
 
 from cxr_sklearn import BalancedClassifier, ImageLoader, stress_test
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval
-from cxr_sklearn.evaluation.scores import score_rows
-from cxr_sklearn.evaluation.stress import (
+from cxr_sklearn.evaluation.probes import stress_facts
+from cxr_sklearn.evaluation.tables import score_rows
+from cxr_sklearn.exceptions import DataError, InputError, ModelError
+from cxr_sklearn.images.changes import (
     CHANGES,
     Blur,
     Collimation,
@@ -28,13 +30,9 @@ from cxr_sklearn.evaluation.stress import (
     Noise,
     Rotation,
     Shrinking,
-    stress_facts,
-    stressed,
-    stressed_rows,
-    stressed_validation,
 )
-from cxr_sklearn.exceptions import DataError, InputError, ModelError
-from cxr_sklearn.scores import calibrated, fit_calibrator
+from cxr_sklearn.models.calibration import calibrated, fit_calibrator
+from cxr_sklearn.study.probes import stressed, stressed_rows, stressed_validation
 from tests.conftest import write_image
 
 

@@ -3,11 +3,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn.evaluation.bootstrap import wilson
-from cxr_sklearn.evaluation.subgroups import (
-    confident_errors,
-    groups_of,
-    rates_by_group,
-)
+from cxr_sklearn.evaluation.subgroups import confident_errors, groups_of, rates_by_group
 
 
 @pytest.fixture

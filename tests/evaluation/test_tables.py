@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn.evaluation.anatomy import training_table
 from cxr_sklearn.evaluation.tables import TABLES, read_table, write_table
 from cxr_sklearn.exceptions import DataError
+from cxr_sklearn.study.search import training_table
 
 
 def test_a_table_comes_back_as_it_was_written(scores, tmp_path):

@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
-from cxr_sklearn.evaluation.thresholds import MIN_IMAGES_PER_CLASS, Rule, choose_threshold, find_threshold, parse_rule
+from cxr_sklearn.datasets._frame import MIN_IMAGES_PER_CLASS
+from cxr_sklearn.evaluation.thresholds import Rule, choose_threshold, find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError
 
 YOUDEN = Rule("youden", 0)

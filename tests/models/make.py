@@ -7,8 +7,8 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 
 from cxr_sklearn import DomainDetector, ImageLoader, ScratchCNNClassifier, __version__, save, write_radiographs
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import calibrated, fit_calibrator
+from cxr_sklearn.models.calibration import calibrated, fit_calibrator
+from cxr_sklearn.study.recipes import load_recipe
 
 
 def keep(folder: Path, name: str, pipeline: Pipeline, frame: pd.DataFrame, **options: object) -> None:

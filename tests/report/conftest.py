@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import compare
-from cxr_sklearn.evaluation.anatomy import training_table
-from cxr_sklearn.evaluation.stress import CHANGES
 from cxr_sklearn.evaluation.tables import TABLES, write_table
+from cxr_sklearn.images.changes import CHANGES
 from cxr_sklearn.report import page
 from cxr_sklearn.report.words import words
-from cxr_sklearn.study.results import write_results
+from cxr_sklearn.study.run_folder import write_results
+from cxr_sklearn.study.search import training_table
 
 
 def recording(lang, said):

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn.evaluation.metrics import METRICS
-from cxr_sklearn.evaluation.scores import read_scores
-from cxr_sklearn.evaluation.tables import read_table
+from cxr_sklearn.evaluation.tables import read_scores, read_table
 from cxr_sklearn.report.page import HEADLINE, write_report
 from cxr_sklearn.report.words import LANGUAGES, catalogue
-from cxr_sklearn.study.results import write_results
+from cxr_sklearn.study.run_folder import write_results
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[\N{NARROW NO-BREAK SPACE}.,]\d+)*")
 

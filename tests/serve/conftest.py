@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from cxr_sklearn import DomainDetector, ImageLoader, save, write_radiographs
-from cxr_sklearn.persistence import load_model
+from cxr_sklearn.models.files import load_model
 
 from ..conftest import ROOT
 

@@ -13,9 +13,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from cxr_sklearn import DomainDetector
 from cxr_sklearn.exceptions import ModelError
-from cxr_sklearn.prediction import predict
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import calibrated, fit_calibrator
+from cxr_sklearn.models.calibration import calibrated, fit_calibrator
+from cxr_sklearn.models.prediction import predict
+from cxr_sklearn.study.recipes import load_recipe
 
 from .conftest import BENCHMARK, answers, ask, client_of, encoded, image_of, lying_jpeg, pixel_pipeline
 

@@ -15,7 +15,7 @@ import numpy as np
 import uvicorn
 
 from cxr_sklearn.cli import app
-from cxr_sklearn.persistence import load_model
+from cxr_sklearn.models.files import load_model
 
 from .conftest import ADDRESS
 

@@ -10,9 +10,9 @@ from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
-from cxr_sklearn.persistence import load
+from cxr_sklearn.models.files import load
 from cxr_sklearn.report.words import words
-from cxr_sklearn.study.results import write_results
+from cxr_sklearn.study.run_folder import write_results
 
 from ..conftest import FROZEN, ROOT
 

@@ -5,15 +5,11 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import learning_curve, load_folder
+from cxr_sklearn.evaluation.summary import learning_facts
 from cxr_sklearn.evaluation.tables import read_table
 from cxr_sklearn.exceptions import DataError, InputError
-from cxr_sklearn.study.learning_curve import (
-    _draw,
-    _sizes,
-    frozen_recipes,
-    learning_facts,
-)
-from cxr_sklearn.study.results import fits
+from cxr_sklearn.study.learning_curve import _draw, _sizes, frozen_recipes
+from cxr_sklearn.study.run_folder import fits
 
 from ..conftest import write_image
 

@@ -3,12 +3,12 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxr_sklearn import DomainDetector, load, save, train, write_radiographs
-from cxr_sklearn.evaluation.search import patient_folds
 from cxr_sklearn.exceptions import DataError, RecipeError
-from cxr_sklearn.persistence import load_model
-from cxr_sklearn.prediction import predict
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn.models.files import load_model
+from cxr_sklearn.models.prediction import predict
 from cxr_sklearn.study.compare import compare
+from cxr_sklearn.study.recipes import load_recipe
+from cxr_sklearn.study.search import patient_folds
 
 from ..conftest import ROOT
 

@@ -1,0 +1,173 @@
+"""DomainDetector: whether an image looks like those a model was trained on."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GroupKFold
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from .._io import ReadsEarlierFiles
+from .._validation import check_groups
+from ..exceptions import ImageReadError, InputError
+from ._image_stats import BLANK, Descriptors, describe
+
+#: Share of held-out training images that is flagged.
+FLAGGED = 0.01
+_COMPONENTS, _NEIGHBOURS, _FOLDS = 32, 20, 5
+#: More training images than these make a model large and slow, and tell little more.
+_MOST_IMAGES = 5_000
+
+
+class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
+    """Tell images that look unlike the training images from afar, by local outlier factors.
+
+    An image is described by the low frequencies of its cosine transform, its mean grey level and its contrast.
+    Photographs, blank images, noise, negatives and images that lie on their side are told apart; a mirrored radiograph
+    is not, and one turned upside down may not be. Less than a hundred training images tell little, and one in twenty
+    radiographs may be flagged then.
+
+    Parameters
+    ----------
+    store : str, path or None, default="auto"
+        Folder of the feature store, as for :class:`FrozenEmbedder`.
+    crop : float, default=1.0
+        The central part of each side that is looked at, as for :class:`ImageLoader`: that of the model, which does not
+        see the rest either.
+
+    Attributes
+    ----------
+    offset_ : float
+        Outlier score below which an image is flagged: one held-out training image in a hundred is.
+
+    References
+    ----------
+    Breunig, Kriegel, Ng, Sander (2000). LOF: identifying density-based local outliers. SIGMOD, 93-104.
+    """
+
+    offset_: float
+
+    def __init__(self, store: str | os.PathLike[str] | None = "auto", crop: float = 1.0) -> None:
+        self.store = store
+        self.crop = crop
+
+    def fit(self, X: Any, y: Any = None, groups: ArrayLike | None = None) -> Self:
+        """Learn what images look like, and place the limit by cross-validation.
+
+        Parameters
+        ----------
+        X : array-like of n paths, or images as an array of shape (n, H, W[, C]) and dtype uint8
+        y : ignored
+        groups : array-like of shape (n,), optional
+            Patients, none of whom is fitted on and held out at once.
+
+        Returns
+        -------
+        self : DomainDetector
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than ten images, or hardly any but those of one patient.
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        found = self._describe(X)
+        n = len(found.keys)
+        if n < 10:
+            raise InputError(f"{n} images do not tell what radiographs look like; at least 10 are needed")
+        groups = check_groups(groups, n)
+        rows = np.random.default_rng(0).permutation(n)[:_MOST_IMAGES]
+        values, groups = _values(found)[rows], groups[rows]
+        n_folds = min(_FOLDS, len(np.unique(groups)))
+        if n_folds < 2:
+            raise InputError("all images are of one patient, which does not tell what radiographs of others look like")
+        folds = list(GroupKFold(n_folds).split(values, groups=groups))
+        if (smallest := min(len(fitted) for fitted, _ in folds)) < 5:
+            raise InputError(f"but for {smallest} all images are of one patient; more patients are needed")
+        # The same in every fit, or scores would not be of one scale.
+        most = max(min(len(rows) // 4, smallest - 1), 1)
+        sizes = min(_COMPONENTS, most), min(_NEIGHBOURS, most)
+        held_out_scores = []
+        # Of a thousand images, a fifth places the limit well enough.
+        for fitted, held_out in folds if len(rows) < 1_000 else folds[:1]:
+            self._fit(values[fitted], *sizes)
+            held_out_scores.append(self._scores(values[held_out]))
+        # Of fewer than a hundred images, it is the least of them: interpolation would flag some of many.
+        self.offset_ = float(np.quantile(np.concatenate(held_out_scores), FLAGGED, method="lower"))
+        self._fit(values, *sizes)
+        return self
+
+    def _fit(self, values: np.ndarray, n_components: int, n_neighbours: int) -> None:
+        self.pca_ = PCA(n_components, random_state=0).fit(values)
+        # Trees are nothing that a .skops file could hold.
+        self.neighbours_ = LocalOutlierFactor(n_neighbors=n_neighbours, algorithm="brute", novelty=True)
+        self.neighbours_.fit(self.pca_.transform(values))
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return the negated outlier factors, shape (n,): about -1 in the midst of the training images, less outside,
+        and minus infinity for a blank image.
+
+        Parameters
+        ----------
+        X : as for :meth:`fit`
+
+        Raises
+        ------
+        ImageReadError
+            If images cannot be read; the error lists every one.
+        """
+        check_is_fitted(self)
+        found = self._describe(X)
+        is_blank = found.measures["contrast"].to_numpy() < BLANK
+        return np.where(is_blank, -np.inf, self._scores(_values(found)))
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Return how far inside the limit images lie, shape (n,): negative where they are flagged.
+
+        Parameters
+        ----------
+        X : as for :meth:`fit`
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return 1 for images like the training images and -1 for others, shape (n,).
+
+        Parameters
+        ----------
+        X : as for :meth:`fit`
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def _describe(self, X: Any) -> Descriptors:
+        found = describe(X, self.store, "Looking at images", 0, crop=self.crop)
+        if found.failures:
+            raise ImageReadError(found.failures, len(found.keys))
+        return found
+
+    def _scores(self, values: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = self.neighbours_.score_samples(self.pca_.transform(values))
+        return scores
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _values(found: Descriptors) -> np.ndarray:
+    """Describe each image by numbers of like size, whatever its contrast."""
+    spectra = found.spectra.astype(np.float64)
+    unit = spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1)
+    levels = found.measures[["mean", "contrast"]].to_numpy(dtype=np.float64) / 255
+    return np.hstack([10 * unit, 3 * levels])

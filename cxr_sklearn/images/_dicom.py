@@ -1,0 +1,402 @@
+"""DICOM files as grey pixels, upright and with the contrast that the file asks for."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
+from pydicom.filereader import read_dataset
+from pydicom.pixels import get_decoder
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    AllTransferSyntaxes,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGExtended12Bit,
+    UID_dictionary,
+)
+
+from ._pixels import MAX_PIXELS, RefusedError, check_pixels, row_blocks, scale_to_8_bit
+
+_PREAMBLE_BYTES = 132
+#: As many as the largest grey image of 32 bits has.
+_MAX_PIXEL_BYTES = 4 * MAX_PIXELS
+_AS_TEXT = ("NumberOfFrames", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope")
+PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
+ELEMENTS = [
+    *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", *_AS_TEXT),
+    *(f"{palette}{part}" for palette in PALETTES for part in ("Descriptor", "Data")),
+]
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+GREYS = ("MONOCHROME1", "MONOCHROME2")
+
+
+@dataclass(frozen=True)
+class Header:
+    """The elements that pixels need, still as bytes: converting an odd value would print it in a warning."""
+
+    dataset: Dataset
+    syntax: UID
+
+    @classmethod
+    def read(cls, file: BinaryIO, keywords: list[str]) -> Header:
+        """Read the elements of these names, whatever lies between them."""
+        file.seek(_PREAMBLE_BYTES)
+        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+        named = text_of(bytes_of(meta, "TransferSyntaxUID"))
+        syntax = next((known for known in AllTransferSyntaxes if known == named), None)
+        if syntax is None:
+            raise RefusedError("its DICOM header names no transfer syntax that is known")
+        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would unpack a bomb
+            raise RefusedError("deflated DICOM is not read; save it without compression, for example with dcmconv +te")
+        tags = [Tag(keyword) for keyword in keywords]
+        is_implicit, is_little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+        last = max(tags)
+        dataset = read_dataset(
+            file, is_implicit, is_little, stop_when=lambda tag, vr, length: tag > last, specific_tags=tags
+        )
+        return cls(dataset, syntax)
+
+    def check(self) -> None:
+        """Refuse what is no single picture of a size and kind that can be decoded."""
+        if not self.has("PixelData"):
+            raise self.no_image()
+        if (frames := self.number("NumberOfFrames", 1)) > 1:
+            raise RefusedError(f"holds {frames:.0f} frames; save the one you mean as a file of its own")
+        check_pixels(self.columns, self.rows)
+        n_bytes = self.rows * self.columns * self.samples * self.bits // 8
+        if n_bytes > _MAX_PIXEL_BYTES:
+            raise RefusedError(f"{n_bytes:,} bytes of pixels are more than the {_MAX_PIXEL_BYTES:,} allowed")
+        if self.rows * self.columns == 0:
+            raise RefusedError("its DICOM header tells a size of 0 pixels")
+        kinds = COLOURS if self.samples == 3 else (*GREYS, "PALETTE COLOR")
+        if self.samples not in (1, 3) or self.photometric not in kinds:
+            raise RefusedError(f"{self.samples} samples per pixel as {self.photometric} are not read")
+        if self.bits not in (1, 8, 16, 32) or not 0 < self.bits_stored <= self.bits:
+            raise RefusedError(f"{self.bits_stored} of {self.bits} bits per pixel are not read")
+
+    def no_image(self) -> RefusedError:
+        """Say what the file holds instead of an image, if the standard has a name for it."""
+        kind = UID_dictionary.get(text_of(self.raw("SOPClassUID")), ("", ""))[0]
+        return RefusedError(f"a DICOM file without an image{kind and ': '}{kind}")
+
+    @property
+    def rows(self) -> int:
+        """Height in pixels."""
+        return int(self.number("Rows"))
+
+    @property
+    def columns(self) -> int:
+        """Width in pixels."""
+        return int(self.number("Columns"))
+
+    @property
+    def samples(self) -> int:
+        """Channels."""
+        return int(self.number("SamplesPerPixel", 1))
+
+    @property
+    def bits(self) -> int:
+        """Bits that a sample takes."""
+        return int(self.number("BitsAllocated"))
+
+    @property
+    def bits_stored(self) -> int:
+        """Bits of a sample that are used."""
+        return int(self.number("BitsStored", self.bits))
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether samples are in two's complement."""
+        return self.number("PixelRepresentation", 0) == 1
+
+    @property
+    def photometric(self) -> str:
+        """Photometric interpretation, or "unknown" for what the standard does not name."""
+        text = text_of(self.raw("PhotometricInterpretation"))
+        return text if text in (*COLOURS, *GREYS, "PALETTE COLOR") else "unknown"
+
+    def has(self, keyword: str) -> bool:
+        """Whether an element is there and not empty."""
+        raw = self.raw(keyword)
+        return bool(text_of(raw) if keyword in _AS_TEXT else raw)
+
+    def number(self, keyword: str, default: float | None = None) -> float:
+        """First value of an element; without a default it must be there."""
+        if not self.has(keyword):
+            if default is None:
+                raise RefusedError(f"its DICOM header lacks {keyword}")
+            return default
+        if keyword not in _AS_TEXT:
+            return float(self.words(self.raw(keyword), signed=keyword.startswith("PixelPadding") and self.is_signed)[0])
+        try:
+            value = float(text_of(self.raw(keyword)).split("\\")[0])
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise RefusedError(f"{keyword} in its DICOM header is not a number")
+        return value
+
+    def words(self, raw: bytes, *, signed: bool = False) -> np.ndarray:
+        """16-bit numbers of an element."""
+        order = ">" if self.syntax == ExplicitVRBigEndian else "<"
+        return np.frombuffer(raw[: len(raw) // 2 * 2], dtype=f"{order}{'i' if signed else 'u'}2")
+
+    def raw(self, keyword: str) -> bytes:
+        """Bytes of an element; none where it is absent."""
+        return bytes_of(self.dataset, keyword)
+
+    def lut(self, sequence: str) -> Lut | None:
+        """Table of the first item of a sequence."""
+        if sequence not in self.dataset or not (items := self.dataset[sequence].value):
+            return None
+        is_signed = self.is_signed or ("LUTDescriptor" in items[0] and items[0].get_item("LUTDescriptor").VR == "SS")
+        return self.table(bytes_of(items[0], "LUTDescriptor"), bytes_of(items[0], "LUTData"), is_signed)
+
+    def table(self, descriptor: bytes, data: bytes, is_signed: bool) -> Lut:
+        """Look-up table of a descriptor (entries, first level mapped, bits per entry) and its data."""
+        if len(descriptor) != 6:
+            raise RefusedError("a look-up table of its DICOM header is damaged")
+        n = int(self.words(descriptor)[0]) or 65_536
+        first = int(self.words(descriptor, signed=is_signed)[1])
+        bits = int(self.words(descriptor)[2])
+        entries = np.frombuffer(data, np.uint8) if len(data) in (n, n + 1) else self.words(data)
+        if len(entries) < n or not 8 <= bits <= 16:
+            raise RefusedError("a look-up table of its DICOM header is damaged")
+        return Lut(entries[:n].astype(np.float64), first, 2.0**bits - 1)
+
+
+def bytes_of(dataset: Dataset, keyword: str) -> bytes:
+    """Return an element as it stands in the file; nothing where it is absent."""
+    value = dataset.get_item(keyword).value if keyword in dataset else b""
+    return value if isinstance(value, bytes) else b""
+
+
+def text_of(raw: bytes) -> str:
+    """Return the text of an element without its padding."""
+    return raw.decode("ascii", "replace").strip("\0 ")
+
+
+@dataclass(frozen=True)
+class Lut:
+    """A look-up table: levels below its first entry map to the first, those beyond its last to the last."""
+
+    entries: np.ndarray
+    first: int
+    highest: float
+
+    def __call__(self, levels: np.ndarray) -> np.ndarray:
+        """Look levels up."""
+        return self.entries[np.clip(levels - self.first, 0, len(self.entries) - 1).astype(np.intp)]
+
+
+#: What makes grey of red, green and blue, as Pillow does it.
+_LUMA = np.array([0.299, 0.587, 0.114])
+#: Levels to levels, for a block of rows.
+Levels = Callable[[np.ndarray], np.ndarray]
+
+
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Let no message of pydicom or NumPy out: it may quote a value, and in a damaged file that can be a name."""
+    try:
+        yield
+    except (RefusedError, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - and there is no telling which
+        raise RefusedError(f"its DICOM data are damaged ({type(error).__name__})") from None
+
+
+def size_and_mode(file: BinaryIO) -> tuple[int, int, str]:
+    """Return Columns, Rows and the photometric interpretation."""
+    with _own_words():
+        header = Header.read(file, ELEMENTS)
+        if not header.has("Columns"):
+            raise header.no_image()
+        return header.columns, header.rows, header.photometric
+
+
+def grey_pixels(file: BinaryIO) -> np.ndarray:
+    """Return the one image of a file as ``uint8 (rows, columns)``, white is 255.
+
+    A file's window or look-up table decides what is black and what is white; where there is none, the darkest and the
+    brightest level do.
+    """
+    with _own_words():
+        header = Header.read(file, [*ELEMENTS, "PixelData"])
+        header.check()
+        stored, photometric = _decode(header)
+        if header.photometric == "PALETTE COLOR":
+            return _palette_grey(header, stored)
+        if stored.ndim == 3:
+            return _colour_grey(header, stored, photometric)
+        grey = _shown_grey(header, stored)
+        if header.photometric == "MONOCHROME1":
+            np.subtract(255, grey, out=grey)
+        _blacken_padding(header, stored, grey)
+        return grey
+
+
+def _decode(header: Header) -> tuple[np.ndarray, str]:
+    """Return stored levels (rows, columns[, 3]) and what their three samples are."""
+    try:
+        decoder = get_decoder(header.syntax)
+    except NotImplementedError:
+        raise RefusedError(f"its pixels are compressed as {header.syntax.name}, which is not read") from None
+    is_12_bit_jpeg = header.syntax == JPEGExtended12Bit and header.bits_stored > 8
+    if not decoder.is_available or (is_12_bit_jpeg and decoder.available_plugins == ("pillow",)):
+        library = "openjpeg" if header.syntax in JPEG2000TransferSyntaxes else "libjpeg"
+        raise RefusedError(
+            f"its pixels are compressed as {header.syntax.name}; run pip install pylibjpeg pylibjpeg-{library}"
+        )
+    pixels = header.raw("PixelData")
+    if not header.syntax.is_compressed:
+        pixels = _whole(header, pixels)
+    elif "pillow" in decoder.available_plugins and not is_12_bit_jpeg:
+        _check_frame(header, pixels)
+    stored, facts = decoder.as_array(
+        pixels,
+        index=0,
+        raw=True,
+        rows=header.rows,
+        columns=header.columns,
+        samples_per_pixel=header.samples,
+        bits_allocated=header.bits,
+        bits_stored=header.bits_stored,
+        pixel_representation=int(header.is_signed),
+        photometric_interpretation=header.photometric,
+        planar_configuration=int(header.number("PlanarConfiguration", 0)),
+        number_of_frames=1,
+        pixel_keyword="PixelData",
+        pixel_vr=header.dataset.get_item("PixelData").VR or "OW",
+    )
+    return stored, str(facts["photometric_interpretation"])
+
+
+def _whole(header: Header, pixels: bytes) -> bytes:
+    """Pixel data without the padding behind them."""
+    n_bits = header.rows * header.columns * header.samples * header.bits
+    n_bytes = -(-n_bits // 8) if header.photometric != "YBR_FULL_422" else n_bits // 8 * 2 // 3
+    if len(pixels) < n_bytes:
+        raise RefusedError(f"cut short: {len(pixels):,} of {n_bytes:,} bytes of pixel data are there")
+    return pixels[: n_bytes + n_bytes % 2]  # an even number is what the standard asks for
+
+
+def _check_frame(header: Header, pixels: bytes) -> None:
+    """Refuse a compressed picture of another size than the header tells: it could be a bomb."""
+    frame = get_frame(pixels, 0, number_of_frames=1)
+    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+        if image.size != (header.columns, header.rows):
+            raise RefusedError(
+                f"its header tells {header.columns} x {header.rows} pixels, but {image.width} x {image.height} "
+                f"are compressed in it"
+            )
+
+
+def _palette_grey(header: Header, stored: np.ndarray) -> np.ndarray:
+    raws = [(header.raw(f"{palette}Descriptor"), header.raw(f"{palette}Data")) for palette in PALETTES]
+    if not all(data for _, data in raws):
+        raise RefusedError("its colour palette is segmented or missing, which is not read")
+    tables = [header.table(descriptor, data, header.is_signed) for descriptor, data in raws]
+    # Entries of 8 bits may be told as 16 and the other way round; what is in them counts.
+    highest = 255 if max(table.entries.max() for table in tables) < 256 else 65_535
+    grey = np.empty(stored.shape, dtype=np.uint8)
+    for start, stop in row_blocks(*stored.shape):
+        levels = stored[start:stop].astype(np.int64)
+        luma = sum(weight * table(levels) for weight, table in zip(_LUMA, tables, strict=True))
+        grey[start:stop] = np.rint(luma * (255 / highest))
+    return grey
+
+
+def _colour_grey(header: Header, stored: np.ndarray, photometric: str) -> np.ndarray:
+    if header.bits_stored <= 8 and photometric == "RGB":
+        return np.asarray(Image.fromarray(stored.astype(np.uint8)).convert("L"))
+    if photometric.startswith("YBR") and header.bits_stored <= 8:
+        return stored[:, :, 0].astype(np.uint8)  # Y is the grey
+    if photometric.startswith("YBR"):
+        return scale_to_8_bit(lambda start, stop: stored[start:stop, :, 0], header.rows, header.columns)
+    return scale_to_8_bit(lambda start, stop: stored[start:stop] @ _LUMA, header.rows, header.columns)
+
+
+def _shown_grey(header: Header, stored: np.ndarray) -> np.ndarray:
+    """Apply what the header says about display: modality table or rescaling, then VOI table or window."""
+    modality = header.lut("ModalityLUTSequence") or _rescaling(header)
+    window = header.lut("VOILUTSequence") or _window(header)
+    if window is None:
+        return _own_range(header, stored, modality)
+    highest = window.highest if isinstance(window, Lut) else 1.0
+    grey = np.empty(stored.shape, dtype=np.uint8)
+    for start, stop in row_blocks(*stored.shape):
+        shown = window(modality(stored[start:stop].astype(np.float64)))
+        grey[start:stop] = np.rint(np.clip(shown * (255 / highest), 0, 255))
+    return grey
+
+
+def _own_range(header: Header, stored: np.ndarray, modality: Levels) -> np.ndarray:
+    """Scale by the image's own range, in which the padding around it does not count."""
+    low, high = (stored.min(), stored.max())
+    if ends := _padding(header):
+        seen = [
+            (block.min(), block.max())
+            for start, stop in row_blocks(*stored.shape)
+            if (block := _outside(stored[start:stop], *ends)).size
+        ]
+        if seen:
+            low, high = min(low for low, _ in seen), max(high for _, high in seen)
+    return scale_to_8_bit(
+        lambda start, stop: modality(np.clip(stored[start:stop], low, high).astype(np.float64)), *stored.shape
+    )
+
+
+def _padding(header: Header) -> list[float] | None:
+    """Lowest and highest level of the padding that makes an image rectangular, where there is any."""
+    if not header.has("PixelPaddingValue"):
+        return None
+    first = header.number("PixelPaddingValue")
+    return sorted((first, header.number("PixelPaddingRangeLimit", first)))
+
+
+def _blacken_padding(header: Header, stored: np.ndarray, grey: np.ndarray) -> None:
+    if ends := _padding(header):
+        for start, stop in row_blocks(*stored.shape):
+            block = stored[start:stop]
+            grey[start:stop][(block >= ends[0]) & (block <= ends[1])] = 0
+
+
+def _outside(block: np.ndarray, low: float, high: float) -> np.ndarray:
+    return block[(block < low) | (block > high)]
+
+
+def _rescaling(header: Header) -> Levels:
+    slope, intercept = header.number("RescaleSlope", 1), header.number("RescaleIntercept", 0)
+    return lambda levels: levels * slope + intercept
+
+
+def _window(header: Header) -> Levels | None:
+    """First window of the header, as a function to 0 (black) to 1 (white)."""
+    if not (header.has("WindowCenter") and header.has("WindowWidth")):
+        return None
+    center, width = header.number("WindowCenter"), header.number("WindowWidth")
+    shape = text_of(header.raw("VOILUTFunction")) or "LINEAR"
+    if width < 1 if shape == "LINEAR" else width <= 0:
+        raise RefusedError(f"its window is {width:g} wide")
+    if shape == "SIGMOID":
+        return lambda levels: 1 / (1 + np.exp(np.clip(-4 * (levels - center) / width, -50, 50)))
+    if shape == "LINEAR_EXACT":
+        return lambda levels: (levels - center) / width + 0.5
+    if shape != "LINEAR":
+        raise RefusedError("its VOI LUT function is none of LINEAR, LINEAR_EXACT and SIGMOID")
+    # The standard maps the centre half a level lower and takes a width of 1 as a threshold.
+    return lambda levels: (levels - (center - 0.5)) / max(width - 1, 1e-9) + 0.5

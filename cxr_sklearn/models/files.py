@@ -1,0 +1,421 @@
+"""Models as files: small, checked when they are loaded, and without a stranger's code."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import os
+import pickle
+import re
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import joblib
+import numpy as np
+import skops.io
+from sklearn.pipeline import Pipeline
+
+from .._io import atomic_write, versions_here
+from ..classifiers.finetuned import FineTunedClassifier
+from ..exceptions import InputError, ModelError, WeightsUnavailableError
+from ..features._backbones import POOLINGS, application, weights_identity
+from ..features.domain import DomainDetector
+from ._steps import parts_of, set_everywhere
+from .model import SavedModel
+
+#: Types besides those of scikit-learn and NumPy that skops may build: each was looked at, and does nothing on loading
+#: but take its attributes. Nothing is added to them because a file asks for it.
+TRUSTED = frozenset(
+    {
+        "cxr_sklearn.images.augment.ImageAugmenter",
+        "cxr_sklearn.classifiers.finetuned.FineTunedClassifier",
+        "cxr_sklearn.classifiers.scratch_cnn.ScratchCNNClassifier",
+        "cxr_sklearn.features.domain.DomainDetector",
+        "cxr_sklearn.features.embedder.FrozenEmbedder",
+        "cxr_sklearn.features.shortcuts.ShortcutFeatures",
+        "cxr_sklearn.images.loader.ImageLoader",
+        "cxr_sklearn.classifiers.resampling.AugmentedClassifier",
+        "cxr_sklearn.classifiers.resampling.BalancedClassifier",
+        "cxr_sklearn.models.calibration.KnownScores",
+        "cxr_sklearn.models.calibration.PredictedScores",
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    }
+)
+
+
+def dump(parts: Mapping[str, Any], kind: str) -> bytes:
+    """Return objects as the bytes of a ``skops`` or ``joblib`` file.
+
+    Raises
+    ------
+    ModelError
+        If they are not what :func:`undump` would read from a ``skops`` file, or cannot be pickled.
+    """
+    if kind == "joblib":
+        file = io.BytesIO()
+        try:
+            joblib.dump(dict(parts), file)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"the pipeline cannot be saved as .joblib: {error}; its parts must be importable from a module, "
+                "not be defined in the recipe's file"
+            ) from error
+        return file.getvalue()
+    try:
+        payload: bytes = skops.io.dumps(dict(parts))
+        own = set(skops.io.get_untrusted_types(data=payload)) - TRUSTED
+    except Exception as error:  # skops raises what an object's own methods do
+        raise ModelError(f"the pipeline cannot be saved as .skops: {error}; .joblib may do") from error
+    if own:
+        raise ModelError(
+            f"the pipeline has parts that nobody could load from a .skops file: {', '.join(sorted(own))}; save it as "
+            ".joblib, for those who trust you"
+        )
+    return payload
+
+
+def undump(payload: bytes, kind: str) -> Any:
+    """Return the objects; of ``skops``, only after a look at everything that the bytes ask for.
+
+    Raises
+    ------
+    ModelError
+        Whatever the bytes are.
+    """
+    try:
+        if kind == "joblib":
+            return joblib.load(io.BytesIO(payload))
+        _check_archive(payload)
+        if unknown := set(skops.io.get_untrusted_types(data=payload)) - TRUSTED:
+            raise ModelError(f"it asks for code that a model does not need: {', '.join(sorted(unknown))}")
+        return skops.io.loads(payload, trusted=sorted(TRUSTED))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a stranger's file can bring about
+        raise ModelError(f"it cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _check_archive(payload: bytes) -> None:
+    """Refuse what no model needs, before skops spends time and memory on it."""
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        members = archive.infolist()
+        # What is saved here is not compressed, so nothing can be larger than the file once it is unpacked; a sparse
+        # matrix would be an archive inside the archive, and no pipeline that is shipped holds one.
+        if any(member.compress_type for member in members) or sum(m.file_size for m in members) > len(payload):
+            raise ModelError("it is compressed")
+        if odd := [member.filename for member in members if not member.filename.endswith((".json", ".npy"))]:
+            raise ModelError(f"it holds {odd[0]}")
+        _count(json.loads(archive.read("schema.json")), {})
+
+
+def _count(node: Any, counts: dict[Any, int]) -> int:
+    """Return how many objects are written below a node, and see that one met again is written out again, as skops does.
+
+    The checks of skops go through an object as often as it is met. Were it enough to name it again, a thousand bytes
+    could hold a pipeline that takes them years; as it is, they go through no more than the file holds.
+    """
+    inner = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+    n = isinstance(node, dict) + sum(_count(thing, counts) for thing in inner)
+    if isinstance(node, dict) and "__id__" in node and counts.setdefault(node["__id__"], n) != n:
+        raise ModelError("it holds two objects under one number")
+    return n
+
+
+MAGIC = b"cxr_sklearn model\n"
+#: Counts up when an earlier version could not read what is written now.
+FORMAT = 1
+_OWN_FACTS = frozenset({"format", "kind", "sha256", "created", "classes", "weights", "versions"})
+#: A manifest is some thousand bytes; a line of more is none.
+_LONGEST_MANIFEST = 10_000_000
+
+
+def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None, **facts: Any) -> dict[str, Any]:
+    """Write a fitted pipeline to a file, wholly or not at all.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted.
+    path : path
+        Ends in ``.skops``, which :func:`load` reads without running any code from the file, or in ``.joblib``, for
+        pipelines with parts of your own.
+    domain : DomainDetector, optional
+        Fitted on the training images.
+    **facts
+        What else belongs to the model, as JSON can hold it: `threshold`, `metrics`, `data`, ...
+
+    Returns
+    -------
+    dict
+        The manifest: "format", "kind", "sha256" (of what follows it in the file), "created", "classes", "weights" (of
+        every pretrained network: what they are and where they are to be had), "versions", and the facts.
+
+    Raises
+    ------
+    ModelError
+        If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
+    ValueError
+        If `path` has another ending, or a fact a name that is taken or a value that JSON cannot hold.
+    OSError
+        If the file cannot be written; what stood there is there still.
+    """
+    target = Path(path)
+    kind = _kind(target)
+    if not hasattr(pipeline, "classes_"):
+        raise ModelError("the pipeline is not fitted, so there is nothing to save")
+    if domain is not None and not _tells_domain(domain):
+        raise InputError("domain must be a fitted DomainDetector")
+    if clash := sorted(set(facts) & _OWN_FACTS):
+        raise InputError(f"{clash[0]!r} is what the manifest says by itself; give the fact another name")
+    payload = dump(_portable({"pipeline": pipeline, "domain": domain}), kind)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "sha256": sha256(payload).hexdigest(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "classes": np.asarray(pipeline.classes_).tolist(),
+        "weights": [_describe_weights(part) for part in _networks(pipeline)],
+        "versions": versions_here(),
+        **facts,
+    }
+    try:
+        line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"a fact about the model is none that JSON can hold: {error}") from error
+    with atomic_write(target) as draft:
+        draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
+    return manifest
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    trusted: bool = False,
+    store: str | os.PathLike[str] | None = "auto",
+    weights: str | os.PathLike[str] | None = None,
+) -> Pipeline:
+    """Read a fitted pipeline back; it gives the very scores that it gave when it was saved.
+
+    Parameters
+    ----------
+    path : path
+        Of a file that :func:`save` wrote.
+    trusted : bool, default=False
+        Whether you trust whoever made a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
+        file never does.
+    store : str, path or None, default="auto"
+        Where features are kept here, as for :class:`FrozenEmbedder`.
+    weights : path, optional
+        Where the weights of a pretrained network are here, if not where they were when it was trained; networks whose
+        weights these are not look for theirs where they were.
+
+    Returns
+    -------
+    Pipeline
+
+    Raises
+    ------
+    ModelError
+        If the file is no model, is damaged, was written by a later version, or is not to be trusted.
+    WeightsUnavailableError
+        If the pretrained weights are not here, or are not those that it was trained with.
+
+    Warns
+    -----
+    UserWarning
+        If it was saved with other versions of the libraries that scores depend on.
+    """
+    return load_model(path, trusted=trusted, store=store, weights=weights).pipeline
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    trusted: bool = False,
+    store: str | os.PathLike[str] | None = "auto",
+    weights: str | os.PathLike[str] | None = None,
+) -> SavedModel:
+    """Read a pipeline with its domain detector and manifest; as :func:`load` otherwise."""
+    source = Path(path)
+    with _opened(source) as file:
+        manifest = _manifest(file, source)
+        payload = file.read()
+    if manifest["kind"] != source.suffix.removeprefix("."):  # who trusts a .joblib file need not trust this one
+        raise ModelError(f"{source} holds a .{manifest['kind']} model under another ending; rename it if that is right")
+    if manifest["kind"] == "joblib" and not trusted:
+        raise ModelError(
+            f"{source} is a .joblib model, and loading it would run code from it; if you trust whoever made it, say so "
+            "with trusted=True (--trust), and else ask for a .skops file"
+        )
+    if sha256(payload).hexdigest() != manifest["sha256"]:
+        raise ModelError(f"{source} is damaged: it is not what was saved; get it again")
+    try:
+        model = _model(undump(payload, manifest["kind"]), manifest)
+        _settle(model, store, weights)
+    except (ModelError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{source} is not a model that cxr_sklearn saved: {error}") from error
+    _warn_of_versions(source, manifest)
+    return model
+
+
+def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
+    """See that a pipeline, fitted or not, can be saved at `path`: before hours of training, not after.
+
+    Raises
+    ------
+    ModelError, ValueError, OSError
+        As :func:`save` would.
+    """
+    target = Path(path)
+    dump(_portable({"pipeline": pipeline}), _kind(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):  # whoever may create a file there may create the model
+        pass
+
+
+def _kind(path: Path) -> str:
+    if path.suffix not in (".skops", ".joblib"):
+        raise InputError(f"{path} must end in .skops or .joblib")
+    return path.suffix.removeprefix(".")
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes to it
+        raise ModelError(f"{path} is no file")
+    return path.open("rb")
+
+
+def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
+    if file.readline(len(MAGIC)) != MAGIC:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved")
+    digest, line = file.readline(65).strip(), file.readline(_LONGEST_MANIFEST)
+    if sha256(line).hexdigest().encode() != digest:
+        raise ModelError(f"{path} is damaged: its manifest is not what was saved; get it again")
+    try:
+        manifest = json.loads(line)
+        number, kind = manifest["format"], manifest["kind"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest cannot be read") from error
+    if type(number) is int and number > FORMAT:
+        raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
+    is_complete = type(number) is int and number >= 1
+    is_complete &= isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
+    threshold = manifest.get("threshold", 0.5)
+    is_complete &= type(threshold) in (int, float) and 0 <= threshold <= 1
+    if kind not in ("skops", "joblib") or not is_complete:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest is not complete")
+    return dict(manifest)
+
+
+def _model(parts: Any, manifest: dict[str, Any]) -> SavedModel:
+    """Return what was loaded, if it is what :func:`save` writes.
+
+    Raises
+    ------
+    ModelError
+        If it is not.
+    """
+    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), Pipeline):
+        raise ModelError("it holds no pipeline")
+    pipeline, domain = parts["pipeline"], parts.get("domain")
+    if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
+        raise ModelError("its pipeline tells other classes apart than its manifest says")
+    if domain is not None and not _tells_domain(domain):
+        raise ModelError("its domain detector is none")
+    return SavedModel(pipeline, domain, manifest)
+
+
+def _tells_domain(domain: Any) -> bool:
+    limit = getattr(domain, "offset_", None)
+    return isinstance(domain, DomainDetector) and isinstance(limit, float) and math.isfinite(limit)
+
+
+def _portable(parts: dict[str, Any]) -> dict[str, Any]:
+    """Copy a model without the paths of this machine's store and checkpoints, and with those of weights as text."""
+    parts = copy.deepcopy(parts)
+    for part in parts.values():
+        set_everywhere(part, "store", "auto")
+    for part in parts_of(parts["pipeline"]):
+        if isinstance(part, FineTunedClassifier):
+            part.checkpoint = None
+        if hasattr(part, "backbone"):
+            part.weights = os.fspath(part.weights)
+    return parts
+
+
+def _networks(model: Any) -> list[Any]:
+    """Return the fitted parts that hold on to pretrained weights."""
+    return [part for part in parts_of(model) if hasattr(part, "weights_id_")]
+
+
+def _describe_weights(part: Any) -> dict[str, Any]:
+    """Say which weights a network was fitted with, and where they come from."""
+    if part.weights == "random":
+        source = "drawn by cxr_sklearn"
+    elif part.weights == "imagenet":
+        source = f"keras.applications, {application(part.backbone).weights_file}"
+    else:
+        source = f"a file, {Path(part.weights).name}"
+    return {"backbone": part.backbone, "id": part.weights_id_, "source": source, "precision": part.precision_}
+
+
+def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
+    saved = manifest["versions"]
+    others = [f"{name} {saved[name]} (here {here})" for name, here in versions_here().items()
+              if name in saved and saved[name] != here]  # fmt: skip
+    if others:
+        warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)
+
+
+def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
+    """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
+    for part in (model.pipeline, model.domain):
+        set_everywhere(part, "store", store)
+    backbones = [part for part in parts_of(model.pipeline) if hasattr(part, "backbone")]
+    for part in backbones:
+        _check_names(part)
+    for network in _networks(model.pipeline):
+        if hasattr(network, "frozen_weights_"):  # it carries them
+            continue
+        if (found := _weights_here(network, weights)) != network.weights:
+            named = network.backbone, network.weights
+            for part in backbones:  # templates that it was cloned from, too
+                part.weights = found if (part.backbone, part.weights) == named else part.weights
+        if hasattr(network, "architecture_"):
+            network.architecture_ = {**network.architecture_, "weights": network.weights}
+
+
+def _weights_here(network: Any, given: str | os.PathLike[str] | None) -> str:
+    """Return the file given where it holds a network's weights, else where the network itself finds them."""
+    own = str(network.weights)
+    if given is None or (found := weights_identity(network.backbone, given)) != network.weights_id_:
+        try:
+            found, given = weights_identity(network.backbone, own), own
+        except WeightsUnavailableError:
+            if given is None:
+                raise
+    if found != network.weights_id_:
+        raise WeightsUnavailableError(
+            f"the weights of {network.backbone} here ({found}) are not those that the model was trained with "
+            f"({network.weights_id_}); give the path of the right file with weights= (--weights)"
+        )
+    return os.fspath(given)
+
+
+def _check_names(part: Any) -> None:
+    """Refuse names that no network has: files of the feature store are called by them."""
+    application(part.backbone)
+    layers = part.layer if isinstance(part.layer, list | tuple) else [part.layer or "none"]
+    if getattr(part, "pooling", "avg") not in POOLINGS or not all(re.fullmatch(r"[\w.-]+", name) for name in layers):
+        raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are none of {part.backbone}")

@@ -1,0 +1,106 @@
+"""Scores and decisions for new images, one row each, with the reason where there is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..datasets.folder import IMAGE_SUFFIXES
+from ..exceptions import DataError, InputError
+from ..features._image_stats import describe
+from .calibration import pneumonia_scores
+from .model import SavedModel
+
+
+def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return files as they are and folders as the image files below them, sorted; nothing twice, and nothing hidden.
+
+    Raises
+    ------
+    DataError
+        If a folder holds no image files, or a path is empty.
+    """
+    found: dict[str, None] = {}
+    for place in (os.fspath(place) for place in places):
+        if not place:
+            raise DataError("a path is empty")
+        if Path(place).is_dir() and not (below := _images_below(Path(place))):
+            raise DataError(f"{place} holds no image files")
+        found |= dict.fromkeys(below if Path(place).is_dir() else [os.path.normpath(place)])
+    return list(found)
+
+
+def _images_below(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(str(path) for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
+
+
+def predict(
+    model: SavedModel,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    store: str | os.PathLike[str] | None = "auto",
+    verbose: int = 0,
+) -> pd.DataFrame:
+    """Score images with a saved model.
+
+    Parameters
+    ----------
+    model : SavedModel
+        With a "threshold" in its manifest; without one, it is 0.5.
+    paths : iterable of n paths
+    store : str, path or None, default="auto"
+        Where what is seen from afar is kept, as for :class:`FrozenEmbedder`; the parts of the model keep what they
+        compute where :func:`load` told them to.
+    verbose : int, default=0
+        1 shows progress bars.
+
+    Returns
+    -------
+    DataFrame of n rows
+        `path`; `score`, the probability of pneumonia; `decision` ("pneumonia" or "normal") at `threshold`; `domain`:
+        "in" where the image looks like those the model was trained on, "out" where it does not and its score means
+        nothing, NA where the model cannot tell; and `error`, why there is neither score nor decision.
+
+    Raises
+    ------
+    ValueError
+        If there is no path.
+    ModelError
+        If the model gives no probabilities of 0 (normal) and 1 (pneumonia).
+    WeightsUnavailableError, StoreError
+        As the pipeline does.
+    """
+    listed = [os.fspath(path) for path in paths]
+    if not listed:
+        raise InputError("there are no images to score")
+    # As the detector will look at them, so that an image is read once.
+    crop = 1.0 if model.domain is None else model.domain.crop
+    failures = describe(listed, store, "Reading images", verbose, crop=crop).failures
+    table = pd.DataFrame({"path": listed})
+    table["error"] = table["path"].map(failures).astype("str")
+    readable = table["error"].isna()
+    scores, domain = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
+    if readable.any():
+        rows = table.loc[readable, "path"]
+        scores[readable] = pneumonia_scores(model.pipeline, rows)
+        table.loc[readable & ~np.isfinite(scores), "error"] = "the model gives it no score"
+        readable = table["error"].isna()
+        rows = table.loc[readable, "path"]
+        if model.domain is not None and len(rows):
+            domain[readable] = np.where(model.domain.predict(rows) == 1, "in", "out")
+    decision = pd.Series(np.where(scores >= model.threshold, "pneumonia", "normal"), dtype="str").where(readable)
+    return pd.DataFrame(
+        {
+            "path": table["path"],
+            "score": scores,
+            "decision": decision,
+            "threshold": model.threshold,
+            "domain": pd.array(domain, dtype="str"),
+            "error": table["error"],
+        }
+    )

@@ -1,0 +1,121 @@
+"""From the tables of a run to metrics.json, report.html and model-card.md; no network is needed for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._io import atomic_write
+from ..evaluation.summary import learning_facts, summarise
+from ..evaluation.tables import read_scores, read_table
+from ..evaluation.thresholds import parse_rule
+from ..exceptions import DataError
+from ._metadata import describe_data
+
+
+def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Compute metrics.json from the tables in a folder, and render the report; as :func:`write_metrics` does it.
+
+    Raises
+    ------
+    DataError
+        If the threshold is to be robust, and the run changed no images.
+    """
+    if facts["run"]["threshold"] == "robust" and not facts["run"].get("stress"):
+        raise DataError("the threshold 'robust' looks at changed images, and there are none; run compare --stress")
+    metrics = write_metrics(folder, facts)
+    render(folder, metrics)
+    return metrics
+
+
+def render(folder: Path, metrics: dict[str, Any]) -> None:
+    """Render report.html and model-card.md from the tables in a folder and the content of its metrics.json."""
+    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
+
+    write_report(metrics, read_scores(folder), read_table(folder, "training"), folder)
+
+
+def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Compute metrics.json from the tables in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``scores.csv``, and maybe ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
+    facts : dict
+        What only the run knew, by the keys of metrics.json: an earlier metrics.json will do. `run` says how thresholds
+        are chosen and in which language the report is.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
+
+    Raises
+    ------
+    DataError
+        If a table is not what `compare` wrote, or does not fit the facts.
+    """
+    scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
+    if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
+        raise DataError(f"scores.csv has pipelines that metrics.json does not know: {', '.join(sorted(unknown))}")
+    summary = summarise(
+        scores,
+        parse_rule(facts["run"]["threshold"]),
+        images=images,
+        probes=read_table(folder, "probes"),
+        training=training,
+        batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
+    )
+    pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
+    one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
+    data = {**describe_data(images if len(images) else one, images), "synthetic": facts["data"]["synthetic"]}
+    metrics = {**summary, "pipelines": pipelines, "data": data, "run": facts["run"]}
+    curve = read_table(folder, "learning_curve")
+    metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None
+    text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
+    with atomic_write(folder / "metrics.json") as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+    kept: dict[str, Any] = json.loads(text)  # what is returned and shown is what is kept
+    return kept
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Read ``metrics.json`` of a run back.
+
+    Raises
+    ------
+    DataError
+        If there is no such file or it is not what `compare` wrote.
+    """
+    path = folder / "metrics.json"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {folder}` writes it")
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"pipelines", "data", "run"} - set(metrics) or {"threshold", "lang"} - set(metrics["run"])
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is not metrics ({error}); `cxr-sklearn compare` writes it anew") from error
+    if missing:
+        raise DataError(f"{path} lacks {sorted(missing)}; `cxr-sklearn compare` writes it anew")
+    return metrics
+
+
+def fits(curve: pd.DataFrame, data: dict[str, Any]) -> bool:
+    """Whether a learning curve is of the images of a run, as far as their numbers tell."""
+    if curve.empty:
+        return False
+    train, val = data["splits"]["train"], data["splits"]["val"]
+    n_patients, n_images = int(curve["patients"].max()), int(curve["images"].iloc[0])
+    if curve["source"].iloc[0] == "val":
+        return (n_patients, n_images) == (train["patients"], val["images"])
+    return n_patients < train["patients"] and n_images < train["images"]
+
+
+def _plain(value: Any) -> Any:
+    """Write NumPy scalars, paths and whatever else a parameter grid may hold as JSON."""
+    return value.item() if isinstance(value, np.generic) else str(value)

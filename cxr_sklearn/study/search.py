@@ -1,0 +1,346 @@
+"""Fitting a candidate: whole patients in each fold, features in advance, a search, a calibrator."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import ParameterGrid, StratifiedGroupKFold
+from sklearn.pipeline import Pipeline
+
+from .._progress import progress_bar
+from .._validation import fit_params
+from ..classifiers.base import KerasImageClassifier
+from ..classifiers.resampling import METHODS
+from ..datasets._frame import checked_frame
+from ..evaluation.tables import score_rows
+from ..evaluation.thresholds import images_to_choose_on
+from ..exceptions import DataError, InputError
+from ..features.domain import DomainDetector
+from ..features.embedder import FrozenEmbedder
+from ..models._steps import _steps, _stores, backbones_of, crop_of, last_classifier
+from ..models.calibration import METHODS as CALIBRATIONS
+from ..models.calibration import fit_calibrator, pneumonia_scores
+from .recipes import Recipe
+
+#: With one fold, one patient in so many is held out.
+HELD_OUT = 10
+Splits = list[tuple[np.ndarray, np.ndarray]]
+
+
+def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
+    """Return stratified folds of whole patients, as positions in `train`; of one fold, a tenth is held out.
+
+    Raises
+    ------
+    DataError
+        If a fold would lack a class.
+    """
+    fewest = min(train.groupby("target")["patient"].nunique())
+    folds = StratifiedGroupKFold(cv if cv > 1 else min(HELD_OUT, fewest), shuffle=True, random_state=random_state)
+    splits = list(folds.split(train["path"], train["target"], train["patient"]))
+    complete = [split for split in splits if all(train["target"].iloc[rows].nunique() == 2 for rows in split)]
+    if cv == 1 and complete:
+        return complete[:1]
+    if len(complete) < len(splits):
+        raise DataError(
+            f"{cv} folds of whole patients leave one without both classes; add patients or ask for fewer folds"
+            if cv > 1
+            else "no tenth of the training patients has both classes and leaves both; add patients"
+        )
+    return splits
+
+
+def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
+    """Fit a clone on rows of a frame; a classifier that holds images out gets the patients."""
+    return clone(pipeline).fit(rows["path"], rows["target"], **fit_params(pipeline, groups=rows["patient"].to_numpy()))
+
+
+def search(
+    pipeline: Pipeline,
+    candidates: Sequence[dict[str, Any]],
+    train: pd.DataFrame,
+    splits: Splits,
+    *,
+    n_jobs: int | None,
+    advance: Callable[[int], None],
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Return the candidate of the highest mean ROC AUC over the folds, and its out-of-fold scores.
+
+    GridSearchCV would throw those scores away, and fitting every fold of the best candidate again for them can take
+    as long as the search.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    candidates : sequence of dict
+        Parameters to set.
+    train : DataFrame
+        With `path`, `target` and `patient`.
+    splits : list of (ndarray, ndarray)
+        Positions in `train` to fit on and to hold out.
+    n_jobs : int or None
+        Processes.
+    advance : callable
+        Told of every finished fit.
+
+    Returns
+    -------
+    best : dict
+    held_out : list of ndarray
+        Scores of the held-out rows of each split.
+    """
+    tasks = [
+        delayed(_fold_scores)(clone(pipeline).set_params(**candidate), train.iloc[rows], train.iloc[held_out])
+        for candidate in candidates
+        for rows, held_out in splits
+    ]
+    scores = []
+    for fold_scores in Parallel(n_jobs=n_jobs, return_as="generator")(tasks):
+        scores.append(fold_scores)
+        advance(1)
+    by_candidate = [scores[i : i + len(splits)] for i in range(0, len(scores), len(splits))]
+    targets = [train["target"].iloc[held_out] for _, held_out in splits]
+    means = [np.mean([roc_auc_score(*fold) for fold in zip(targets, folds, strict=True)]) for folds in by_candidate]
+    best = int(np.argmax(means))
+    return dict(candidates[best]), by_candidate[best]
+
+
+def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
+    return pneumonia_scores(fit(pipeline, rows), held_out["path"])
+
+
+def evaluate(
+    recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
+) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
+    """Search, cross-validate and refit on train, then score val and test.
+
+    With one split, the model is fitted on the images that were not held out and no others; without a search, the fit
+    whose scores of the held-out images are kept is that model, and what takes long to fit is fitted once.
+    """
+    start = time.perf_counter()
+    train = frame[frame["split"] == "train"]
+    candidates = list(ParameterGrid(recipe.param_grid or {}))
+    is_fitted_once = len(splits) == 1 and len(candidates) == 1
+    n_fits = 1 if is_fitted_once else len(candidates) * len(splits) + 1
+    rows = train if len(splits) > 1 else train.iloc[splits[0][0]]
+    with progress_bar(f"Fitting {recipe.name}", n_fits, show=verbose > 0) as advance:
+        if is_fitted_once:
+            best_params = dict(candidates[0])
+            model = fit(pipeline.set_params(**best_params), rows)
+            held_out_scores = [pneumonia_scores(model, train["path"].iloc[splits[0][1]])]
+        else:
+            best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
+            model = fit(pipeline.set_params(**best_params), rows)
+        advance(1)
+    fitted = time.perf_counter()
+    parts = [
+        score_rows(train.iloc[held_out], recipe.name, scores, fold)
+        for fold, ((_, held_out), scores) in enumerate(zip(splits, held_out_scores, strict=True))
+    ]
+    parts += [score_rows(part, recipe.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
+              if len(part := frame[frame["split"] == split])]  # fmt: skip
+    seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
+    batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
+    found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
+    return pd.concat(parts, ignore_index=True), model, found
+
+
+def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
+    """Fill the store with the features of every image, and say with what and in how many seconds."""
+    facts: dict[str, Any] = {
+        "backbones": backbones_of(pipeline),
+        "n_embedded": None,
+        "n_cached": None,
+        "seconds": {"embedding": 0.0},
+    }
+    steps = _steps(pipeline)
+    stored = [i for i, step in enumerate(steps) if hasattr(step, "transform") and _stores(step)]
+    if not stored:
+        return facts
+    prefix = Pipeline([(str(i), clone(step)) for i, step in enumerate(steps[: stored[-1] + 1])])
+    names = prefix.get_params()
+    prefix.set_params(
+        **{name: verbose for name in names if name.endswith("__verbose") and f"{name[:-7]}store" in names}
+    )
+    start = time.perf_counter()
+    prefix.fit(frame["path"].iloc[:1]).transform(frame["path"])
+    facts["seconds"]["embedding"] = time.perf_counter() - start
+    if isinstance(prefix[-1], FrozenEmbedder):
+        facts |= {"n_embedded": prefix[-1].n_embedded_, "n_cached": prefix[-1].n_cached_}
+    return facts
+
+
+def training_of(name: str, model: Pipeline) -> list[pd.DataFrame]:
+    """Return the table of the epochs of a fitted pipeline, nothing where it trained no network."""
+    classifier = last_classifier(model)
+    if not isinstance(classifier, KerasImageClassifier):
+        return []
+    return [training_table(name, {"head": getattr(classifier, "head_history_", {}), "all": classifier.history_})]
+
+
+def training_table(name: str, histories: Mapping[str, Mapping[str, list[float]]]) -> pd.DataFrame:
+    """Return one row per epoch.
+
+    Parameters
+    ----------
+    name : str
+        Of the pipeline.
+    histories : mapping of str to mapping of str to list of float
+        ``history_`` by phase, in the order in which they were trained.
+    """
+    parts = [
+        pd.DataFrame({"pipeline": name, "phase": phase, "epoch": range(1, 1 + len(history["loss"])), **history})
+        for phase, history in histories.items()
+        if history
+    ]
+    return pd.concat(parts)
+
+
+def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV | None]:
+    """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
+
+    Out-of-fold scores that calibrate are themselves calibrated by those of the other folds, so that their figures stay
+    cross-validated.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        Rows of ``scores.csv`` of one pipeline.
+    method : {"temperature", "sigmoid", "isotonic"}
+
+    Returns
+    -------
+    scores : DataFrame
+        The same rows with calibrated scores.
+    calibrator : CalibratedClassifierCV or None
+        Takes scores, shape (n, 1). None where calibration would turn the ranking round or make all scores alike, as it
+        does with scores that tell nothing; the scores are as they were then.
+
+    References
+    ----------
+    Platt (1999). Probabilistic outputs for support vector machines. Advances in Large Margin Classifiers, 61-74.
+    Zadrozny, Elkan (2002). Transforming classifier scores into accurate multiclass probability estimates. KDD, 694-699.
+    Guo, Pleiss, Sun, Weinberger (2017). On calibration of modern neural networks. ICML, 1321-1330.
+    """
+    source, used = images_to_choose_on(scores)
+    calibrator = fit_calibrator(used, method)
+    if not _keeps_order(calibrator, used):
+        return scores, None
+    after = calibrated_rows(scores, calibrator)
+    # Of one fold there are no others: its own scores are those of the calibration, a little too good.
+    if source == "out-of-fold" and len(folds := used["fold"].unique()) > 1:
+        for fold in folds:
+            others = fit_calibrator(used[used["fold"] != fold], method)
+            rows = used[used["fold"] == fold]
+            after.loc[rows.index, "score"] = calibrated_rows(rows, others)["score"]
+    return after, calibrator
+
+
+def _keeps_order(calibrator: CalibratedClassifierCV, rows: pd.DataFrame) -> bool:
+    if roc_auc_score(rows["target"], rows["score"]) <= 0.5:
+        return False
+    ends = np.array([[rows["score"].min()], [rows["score"].max()]])
+    low, high = calibrator.predict_proba(ends)[:, 1]
+    return bool(high > low)
+
+
+def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | None) -> pd.DataFrame:
+    """Return rows with their `score` calibrated; as they are where there is no calibrator, or no row."""
+    if calibrator is None or rows.empty:
+        return rows
+    return rows.assign(score=calibrator.predict_proba(rows[["score"]].to_numpy(dtype=float))[:, 1])
+
+
+CLASSES = ((0, "normal"), (1, "pneumonia"))
+
+
+def check_options(balance: str, calibrate: str | None, cv: Any, n_jobs: Any) -> None:
+    """See that options are among those that there are.
+
+    Raises
+    ------
+    ValueError
+        If one is not.
+    """
+    for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
+        if value not in known:
+            raise InputError(f"{name}={value!r} must be one of {known}")
+    if not isinstance(cv, Integral) or cv < 1:
+        raise InputError(f"cv={cv!r} must be an integer of at least 1")
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise InputError(f"n_jobs={n_jobs!r} must be None or an integer other than 0; -1 is all cores")
+
+
+def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: Sequence[str], cv: int) -> pd.DataFrame:
+    """Return the images of a table that are in some splits, or say why no run can be made of them.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As :func:`load_folder` returns it.
+    splits : sequence of str
+    with_both_classes : sequence of str
+        Those that must have images of both classes.
+    cv : int
+        Folds that the training patients of each class must be enough for.
+
+    Raises
+    ------
+    DataError
+        If the table is none that :func:`checked_frame` takes, a split lacks a class, or patients are too few.
+    """
+    if isinstance(frame, pd.DataFrame) and "split" in frame:
+        frame = frame[frame["split"].notna()]
+    frame = checked_frame(frame)
+    frame = frame[frame["split"].isin(splits)]
+    for split in with_both_classes:
+        for target, label in CLASSES:
+            if not ((frame["split"] == split) & (frame["target"] == target)).any():
+                raise DataError(f"there are no {label} images in the {split} split, which needs both classes")
+    for target, label in CLASSES:
+        n = frame[(frame["split"] == "train") & (frame["target"] == target)]["patient"].nunique()
+        if n < max(cv, 2):
+            wanted = f"{cv} folds; add images or ask for fewer folds" if cv > 1 else "any to be held out; add images"
+            raise DataError(f"{n} {label} patients in the train split are too few for {wanted}")
+    return frame
+
+
+class Domains:
+    """Detectors of images unlike the training images: one for each part of the images that a model looks at.
+
+    Parameters
+    ----------
+    store : str, path or None
+    train : DataFrame
+        With `path` and `patient`.
+    """
+
+    def __init__(self, store: str | os.PathLike[str] | None, train: pd.DataFrame) -> None:
+        self._store, self._train = store, train
+        self._fitted: dict[float, DomainDetector] = {}
+
+    def of(self, pipeline: Pipeline) -> DomainDetector:
+        """Return the one that looks at what a pipeline looks at.
+
+        Raises
+        ------
+        ValueError
+            If the images are too few.
+        ImageReadError
+            If images cannot be read.
+        """
+        crop = crop_of(pipeline)
+        if crop not in self._fitted:
+            detector = DomainDetector(self._store, crop)
+            self._fitted[crop] = detector.fit(self._train["path"], groups=self._train["patient"])
+        return self._fitted[crop]
