@@ -11,7 +11,7 @@ HEAVY = "[name for name in ('keras', 'tensorflow', 'matplotlib', 'skops') if nam
     [
         "import cxr_sklearn",
         "import cxr_sklearn.study.run_folder",
-        "from cxr_sklearn.recipes import default_recipes; default_recipes()",
+        "from cxr_sklearn.study.recipes import default_recipes; default_recipes()",
         "from cxr_sklearn import ImageLoader, FrozenEmbedder; FrozenEmbedder(weights='random').fit("
         "ImageLoader().transform(['a']))",
         "from typer.testing import CliRunner; from cxr_sklearn.cli import app; "

@@ -117,7 +117,7 @@ def test_a_backend_that_is_not_there_is_one_line(backend, tmp_path):
     if backend == "torch" and find_spec("torch"):
         pytest.skip("PyTorch is installed")
     code = (
-        "from cxr_sklearn.exceptions import CXRError; from cxr_sklearn.keras_runtime import import_keras\n"
+        "from cxr_sklearn.exceptions import CXRError; from cxr_sklearn._keras import import_keras\n"
         "try:\n    import_keras()\nexcept CXRError as error:\n    print(error)"
     )
     done = subprocess.run(

@@ -42,7 +42,7 @@ from cxr_sklearn.study.recipes import default_recipes, load_recipe
 from .conftest import ROOT
 
 SCORE = (
-    "import sys, numpy as np; from cxr_sklearn.persistence import load; "
+    "import sys, numpy as np; from cxr_sklearn.models.files import load; "
     "model = load(sys.argv[1], trusted=True, store=sys.argv[3]); "
     "np.save(sys.argv[2], model.predict_proba(sys.argv[4:]))"
 )

@@ -180,7 +180,7 @@ class TestTheVGG16OfTheOriginalStudy:
 
     def test_a_comparison_goes_on_without_its_model_file(self, radiographs, tmp_path):
         (tmp_path / "small.py").write_text(
-            "from cxr_sklearn.recipes import load_recipe\n"
+            "from cxr_sklearn.study.recipes import load_recipe\n"
             "def build(weights, random_state):\n"
             "    pipeline = load_recipe('original_study').build(weights=weights, random_state=random_state)\n"
             "    return pipeline.set_params(load__size=32, classify__epochs=1, classify__head_epochs=1)\n"

@@ -71,7 +71,7 @@ def test_a_long_function_is_found():
     [
         ("from cxr_sklearn import ImageLoader", []),
         ("from cxr_sklearn import ImageLoader, backbones", ["backbones"]),
-        ("from cxr_sklearn.loader import ImageLoader", ["cxr_sklearn.images.loader"]),
+        ("from cxr_sklearn.images.loader import ImageLoader", ["cxr_sklearn.images.loader"]),
         ("import numpy, cxr_sklearn.images.loader", ["cxr_sklearn.images.loader"]),
         ("from . import shortcuts", ["."]),
         ("from sklearn.pipeline import Pipeline", []),

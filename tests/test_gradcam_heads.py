@@ -23,7 +23,7 @@ class TestHeads:
     def check(self, between, head):
         model = make_pipeline(*between, head).fit(self.rows, self.target)
         fitted = [step for _, step in model.steps]
-        assert heads.obstacle(fitted[:-1], fitted[-1]) is None
+        assert heads.head_obstacle(fitted[:-1], fitted[-1]) is None
 
         def score(rows):
             if hasattr(head, "decision_function"):
@@ -68,7 +68,9 @@ class TestHeads:
         self.check(between, LogisticRegression(max_iter=5000))
 
     def test_others_are_named(self):
-        assert "MinMaxScaler is none of" in heads.obstacle([StandardScaler(), MinMaxScaler()], LogisticRegression())
-        assert "KNeighborsClassifier is neither" in heads.obstacle([], KNeighborsClassifier())
+        assert "MinMaxScaler is none of" in heads.head_obstacle(
+            [StandardScaler(), MinMaxScaler()], LogisticRegression()
+        )
+        assert "KNeighborsClassifier is neither" in heads.head_obstacle([], KNeighborsClassifier())
         rbf = SVC(kernel="rbf").fit(self.rows, self.target)
-        assert "SVC is neither" in heads.obstacle([], rbf)
+        assert "SVC is neither" in heads.head_obstacle([], rbf)
