@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ._keras import keras_backend
 
@@ -79,3 +79,12 @@ def open_regular(path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
     if not stat.S_ISREG(facts.st_mode):
         raise OSError("a pipe, socket or device, not a file")
     raise OSError(f"{facts.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
+
+
+Class = TypeVar("Class", bound=type)
+
+
+def public(cls: Class) -> Class:
+    """Give a class its public path, ``cxr_sklearn.<name>``: that is what saved models call it, wherever its file is."""
+    cls.__module__ = "cxr_sklearn"
+    return cls

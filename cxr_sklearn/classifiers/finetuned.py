@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._io import ReadsEarlierFiles, versions_here
+from .._io import ReadsEarlierFiles, public, versions_here
 from .._keras import compile_for_prediction, dtype_policy, import_keras
 from .._progress import progress_bar
 from ..exceptions import InputError
@@ -44,6 +44,7 @@ ALL = "all"
 _SAMPLED = 512
 
 
+@public
 class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     """A pretrained network with a new head: first the head learns, then the last layers with it, or all of them.
 

@@ -15,6 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from .._io import public
 from .._validation import check_groups, check_labels, fit_params
 from ..exceptions import InputError
 from ..images.augment import ImageAugmenter
@@ -147,6 +148,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         return tags
 
 
+@public
 class AugmentedClassifier(ResamplingClassifier):
     """Fit a classifier on images and on random views of them.
 
@@ -233,6 +235,7 @@ class AugmentedClassifier(ResamplingClassifier):
         return labels
 
 
+@public
 class BalancedClassifier(ResamplingClassifier):
     """Fit a classifier as if all classes were equally frequent.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._io import public
 from .._keras import compile_for_prediction, dtype_policy, import_keras
 from ..exceptions import InputError
 from ..images.augment import ImageAugmenter
@@ -27,6 +28,7 @@ from ._training import (
 from .base import Examples, KerasImageClassifier, check_number
 
 
+@public
 class ScratchCNNClassifier(KerasImageClassifier):
     """A convolutional network trained from scratch: blocks of convolution, batch normalisation and pooling.
 

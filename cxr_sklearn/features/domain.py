@@ -14,7 +14,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from .._io import ReadsEarlierFiles
+from .._io import ReadsEarlierFiles, public
 from .._validation import check_groups
 from ..exceptions import ImageReadError, InputError
 from ._image_stats import BLANK, Descriptors, describe
@@ -26,6 +26,7 @@ _COMPONENTS, _NEIGHBOURS, _FOLDS = 32, 20, 5
 _MOST_IMAGES = 5_000
 
 
+@public
 class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
     """Tell images that look unlike the training images from afar, by local outlier factors.
 

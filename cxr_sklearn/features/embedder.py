@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from .._io import public
 from .._keras import compile_for_prediction, gpu_is_used, import_keras, keras_backend, resolve_precision
 from .._progress import progress_bar
 from ..exceptions import InputError
@@ -27,6 +28,7 @@ _loading = Lock()
 _predicting = Lock()
 
 
+@public
 class FrozenEmbedder(TransformerMixin, BaseEstimator):
     """Embed images with a frozen, pretrained network, and keep the features.
 

@@ -9,12 +9,14 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
+from .._io import public
 from ..exceptions import ImageReadError
 from ._image_stats import MEASURES, describe
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 
 
+@public
 class ShortcutFeatures(TransformerMixin, BaseEstimator):
     """Measure width, height, aspect ratio, mean grey level and contrast of radiographs.
 

@@ -19,6 +19,7 @@ import numpy as np
 import platformdirs
 from joblib import Parallel, delayed, effective_n_jobs
 
+from .._io import public
 from .._sqlite import open_database, transaction
 from ..exceptions import ImageReadError, StoreDamagedError
 from ..images._digests import DigestIndex, hash_files
@@ -46,6 +47,7 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
 
 
+@public
 class FeatureStore:
     """Feature rows by content key, safe against crashes, corruption and concurrent writers.
 

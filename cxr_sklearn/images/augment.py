@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils import Tags
 
+from .._io import public
 from ..exceptions import InputError
 from .batch import ImageBatch, PassesImages, as_batch
 
@@ -56,6 +57,7 @@ def _inverse_affine(
     return (cos, sin, cx - cos * (cx + dx) - sin * (cy + dy), -sin, cos, cy + sin * (cx + dx) - cos * (cy + dy))
 
 
+@public
 class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Augment images while a pipeline is fitted and leave them alone when it predicts.
 

@@ -14,7 +14,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .._io import open_regular
+from .._io import open_regular, public
 from ..exceptions import ImageReadError, InputError
 from ._decoding import DECODER, ChangeError, Decoding, reason_of, size_and_mode
 from ._digests import hash_files
@@ -26,6 +26,7 @@ Digests = Callable[[Sequence[str]], list[bytes | OSError]]
 Operation = Callable[[np.ndarray, bytes], np.ndarray]
 
 
+@public
 class ImageBatch(Sequence[np.ndarray]):
     """An immutable, lazy sequence of n images: nothing is decoded until pixels are asked for.
 

@@ -11,12 +11,13 @@ import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from .._io import ReadsEarlierFiles
+from .._io import ReadsEarlierFiles, public
 from ..exceptions import InputError
 from ._decoding import Decoding
 from .batch import ImageBatch, PassesImages, as_batch
 
 
+@public
 class ImageLoader(
     ReadsEarlierFiles,
     PassesImages,

@@ -9,13 +9,19 @@ import math
 import os
 import pickle
 import re
+import sys
 import tempfile
+import threading
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import joblib
@@ -35,15 +41,15 @@ from .model import SavedModel
 #: but take its attributes. Nothing is added to them because a file asks for it.
 TRUSTED = frozenset(
     {
-        "cxr_sklearn.images.augment.ImageAugmenter",
-        "cxr_sklearn.classifiers.finetuned.FineTunedClassifier",
-        "cxr_sklearn.classifiers.scratch_cnn.ScratchCNNClassifier",
-        "cxr_sklearn.features.domain.DomainDetector",
-        "cxr_sklearn.features.embedder.FrozenEmbedder",
-        "cxr_sklearn.features.shortcuts.ShortcutFeatures",
-        "cxr_sklearn.images.loader.ImageLoader",
-        "cxr_sklearn.classifiers.resampling.AugmentedClassifier",
-        "cxr_sklearn.classifiers.resampling.BalancedClassifier",
+        "cxr_sklearn.ImageAugmenter",
+        "cxr_sklearn.FineTunedClassifier",
+        "cxr_sklearn.ScratchCNNClassifier",
+        "cxr_sklearn.DomainDetector",
+        "cxr_sklearn.FrozenEmbedder",
+        "cxr_sklearn.ShortcutFeatures",
+        "cxr_sklearn.ImageLoader",
+        "cxr_sklearn.AugmentedClassifier",
+        "cxr_sklearn.BalancedClassifier",
         "cxr_sklearn.models.calibration.KnownScores",
         "cxr_sklearn.models.calibration.PredictedScores",
         "sklearn.calibration._CalibratedClassifier",
@@ -52,6 +58,42 @@ TRUSTED = frozenset(
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     }
 )
+
+#: Where these classes were before models named public paths.
+_EARLIER = (
+    "cxr_sklearn.augment.ImageAugmenter",
+    "cxr_sklearn.classifiers.finetuned.FineTunedClassifier",
+    "cxr_sklearn.classifiers.scratch_cnn.ScratchCNNClassifier",
+    "cxr_sklearn.domain.DomainDetector",
+    "cxr_sklearn.embedder.FrozenEmbedder",
+    "cxr_sklearn.evaluation.shortcuts.ShortcutFeatures",
+    "cxr_sklearn.loader.ImageLoader",
+    "cxr_sklearn.resampling.AugmentedClassifier",
+    "cxr_sklearn.resampling.BalancedClassifier",
+    "cxr_sklearn.scores.KnownScores",
+    "cxr_sklearn.scores.PredictedScores",
+)
+_KNOWN = TRUSTED.union(_EARLIER)
+_reading_earlier = threading.RLock()
+
+
+@contextmanager
+def _earlier_paths() -> Iterator[None]:
+    """Let the earlier paths of classes lead to them while a model is read; modules of these names exist no more."""
+    now = {path.rpartition(".")[2]: path.rpartition(".")[0] for path in TRUSTED if path.startswith("cxr_sklearn.")}
+    with _reading_earlier:
+        standing_in: dict[str, ModuleType] = {}
+        for path in _EARLIER:
+            module, _, name = path.rpartition(".")
+            if module in standing_in or find_spec(module) is None:
+                stand_in = standing_in.setdefault(module, ModuleType(module))
+                setattr(stand_in, name, getattr(import_module(now[name]), name))
+        sys.modules.update(standing_in)
+        try:
+            yield
+        finally:
+            for module in standing_in:
+                del sys.modules[module]
 
 
 def dump(parts: Mapping[str, Any], kind: str) -> bytes:
@@ -94,12 +136,13 @@ def undump(payload: bytes, kind: str) -> Any:
         Whatever the bytes are.
     """
     try:
-        if kind == "joblib":
-            return joblib.load(io.BytesIO(payload))
-        _check_archive(payload)
-        if unknown := set(skops.io.get_untrusted_types(data=payload)) - TRUSTED:
-            raise ModelError(f"it asks for code that a model does not need: {', '.join(sorted(unknown))}")
-        return skops.io.loads(payload, trusted=sorted(TRUSTED))
+        with _earlier_paths():
+            if kind == "joblib":
+                return joblib.load(io.BytesIO(payload))
+            _check_archive(payload)
+            if unknown := set(skops.io.get_untrusted_types(data=payload)) - _KNOWN:
+                raise ModelError(f"it asks for code that a model does not need: {', '.join(sorted(unknown))}")
+            return skops.io.loads(payload, trusted=sorted(_KNOWN))
     except ModelError:
         raise
     except Exception as error:  # whatever a stranger's file can bring about

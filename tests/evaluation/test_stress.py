@@ -131,7 +131,8 @@ def test_a_change_says_all_of_what_it_does():
 def test_keys_follow_the_change_in_every_process(tmp_path):
     path = write_image(tmp_path / "a.png", size=(20, 30))
     code = (
-        "import json, sys\nfrom cxr_sklearn import ImageLoader\nfrom cxr_sklearn.images.changes import ImageStresser, CHANGES\n"
+        "import json, sys\nfrom cxr_sklearn import ImageLoader\n"
+        "from cxr_sklearn.images.changes import ImageStresser, CHANGES\n"
         "batch = ImageLoader(size=8).transform([sys.argv[1]])\n"
         "print(json.dumps({n: ImageStresser(c).transform(batch).keys[0].hex() for n, c in CHANGES.items()}))"
     )
