@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from PIL import Image
+from scipy import ndimage
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
@@ -99,3 +101,31 @@ def test_flip_mirrors_about_half_of_the_images():
 def test_wrong_parameters_are_refused_by_name(images, options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         ImageAugmenter(**options).fit(images)
+
+
+@pytest.mark.parametrize("number", [float, np.float64, np.int64, np.float32])
+def test_it_does_not_matter_how_a_number_is_given(number):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 20, 24), dtype=np.uint8)
+    views = [ImageAugmenter(rotation=given, random_state=0).fit_transform(pixels) for given in (10, number(10))]
+    assert views[0].keys == views[1].keys
+    np.testing.assert_array_equal(*views)
+
+
+def test_the_draw_depends_on_the_image_and_not_on_its_size_or_the_amounts(tmp_path):
+    path = tmp_path / "square.png"
+    Image.fromarray(np.pad(np.full((40, 40), 255, np.uint8), 40)).save(path)
+
+    def moved(size, shift):
+        only_shift = {"rotation": 0, "zoom": 0, "brightness": 0, "contrast": 0, "shift": shift, "random_state": 3}
+        view = np.asarray(ImageAugmenter(**only_shift).fit_transform(ImageLoader(size=size).transform([path])))
+        return np.subtract(ndimage.center_of_mass(view[0, ..., 0]), (size - 1) / 2) / size
+
+    np.testing.assert_allclose(moved(60, 0.1), moved(120, 0.1), atol=0.005)
+    np.testing.assert_allclose(moved(120, 0.05), moved(120, 0.1) / 2, atol=0.005)
+    assert np.abs(moved(120, 0.1)).max() > 0.01
+
+
+def test_the_key_of_a_view_hangs_on_no_name_of_a_class(tmp_path):
+    pixels = np.zeros((1, 8, 8), dtype=np.uint8)
+    (key,) = ImageAugmenter(random_state=0).fit_transform(pixels).keys
+    assert key.hex()[:16] == "e612115c3208e1d9"

@@ -66,8 +66,9 @@ class Decoding:
 
     def __repr__(self) -> str:
         # In every content key: what is not asked for is not named, or each new field would empty everybody's store.
-        asked = [f"height={self.height!r}, width={self.width!r}, resize={self.resize!r}"]
-        asked += [f"crop={self.crop!r}"] if self.crop != 1 else []
+        # Numbers are written in one way, however they were given.
+        asked = [f"height={int(self.height)}, width={int(self.width)}, resize={str(self.resize)!r}"]
+        asked += [f"crop={float(self.crop)!r}"] if self.crop != 1 else []
         asked += [f"change={self.change!r}"] if self.change is not None else []
         return f"Decoding({', '.join(asked)})"
 

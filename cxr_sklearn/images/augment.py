@@ -17,9 +17,9 @@ from ..exceptions import InputError
 from .batch import ImageBatch, PassesImages, as_batch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Augmentation:
-    """The random change asked of an image; what is drawn depends on ``seed``, the image's key and the view."""
+    """The random change asked of an image; what is drawn depends on ``seed``, the image and the view alone."""
 
     rotation: float
     shift: float
@@ -29,9 +29,15 @@ class Augmentation:
     flip: bool
     seed: int
 
+    def __repr__(self) -> str:
+        # In content keys, so numbers are written in one way, however they were given, and a new name of this class
+        # changes nothing. A change of what is drawn or done counts the version up.
+        amounts = (self.rotation, self.shift, self.zoom, self.brightness, self.contrast)
+        return f"augmentation 2: {[float(amount) for amount in amounts]}, {bool(self.flip)}, {int(self.seed)}"
+
     def __call__(self, pixels: np.ndarray, key: bytes) -> np.ndarray:
-        """Change grey pixels ``uint8 (H, W)``; the draw is a function of `key` alone."""
-        draw = np.random.default_rng(np.frombuffer(key, dtype=np.uint32))
+        """Change grey pixels ``uint8 (H, W)``; the draw is a function of the seed and `key`."""
+        draw = np.random.default_rng([self.seed, *np.frombuffer(key, dtype=np.uint32)])
         angle, shift_x, shift_y, zoom, brightness, contrast = draw.uniform(-1, 1, size=6)
         mirrored = self.flip and draw.random() < 0.5
         height, width = pixels.shape
@@ -66,7 +72,8 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
     ``fit_transform(X)`` is *not* ``fit(X).transform(X)``, as in :class:`sklearn.preprocessing.TargetEncoder`.
 
     The draw for an image is seeded by `random_state` and the image's content: the same image gets the same view in
-    every fold, candidate and process, so embedded views are found in the feature store again.
+    every fold, candidate and process, so embedded views are found in the feature store again. It is turned by the same
+    share of `rotation`, moved by the same share of `shift` and so on, whatever these are and whatever its size.
 
     Parameters
     ----------

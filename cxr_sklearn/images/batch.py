@@ -22,7 +22,8 @@ from ._pixels import grey_array
 
 #: From paths to the SHA-256 of each file's bytes, or the error that reading it gave.
 Digests = Callable[[Sequence[str]], list[bytes | OSError]]
-#: From grey pixels ``uint8 (H, W)`` and a content key to changed pixels of the same shape.
+#: From grey pixels ``uint8 (H, W)`` and 32 bytes to draw by to changed pixels of the same shape. Its ``repr``, which
+#: is part of content keys, says all of what it does.
 Operation = Callable[[np.ndarray, bytes], np.ndarray]
 
 
@@ -192,7 +193,7 @@ class ImageBatch(Sequence[np.ndarray]):
         grey = self._decoded(i) if self._grey is None else self._grey[i]
         for position, (operation, views) in enumerate(self._augmentations):
             if views[i]:
-                grey = operation(grey, self._key_at(i, position + 1))
+                grey = operation(grey, self._draw(i, position))
         return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
     def _decoded(self, i: int) -> np.ndarray:
@@ -216,10 +217,12 @@ class ImageBatch(Sequence[np.ndarray]):
             raise ValueError("the file changed while it was being read; run again")
         return content
 
-    def _key_at(self, i: int, n_operations: int) -> bytes:
-        one = self[i : i + 1]
-        one._augmentations = one._augmentations[:n_operations]
-        return one.keys[0]
+    def _draw(self, i: int, position: int) -> bytes:
+        """Return what the operation at a position draws by: the image, whatever its size, the position and the view."""
+        digest = self._digests[i] if self._digests is not None else self[i : i + 1]._source_digests(hash_files)[0]
+        if isinstance(digest, OSError):
+            raise ImageReadError({self.name(i): reason_of(digest)}, 1) from digest
+        return hashlib.sha256(digest + f"{position} {int(self._augmentations[position][1][i])}".encode()).digest()
 
     def decode_ahead(self, chunk_size: int) -> Iterator[list[np.ndarray | ImageReadError]]:
         """Decode in chunks, two chunks ahead of the reader, in threads: memory holds three chunks, however many images.

@@ -38,7 +38,7 @@ class ImageProbe(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output
 PARTS = ("border", "centre")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Occlusion:
     """Paint a part of an image in its mean grey level.
 
@@ -46,6 +46,9 @@ class Occlusion:
     """
 
     part: str
+
+    def __repr__(self) -> str:
+        return f"Occlusion(part={str(self.part)!r})"  # in content keys
 
     def __call__(self, grey: np.ndarray, key: bytes) -> np.ndarray:
         """Return the image with the part hidden, ``uint8 (H, W)``."""
