@@ -1,78 +1,9 @@
 """Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way."""
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .classifiers.finetuned import FineTunedClassifier as FineTunedClassifier
-    from .classifiers.resampling import AugmentedClassifier as AugmentedClassifier
-    from .classifiers.resampling import BalancedClassifier as BalancedClassifier
-    from .classifiers.scratch_cnn import ScratchCNNClassifier as ScratchCNNClassifier
-    from .datasets.folder import load_folder as load_folder
-    from .datasets.folder import load_frame as load_frame
-    from .datasets.kaggle import fetch_chest_xray as fetch_chest_xray
-    from .datasets.splits import balanced_subset as balanced_subset
-    from .datasets.splits import group_split as group_split
-    from .datasets.splits import write_subset as write_subset
-    from .datasets.synthetic import make_radiographs as make_radiographs
-    from .datasets.synthetic import write_radiographs as write_radiographs
-    from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
-    from .features.domain import DomainDetector as DomainDetector
-    from .features.embedder import FrozenEmbedder as FrozenEmbedder
-    from .features.shortcuts import ShortcutFeatures as ShortcutFeatures
-    from .features.store import FeatureStore as FeatureStore
-    from .images.augment import ImageAugmenter as ImageAugmenter
-    from .images.batch import ImageBatch as ImageBatch
-    from .images.loader import ImageLoader as ImageLoader
-    from .models.explain import explain as explain
-    from .models.files import load as load
-    from .models.files import save as save
-    from .study.compare import compare as compare
-    from .study.learning_curve import learning_curve as learning_curve
-    from .study.probes import stress_test as stress_test
-    from .study.train import train as train
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AugmentedClassifier": "classifiers.resampling",
-    "BalancedClassifier": "classifiers.resampling",
-    "DomainDetector": "features.domain",
-    "FeatureStore": "features.store",
-    "FineTunedClassifier": "classifiers.finetuned",
-    "FrozenEmbedder": "features.embedder",
-    "ImageAugmenter": "images.augment",
-    "ImageBatch": "images.batch",
-    "ImageLoader": "images.loader",
-    "ScratchCNNClassifier": "classifiers.scratch_cnn",
-    "ShortcutFeatures": "features.shortcuts",
-    "balanced_subset": "datasets.splits",
-    "compare": "study.compare",
-    "diagnose_discrepancy": "evaluation.discrepancy",
-    "explain": "models.explain",
-    "fetch_chest_xray": "datasets.kaggle",
-    "group_split": "datasets.splits",
-    "learning_curve": "study.learning_curve",
-    "load": "models.files",
-    "load_folder": "datasets.folder",
-    "load_frame": "datasets.folder",
-    "make_radiographs": "datasets.synthetic",
-    "save": "models.files",
-    "stress_test": "study.probes",
-    "train": "study.train",
-    "write_radiographs": "datasets.synthetic",
-    "write_subset": "datasets.splits",
-}
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+# The names stand in __init__.pyi. A module is imported when one of its names is first asked for, so that
+# `import cxr_sklearn` takes no time and never imports Keras.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

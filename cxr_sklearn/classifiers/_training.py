@@ -490,7 +490,7 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
     momenta = [layer.momentum for layer in layers]
     weights = {id(weight) for weight in network.weights}
     # Dropout draws as the network looks at the images; the training is to go on as if nobody had looked.
-    seeds = [(state, _as_float64(state)) for state in network.variables if id(state) not in weights]
+    seeds = [(state, _as_array(state).copy()) for state in network.variables if id(state) not in weights]
     means, squares = ([np.zeros(())] * len(layers) for _ in range(2))
     n = len(images)
     try:
@@ -500,7 +500,7 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
             rows = np.arange(start, min(start + batch_size, n))
             network(np.asarray(images[rows]), training=True)
             for i, layer in enumerate(layers):
-                mean, variance = (_as_float64(v).astype(float) for v in (layer.moving_mean, layer.moving_variance))
+                mean, variance = (_as_array(v).astype(float) for v in (layer.moving_mean, layer.moving_variance))
                 means[i] = means[i] + mean * len(rows) / n
                 squares[i] = squares[i] + (variance + mean**2) * len(rows) / n
     finally:
@@ -511,7 +511,3 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
     for layer, mean, square in zip(layers, means, squares, strict=True):
         layer.moving_mean.assign(mean)
         layer.moving_variance.assign(np.maximum(square - mean**2, 0))
-
-
-def _as_float64(variable: Any) -> np.ndarray:
-    return np.array(import_keras().ops.convert_to_numpy(variable))

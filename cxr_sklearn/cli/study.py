@@ -97,14 +97,14 @@ def compare(
 def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
     from ..exceptions import WeightsUnavailableError
-    from ..models._steps import backbones_of
+    from ..models._steps import describe_networks
     from ..study.recipes import default_recipes, load_recipes
 
     if weights != "imagenet":
         return weights
     try:
         for recipe in load_recipes(pipelines, default_recipes()):
-            backbones_of(recipe.build(weights=weights))
+            describe_networks(recipe.build(weights=weights))
     except WeightsUnavailableError:
         say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"

@@ -1,4 +1,9 @@
-"""The steps of a pipeline, whatever wraps them, in the order in which images meet them."""
+"""The steps of a pipeline, whatever wraps them, in the order in which images meet them.
+
+scikit-learn composes estimators in many ways: pipelines inside pipelines, steps that are None or "passthrough",
+searches, calibration, thresholds, stacks, and the package's own wrappers. Whoever must know what a model consists of
+(its loader, its networks, the classifier at its end) asks here, and nowhere else takes a pipeline apart.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.calibration import _CalibratedClassifier
+from sklearn.base import BaseEstimator, clone
+from sklearn.calibration import CalibratedClassifierCV, _CalibratedClassifier
+from sklearn.compose import ColumnTransformer
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,14 +27,29 @@ from ..classifiers.finetuned import FineTunedClassifier
 from ..classifiers.resampling import ResamplingClassifier
 from ..exceptions import InputError
 from ..features._backbones import weights_identity
+from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
-from ..images.batch import ImageBatch, as_batch
+from ..features.shortcuts import ShortcutFeatures
+from ..images.batch import ImageBatch, PassesImages, as_batch
 from ..images.loader import ImageLoader
 from .calibration import PredictedScores
 
+#: Wrappers that hand what they are given to one estimator, and where they keep it once they are fitted.
+_WRAPPERS: tuple[tuple[Any, str], ...] = (
+    (ResamplingClassifier, "estimator_"),
+    (BaseSearchCV, "best_estimator_"),
+    (FixedThresholdClassifier, "estimator_"),
+    (TunedThresholdClassifierCV, "estimator_"),
+    (PredictedScores, "estimator"),
+    (FrozenEstimator, "estimator"),
+)
+_NO_STEP = (None, "passthrough")
+#: What keeps rows of images in a feature store.
+_KEEPS_ROWS = (FrozenEmbedder, ShortcutFeatures, DomainDetector)
+
 
 def parts_of(thing: Any) -> Iterator[BaseEstimator]:
-    """Yield every estimator in a model, fitted or not, whatever wraps it."""
+    """Yield every estimator in a model, fitted or not, whatever wraps it, templates of clones too."""
     if isinstance(thing, BaseEstimator):
         yield thing
     if isinstance(thing, BaseEstimator | _CalibratedClassifier):
@@ -40,18 +63,61 @@ def parts_of(thing: Any) -> Iterator[BaseEstimator]:
             yield from parts_of(inner)
 
 
-def set_everywhere(model: Any, name: str, value: Any) -> None:
-    """Set a parameter of every estimator that has it."""
+def networks_of(model: Any) -> list[FrozenEmbedder | FineTunedClassifier]:
+    """Return the parts with a pretrained network, fitted or not."""
+    return [part for part in parts_of(model) if isinstance(part, FrozenEmbedder | FineTunedClassifier)]
+
+
+def set_store(model: Any, store: Any) -> None:
+    """Tell every part of a model that keeps rows of images where to keep them."""
     for part in parts_of(model):
-        if name in vars(part):
-            setattr(part, name, value)
+        if isinstance(part, _KEEPS_ROWS):
+            part.store = store
+
+
+def without_stores(step: Any) -> Any:
+    """Return a fitted step that keeps no rows: the step itself where it keeps none anyway, else a copy."""
+    if all(part.store is None for part in parts_of(step) if isinstance(part, _KEEPS_ROWS)):
+        return step
+    copied = copy.deepcopy(step)
+    set_store(copied, None)
+    return copied
+
+
+def steps_of(model: Any) -> list[Any]:
+    """Return the steps in the order in which images meet them; the last one classifies, if any does.
+
+    What hands its images on to a single estimator is left out, and that estimator stands in its place: the fitted one
+    where there is one. Of a calibrated pipeline these are the steps of the pipeline that was calibrated, for
+    calibration leaves the order of scores as it is. What combines several estimators, a stack for example, is one step.
+    """
+    if isinstance(model, Pipeline):
+        steps: list[Any] = []
+        for _, step in model.steps:
+            if step not in _NO_STEP:
+                steps += steps_of(step)
+            if isinstance(step, PredictedScores):
+                break
+        return steps
+    inner = _wrapped(model)
+    return [model] if inner is None else steps_of(inner)
+
+
+def _wrapped(model: Any) -> Any:
+    """Return the estimator that a wrapper hands its input to; None where it is no wrapper, or has several of them."""
+    for kind, fitted in _WRAPPERS:
+        if isinstance(model, kind):
+            return getattr(model, fitted, model.estimator)
+    if isinstance(model, CalibratedClassifierCV):
+        calibrated = getattr(model, "calibrated_classifiers_", None)
+        if calibrated is None:
+            return model.estimator
+        return calibrated[0].estimator if len(calibrated) == 1 else None
+    return None
 
 
 def fitted_steps(pipeline: Any) -> list[Any]:
-    """Return the fitted steps in the order in which images meet them, those inside wrappers too; the last classifies.
-
-    A calibrated pipeline gives the steps of the pipeline that was calibrated: calibration leaves the order of scores as
-    it is. Test-time augmentation is left out, for a map is of one image.
+    """Return the steps of a fitted pipeline, as :func:`steps_of` does.
 
     Raises
     ------
@@ -70,24 +136,7 @@ def fitted_steps(pipeline: Any) -> list[Any]:
             f"expected a pipeline fitted on 0 (normal) and 1 (pneumonia), but the classes of its last step are "
             f"{classes}"
         )
-    return list(_flat(pipeline))
-
-
-def _flat(estimator: Any) -> Iterator[Any]:
-    if isinstance(estimator, Pipeline):
-        *before, last = (step for _, step in estimator.steps if step != "passthrough")
-        if any(isinstance(step, PredictedScores) for step in before):
-            last = next(step.estimator for step in before if isinstance(step, PredictedScores))
-            before = []
-        for step in before:
-            yield from _flat(step)
-        yield from _flat(last)
-    elif isinstance(estimator, ResamplingClassifier):
-        yield from _flat(estimator.estimator_)
-    elif isinstance(estimator, FrozenEstimator):
-        yield from _flat(estimator.estimator)
-    else:
-        yield estimator
+    return steps_of(pipeline)
 
 
 def loaded(steps: list[Any], X: Any) -> tuple[ImageBatch, list[Any]]:
@@ -113,39 +162,104 @@ def images_after(steps: list[Any], images: ImageBatch) -> ImageBatch:
     return images
 
 
-def without_stores(step: Any) -> Any:
-    """Return a fitted step that keeps no features: the step itself where it has no store, else a copy."""
-    if all(getattr(part, "store", None) is None for part in parts_of(step)):
-        return step
-    copied = copy.deepcopy(step)
-    set_everywhere(copied, "store", None)
-    return copied
+def after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
+    """Return a fitted model with one more step right after each ImageLoader; the model itself stays as it is.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted. The loaders may be in pipelines inside it, whatever wraps these.
+    name : str
+    step : transformer of images
+        Needs no fitting.
+
+    Returns
+    -------
+    estimator or None
+        It shares the fitted parts; None where no pipeline in it has an ImageLoader.
+    """
+    if isinstance(model, Pipeline):
+        steps, is_changed = [], False
+        for own_name, own_step in model.steps:
+            inner = after_loader(own_step, name, step)
+            steps.append((own_name, own_step if inner is None else inner))
+            is_changed |= inner is not None
+            if isinstance(own_step, ImageLoader):
+                steps.append((name, step))
+                is_changed = True
+        return _with(model, {"steps": steps}) if is_changed else None
+    if isinstance(model, BaseEstimator | _CalibratedClassifier):
+        changed = after_loader(vars(model), name, step)
+        return None if changed is None else _with(model, changed)
+    if isinstance(model, dict):
+        changed = {key: inner for key, value in model.items() if (inner := after_loader(value, name, step)) is not None}
+        return copy.copy(model) | changed if changed else None
+    if isinstance(model, list | tuple) and not hasattr(model, "_fields"):
+        inside = [after_loader(value, name, step) for value in model]
+        if all(inner is None for inner in inside):
+            return None
+        return type(model)(old if new is None else new for old, new in zip(model, inside, strict=True))
+    return None
 
 
-def _steps(estimator: Any) -> list[Any]:
-    """Return the steps in the order in which images meet them, those inside the last one too."""
-    if isinstance(estimator, Pipeline):
-        *before, last = (step for _, step in estimator.steps if step not in (None, "passthrough"))
-        return [*before, *_steps(last)]
-    return _steps(estimator.estimator) if isinstance(estimator, ResamplingClassifier) else [estimator]
+def _with(model: Any, attributes: dict[str, Any]) -> Any:
+    changed = copy.copy(model)
+    vars(changed).update(attributes)
+    return changed
 
 
-def _stores(step: Any) -> bool:
-    return hasattr(step, "get_params") and any(
-        name.split("__")[-1] == "store" and value is not None for name, value in step.get_params().items()
-    )
+def fill_stores(model: Any, X: Any, verbose: int) -> list[Any]:
+    """Compute the rows that the parts of an unfitted model keep in a store, each of them once and without labels.
+
+    Parameters
+    ----------
+    model : estimator
+        Stays as it is. What comes after a step whose output depends on what it was fitted on is left out.
+    X : Series of n paths
+    verbose : int
+        1 shows progress bars.
+
+    Returns
+    -------
+    list of fitted FrozenEmbedder and ShortcutFeatures
+        With ``n_embedded_`` and ``n_cached_`` where they count.
+    """
+    filled: list[Any] = []
+    _fill(model, X, verbose, filled)
+    return filled
 
 
-def backbones_of(pipeline: Pipeline) -> list[dict[str, Any]]:
-    """Describe every pretrained network in a pipeline."""
-    return [
-        _describe_backbone(step)
-        for step in pipeline.get_params().values()
-        if isinstance(step, FrozenEmbedder | FineTunedClassifier)
-    ]
+def _fill(model: Any, X: Any, verbose: int, filled: list[Any]) -> Any:
+    """Return what `model` makes of `X`, None where that cannot be known before a fit."""
+    if X is None:
+        return None
+    if isinstance(model, Pipeline):
+        for _, step in model.steps:
+            X = X if step in _NO_STEP else _fill(step, X, verbose, filled)
+        return X
+    if isinstance(model, FrozenEmbedder | ShortcutFeatures):
+        if model.store is not None:
+            filled.append(clone(model).set_params(verbose=verbose))
+            filled[-1].fit(X).transform(X)
+        return None
+    if isinstance(model, ImageLoader | PassesImages):
+        return clone(model).fit(X).transform(X)
+    if isinstance(model, BaseEstimator) and not isinstance(model, ColumnTransformer):
+        for value in model.get_params(deep=False).values():
+            # Stacks and unions have lists of estimators by name.
+            named = isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value)
+            for part in (part for _, part in value) if named else (value,):
+                if isinstance(part, BaseEstimator) and not isinstance(part, PassesImages):
+                    _fill(part, X, verbose, filled)
+    return None
 
 
-def _describe_backbone(network: FrozenEmbedder | FineTunedClassifier) -> dict[str, Any]:
+def describe_networks(pipeline: Any) -> list[dict[str, Any]]:
+    """Say which pretrained networks a pipeline has, fitted or not: of which layers, and with which weights."""
+    return [_describe_network(network) for network in networks_of(clone(pipeline))]
+
+
+def _describe_network(network: FrozenEmbedder | FineTunedClassifier) -> dict[str, Any]:
     named = network.weights in ("imagenet", "random")
     return {
         "backbone": network.backbone,
@@ -164,51 +278,3 @@ def crop_of(pipeline: Any) -> float:
     With several loaders, templates of a search among them, it is the largest part.
     """
     return max((float(part.crop) for part in parts_of(pipeline) if isinstance(part, ImageLoader)), default=1.0)
-
-
-def last_classifier(model: Any) -> Any:
-    """Return the classifier at the end of a fitted pipeline, whatever wraps it."""
-    while isinstance(model, Pipeline | ResamplingClassifier):
-        model = model[-1] if isinstance(model, Pipeline) else model.estimator_
-    return model
-
-
-#: Where a wrapper keeps the fitted estimator that its images go to.
-_INNER = {ResamplingClassifier: "estimator_", PredictedScores: "estimator", FrozenEstimator: "estimator"}
-
-
-def with_step_after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
-    """Return a fitted pipeline with one more step, right after its ImageLoader; the pipeline itself stays as it is.
-
-    Parameters
-    ----------
-    model : Pipeline
-        Fitted. The loader may be in a pipeline inside it, in a classifier that resamples or in a calibrated pipeline.
-    name : str
-    step : transformer of images
-        Needs no fitting.
-
-    Returns
-    -------
-    Pipeline or None
-        It shares the fitted parts; None where no ImageLoader is found.
-    """
-    if isinstance(model, Pipeline):
-        return _in_pipeline(model, name, step)
-    attribute = next((attribute for kind, attribute in _INNER.items() if isinstance(model, kind)), None)
-    inner = attribute and with_step_after_loader(getattr(model, attribute, None), name, step)
-    if inner is None:
-        return None
-    changed = copy.copy(model)
-    setattr(changed, str(attribute), inner)
-    return changed
-
-
-def _in_pipeline(model: Pipeline, name: str, step: BaseEstimator) -> Pipeline | None:
-    for i, (own_name, own_step) in enumerate(model.steps):
-        if isinstance(own_step, ImageLoader):
-            return Pipeline([*model.steps[: i + 1], (name, step), *model.steps[i + 1 :]])
-        inner = with_step_after_loader(own_step, name, step)
-        if inner is not None:
-            return Pipeline([*model.steps[:i], (own_name, inner), *model.steps[i + 1 :]])
-    return None

@@ -34,7 +34,7 @@ from ..classifiers.finetuned import FineTunedClassifier
 from ..exceptions import InputError, ModelError, WeightsUnavailableError
 from ..features._backbones import POOLINGS, application, weights_identity
 from ..features.domain import DomainDetector
-from ._steps import parts_of, set_everywhere
+from ._steps import networks_of, set_store
 from .model import SavedModel
 
 #: Types besides those of scikit-learn and NumPy that skops may build: each was looked at, and does nothing on loading
@@ -388,18 +388,17 @@ def _portable(parts: dict[str, Any]) -> dict[str, Any]:
     """Copy a model without the paths of this machine's store and checkpoints, and with those of weights as text."""
     parts = copy.deepcopy(parts)
     for part in parts.values():
-        set_everywhere(part, "store", "auto")
-    for part in parts_of(parts["pipeline"]):
-        if isinstance(part, FineTunedClassifier):
-            part.checkpoint = None
-        if hasattr(part, "backbone"):
-            part.weights = os.fspath(part.weights)
+        set_store(part, "auto")
+    for network in networks_of(parts["pipeline"]):
+        network.weights = os.fspath(network.weights)
+        if isinstance(network, FineTunedClassifier):
+            network.checkpoint = None
     return parts
 
 
 def _networks(model: Any) -> list[Any]:
     """Return the fitted parts that hold on to pretrained weights."""
-    return [part for part in parts_of(model) if hasattr(part, "weights_id_")]
+    return [network for network in networks_of(model) if hasattr(network, "weights_id_")]
 
 
 def _describe_weights(part: Any) -> dict[str, Any]:
@@ -424,8 +423,8 @@ def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
 def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
     """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
     for part in (model.pipeline, model.domain):
-        set_everywhere(part, "store", store)
-    backbones = [part for part in parts_of(model.pipeline) if hasattr(part, "backbone")]
+        set_store(part, store)
+    backbones = networks_of(model.pipeline)
     for part in backbones:
         _check_names(part)
     for network in _networks(model.pipeline):

@@ -17,6 +17,7 @@ from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
 from ..features.embedder import FrozenEmbedder
+from ..models._steps import networks_of
 from ..models.calibration import pneumonia_scores
 from ._metadata import check_images
 from .recipes import Recipe, default_recipes, load_recipe, load_recipes
@@ -115,7 +116,7 @@ def frozen_recipes() -> list[str]:
     return [
         name
         for name in default_recipes()
-        if any(isinstance(step, FrozenEmbedder) for step in load_recipe(name).build().get_params().values())
+        if any(isinstance(network, FrozenEmbedder) for network in networks_of(load_recipe(name).build()))
     ]
 
 

@@ -17,7 +17,7 @@ from ..evaluation.tables import TABLES, score_rows
 from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import DataError, InputError
 from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresser
-from ..models._steps import with_step_after_loader
+from ..models._steps import after_loader
 from ..models.calibration import pneumonia_scores
 from .search import Splits, fit, patient_folds
 
@@ -119,7 +119,7 @@ def permuted_rows(
 
 def occluded(model: Any, part: str) -> Any | None:
     """Return a fitted pipeline that sees images with a part hidden; None where it loads none by an ImageLoader."""
-    return with_step_after_loader(model, "occlude", ImageOccluder(part))
+    return after_loader(model, "occlude", ImageOccluder(part))
 
 
 def occluded_rows(name: str, model: Any, test: pd.DataFrame, verbose: int) -> pd.DataFrame:
@@ -152,7 +152,7 @@ _UNSAID = re.compile(r" at 0x[0-9a-fA-F]+|\.\.\.")
 
 def stressed(model: Any, change: Change) -> Any | None:
     """Return a fitted pipeline that sees changed images; None where it loads none by an ImageLoader."""
-    return with_step_after_loader(model, "stress", ImageStresser(change))
+    return after_loader(model, "stress", ImageStresser(change))
 
 
 def stress_test(

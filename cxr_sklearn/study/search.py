@@ -27,7 +27,7 @@ from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import DataError, InputError
 from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
-from ..models._steps import _steps, _stores, backbones_of, crop_of, last_classifier
+from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
 from ..models.calibration import fit_calibrator, pneumonia_scores
 from .recipes import Recipe
@@ -150,39 +150,32 @@ def evaluate(
     parts += [score_rows(part, recipe.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
-    batch_norm = getattr(last_classifier(model), "batch_norm_scores_", None)
-    found = {"best_params": best_params, "seconds": seconds, "batch_norm": batch_norm, "backbones": backbones_of(model)}
+    batch_norm = getattr(steps_of(model)[-1], "batch_norm_scores_", None)
+    found = {
+        "best_params": best_params,
+        "seconds": seconds,
+        "batch_norm": batch_norm,
+        "backbones": describe_networks(model),
+    }
     return pd.concat(parts, ignore_index=True), model, found
 
 
 def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
     """Fill the store with the features of every image, and say with what and in how many seconds."""
-    facts: dict[str, Any] = {
-        "backbones": backbones_of(pipeline),
-        "n_embedded": None,
-        "n_cached": None,
-        "seconds": {"embedding": 0.0},
-    }
-    steps = _steps(pipeline)
-    stored = [i for i, step in enumerate(steps) if hasattr(step, "transform") and _stores(step)]
-    if not stored:
-        return facts
-    prefix = Pipeline([(str(i), clone(step)) for i, step in enumerate(steps[: stored[-1] + 1])])
-    names = prefix.get_params()
-    prefix.set_params(
-        **{name: verbose for name in names if name.endswith("__verbose") and f"{name[:-7]}store" in names}
-    )
     start = time.perf_counter()
-    prefix.fit(frame["path"].iloc[:1]).transform(frame["path"])
-    facts["seconds"]["embedding"] = time.perf_counter() - start
-    if isinstance(prefix[-1], FrozenEmbedder):
-        facts |= {"n_embedded": prefix[-1].n_embedded_, "n_cached": prefix[-1].n_cached_}
-    return facts
+    filled = fill_stores(pipeline, frame["path"], verbose)
+    embedders = [step for step in filled if isinstance(step, FrozenEmbedder)]
+    return {
+        "backbones": describe_networks(pipeline),
+        "n_embedded": sum(step.n_embedded_ for step in embedders) if embedders else None,
+        "n_cached": sum(step.n_cached_ for step in embedders) if embedders else None,
+        "seconds": {"embedding": time.perf_counter() - start if filled else 0.0},
+    }
 
 
 def training_of(name: str, model: Pipeline) -> list[pd.DataFrame]:
     """Return the table of the epochs of a fitted pipeline, nothing where it trained no network."""
-    classifier = last_classifier(model)
+    classifier = steps_of(model)[-1]
     if not isinstance(classifier, KerasImageClassifier):
         return []
     return [training_table(name, {"head": getattr(classifier, "head_history_", {}), "all": classifier.history_})]

@@ -16,8 +16,8 @@ from cxr_sklearn.evaluation.thresholds import Rule
 from cxr_sklearn.exceptions import DataError
 
 # What only the run knows: it cannot be found in a table.
-FACTS = {"description", "crop", "balance", "calibrated", "backbones", "n_embedded", "n_cached", "seconds", "best_params",
-         "batch_norm"}  # fmt: skip
+FACTS = {"description", "crop", "balance", "calibrated", "backbones", "n_embedded", "n_cached", "seconds",
+         "best_params", "batch_norm"}  # fmt: skip
 NO_ROWS = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
 NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "batch_norm": {}}
 
