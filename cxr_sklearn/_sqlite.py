@@ -13,7 +13,7 @@ from .exceptions import StoreDamagedError, StoreError
 
 #: Seven rows of 512 float32 fit one page of this size, one fits SQLite's default: half the bytes on disk.
 _PAGE_SIZE = 16_384
-#: What the surroundings can do to a sound file; any other error means that the file itself is damaged.
+#: SQLite error codes that the environment causes (lock, permission, disk); any other means that the file is damaged.
 _CIRCUMSTANCES = {
     sqlite3.SQLITE_AUTH,
     sqlite3.SQLITE_BUSY,

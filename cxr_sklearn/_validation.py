@@ -16,7 +16,7 @@ from .exceptions import InputError
 
 
 def fit_params(estimator: Any, **metadata: Any) -> dict[str, Any]:
-    """Return what of `metadata` the estimator's ``fit`` takes, under the names it takes it by.
+    """Select the metadata that the estimator's ``fit`` accepts, by the names it expects.
 
     Of a pipeline, that is what its last step takes. None counts as not given.
 

@@ -78,4 +78,4 @@ class TrainingError(CXRError, ValueError):
 
 
 class ModelError(CXRError, ValueError):
-    """A file is no model that can be loaded, or a pipeline none that can be saved."""
+    """A model file cannot be loaded, or a pipeline cannot be saved."""

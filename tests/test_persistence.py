@@ -338,7 +338,7 @@ class TestHostileFiles:
         unplaced.offset_ = float("nan")
         for odd in (unplaced, DomainDetector(), StandardScaler(), "x"):
             payload = skops.io.dumps({"pipeline": pipeline, "domain": odd})
-            assert "its domain detector is none" in self.refused(tmp_path, sealed(payload))
+            assert "its domain detector is not a fitted" in self.refused(tmp_path, sealed(payload))
 
     def test_a_pipe(self, evil, tmp_path):
         os.mkfifo(tmp_path / "model.skops")

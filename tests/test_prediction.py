@@ -62,7 +62,7 @@ class TestPredict:
 
     def test_models_that_tell_something_else(self, frame):
         said = frame["target"].map({0: "normal", 1: "pneumonia"})
-        with pytest.raises(ModelError, match=r"tells \['normal', 'pneumonia'\] apart, not 0"):
+        with pytest.raises(ModelError, match=r"its classes are \['normal', 'pneumonia'\]"):
             predict(SavedModel(fitted(frame, LogisticRegression(), said), None, {}), frame["path"], store=None)
         with pytest.raises(ModelError, match="gives no probabilities"):
             predict(SavedModel(fitted(frame, LinearSVC(random_state=0)), None, {}), frame["path"], store=None)

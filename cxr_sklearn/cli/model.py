@@ -60,7 +60,10 @@ def train(
                     random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
         write(model.pipeline, save, domain=model.domain, **model.manifest)
         if model.manifest["calibrated"] == "reversed":
-            say("Not calibrated: it would turn the ranking round, as with scores that tell nothing.", style="yellow")
+            say(
+                "Not calibrated: the fitted map would reverse the ranking, which happens when scores carry no signal.",
+                style="yellow",
+            )
         auc = model.manifest["metrics"]["out_of_fold"]["roc_auc"]
         held_out = "Cross-validated AUC" if folds > 1 else "AUC on held-out patients"
         say(f"{held_out} {auc:.3f}; threshold {model.manifest['threshold']:.3f} "

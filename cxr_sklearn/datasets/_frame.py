@@ -35,7 +35,7 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If a column or a value is missing, an image stands in the table twice, or a split or target is unknown.
+        If a column or a value is missing, a path occurs twice, or a split or target is unknown.
     ValueError
         If `frame` is no table.
     """
@@ -58,7 +58,7 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
         patient=frame["patient"].astype("object").astype("str"),
     )
     if (twice := checked["path"].duplicated()).any():
-        raise DataError(f"{checked['path'][twice].iloc[0]} stands in the table twice")
+        raise DataError(f"duplicate path {checked['path'][twice].iloc[0]}")
     return checked
 
 

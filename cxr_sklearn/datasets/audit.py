@@ -349,7 +349,9 @@ def _of_copies(found: Mapping[str, Any]) -> list[str]:
 def _of_patients(found: Mapping[str, Any]) -> list[str]:
     if not (n := found["patients_unknown"]):
         return []
-    return [f"the patient of {counted(n, 'image')} is unknown and counts as another each time, so a leak can go unseen"]
+    return [
+        f"{counted(n, 'image')} of unknown patients: each is treated as a separate patient, so leaks may go undetected"
+    ]
 
 
 def _of_giveaways(found: Mapping[str, Any]) -> list[str]:

@@ -198,7 +198,7 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         raise DataError(f"{file}, row {_row(empty)}: there is no path")
     path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], table.index, dtype="str")
     if (twice := path.duplicated()).any():
-        raise DataError(f"{file}, row {_row(twice)}: {path[twice].iloc[0]} stands in the table twice")
+        raise DataError(f"{file}, row {_row(twice)}: duplicate path {path[twice].iloc[0]}")
     if not any(map(os.path.exists, path)):
         slashes = ", with / between folders" if table["path"].str.contains("\\\\").any() and os.sep == "/" else ""
         raise DataError(

@@ -57,7 +57,7 @@ def diagnose_discrepancy(
     reported_metrics : mapping of str to float
         Two or more of "accuracy", "precision", "recall", "specificity" and "f1", rounded as published; "roc_auc" and
         "n", the number of images, if known. "sensitivity" and "auc" are understood, too; the other names of ``METRICS``
-        are let pass and not used.
+        are accepted and ignored.
     confusion_matrix : array-like of int, shape (2, 2), or mapping of str to int
         ``[[tn, fp], [fn, tp]]`` as scikit-learn has it, or by the keys "tp", "fn", "fp" and "tn"; of both classes.
 

@@ -101,7 +101,7 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         for fitted, held_out in folds if len(rows) < 1_000 else folds[:1]:
             self._fit(values[fitted], *sizes)
             held_out_scores.append(self._scores(values[held_out]))
-        # Of fewer than a hundred images, it is the least of them: interpolation would flag some of many.
+        # "lower": with fewer than a hundred images it is the minimum, where interpolation would flag some of them.
         self.offset_ = float(np.quantile(np.concatenate(held_out_scores), FLAGGED, method="lower"))
         self._fit(values, *sizes)
         return self

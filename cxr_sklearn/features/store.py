@@ -370,7 +370,7 @@ def _share_out(
 
 
 def _is_worker() -> bool:
-    """Whether this is a task on a Dask worker: the folds there would each share the same images out once more."""
+    """Whether this runs on a Dask worker, where nested parallelism would distribute the same images again."""
     if "distributed" not in sys.modules:
         return False
     try:

@@ -80,7 +80,7 @@ class ImageBatch(Sequence[np.ndarray]):
         return [key for key in keys if key is not None]
 
     def pinned(self, digests: Digests) -> Self:
-        """Hold every image to its present bytes: a file that changes before it is decoded is then unreadable."""
+        """Record the digest of each file as it is now; decoding raises if the file has changed since."""
         if self._digests is not None:
             return self
         batch = self[:]

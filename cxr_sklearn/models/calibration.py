@@ -31,7 +31,7 @@ def pneumonia_scores(model: Any, X: Any) -> np.ndarray:
     """
     classes = np.asarray(model.classes_).tolist()
     if classes != [0, 1]:
-        raise ModelError(f"the model tells {classes} apart, not 0 (normal) and 1 (pneumonia)")
+        raise ModelError(f"expected a model of the classes 0 (normal) and 1 (pneumonia), but its classes are {classes}")
     if not hasattr(model, "predict_proba"):
         raise ModelError("the model gives no probabilities; calibrate its classifier (CalibratedClassifierCV)")
     scores: np.ndarray = model.predict_proba(X)[:, 1].astype(np.float64)
@@ -39,7 +39,7 @@ def pneumonia_scores(model: Any, X: Any) -> np.ndarray:
 
 
 class KnownScores(ClassifierMixin, BaseEstimator):
-    """A classifier whose input is the score: what is calibrated are scores that were computed already.
+    """Identity classifier over one column of scores, so that CalibratedClassifierCV can calibrate stored ones.
 
     A part of calibrated pipelines, not for use elsewhere.
     """

@@ -163,10 +163,11 @@ def _check_archive(payload: bytes) -> None:
 
 
 def _count(node: Any, counts: dict[Any, int]) -> int:
-    """Return how many objects are written below a node, and see that one met again is written out again, as skops does.
+    """Count the objects below a node of the schema, and refuse schemas that would blow up while skops audits them.
 
-    The checks of skops go through an object as often as it is met. Were it enough to name it again, a thousand bytes
-    could hold a pipeline that takes them years; as it is, they go through no more than the file holds.
+    The audit visits a shared object once per reference, so a tiny file with nested references could take years. skops
+    always writes a repeated object out in full: a file in which two nodes share an id but differ in size was not
+    written by it.
     """
     inner = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
     n = isinstance(node, dict) + sum(_count(thing, counts) for thing in inner)
@@ -235,7 +236,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
     try:
         line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise InputError(f"a fact about the model is none that JSON can hold: {error}") from error
+        raise InputError(f"what is said of the model must be JSON-serialisable: {error}") from error
     with atomic_write(target) as draft:
         draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
     return manifest
@@ -375,7 +376,7 @@ def _model(parts: Any, manifest: dict[str, Any]) -> SavedModel:
     if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
         raise ModelError("its pipeline tells other classes apart than its manifest says")
     if domain is not None and not _tells_domain(domain):
-        raise ModelError("its domain detector is none")
+        raise ModelError("its domain detector is not a fitted DomainDetector")
     return SavedModel(pipeline, domain, manifest)
 
 

@@ -193,7 +193,7 @@ def test_what_splits_lack(radiographs, tmp_path):
     save(radiographs[0], tmp_path / "normal" / "scan 1.png")
     assert checked(tmp_path)["warnings"] == [
         "there are no splits: `cxr-sklearn subset` or datasets.group_split draws them by patient",
-        "the patient of 1 image is unknown and counts as another each time, so a leak can go unseen",
+        "1 image of unknown patients: each is treated as a separate patient, so leaks may go undetected",
     ]
     save(radiographs[1], tmp_path / "train" / "normal" / "IM-0001-0001.png")
     assert checked(tmp_path)["warnings"][:4] == [

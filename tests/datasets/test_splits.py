@@ -79,7 +79,7 @@ def test_nothing_to_draw(frame):
         ({"split": "TRAIN"}, "split 'TRAIN' is none of train, val, test"),
         ({"patient": None}, "images without patient"),
         ({"target": 2}, "neither 0"),
-        ({"path": "a.png"}, "a.png stands in the table twice"),
+        ({"path": "a.png"}, "duplicate path a.png"),
     ],
 )
 @pytest.mark.parametrize("divide", [balanced_subset, group_split])

@@ -88,7 +88,7 @@ def test_a_few_images_may_be_missing(write):
             "path,label,split\nx/a.png,0,holdout\n",
             "row 2: split 'holdout' is none of train, val, valid, validation, test",
         ),
-        ("path,label\nx/a.png,0\n./x/a.png,0\n", "row 3: .*a.png stands in the table twice"),
+        ("path,label\nx/a.png,0\n./x/a.png,0\n", "row 3: duplicate path .*a.png"),
         ("path,label\na.png,0\n", "none of the images .* is there, .*a.png for one; paths are relative to its folder"),
         ('path,label\nx/a.png,0\n"x/b\n.png",0\n', "cannot be printed"),
     ],

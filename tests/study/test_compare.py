@@ -193,7 +193,7 @@ def test_calibration_that_would_turn_the_ranking_round_is_left_and_told(embedded
             break
     else:
         pytest.skip("the scores of no seed ran against the labels")
-    assert "it would turn the ranking round" in (tmp_path / "report.html").read_text()
+    assert "would reverse the ranking" in (tmp_path / "report.html").read_text()
     plain = compare(frame, "shortcuts", out=tmp_path / "plain", store=store, cv=3, random_state=seed)
     assert metrics["pipelines"]["shortcuts"]["test"] == plain["pipelines"]["shortcuts"]["test"]
 
@@ -307,7 +307,7 @@ def test_embedders_inside_other_steps_are_found(embedded_frame, tmp_path):
         ),
         (lambda frame: frame.drop(columns=["patient", "split"]), r"lacks the columns \['split', 'patient'\]"),
         (lambda frame: frame.assign(patient=frame["patient"].mask(frame.index == 3)), "images without patient"),
-        (lambda frame: pd.concat([frame, frame[:1]]), "stands in the table twice"),
+        (lambda frame: pd.concat([frame, frame[:1]]), "duplicate path"),
     ],
 )
 def test_tables_that_cannot_be_compared_on(embedded_frame, tmp_path, spoil, message):
