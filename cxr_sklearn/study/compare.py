@@ -87,7 +87,7 @@ def compare(
     threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
         against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images,
-        unchanged and changed, and implies `stress`.
+        unchanged and changed, after smoothing, and implies `stress`.
     calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
         How to calibrate the scores, on the images that the threshold is chosen on.
     sanity : bool, default=False

@@ -1,6 +1,9 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit, logit
 from sklearn.metrics import recall_score
 
 from cxr_sklearn.datasets._frame import MIN_IMAGES_PER_CLASS
@@ -148,7 +151,7 @@ def test_a_robust_threshold_holds_for_changed_images_too():
     darker = rows.assign(score=rows["score"] + 0.15)
     chosen = choose_threshold(clean, Rule("robust", 0), darker)
     both = pd.concat([rows, darker])
-    assert chosen["value"] == find_threshold(YOUDEN, both["target"], both["score"])
+    assert chosen["value"] == find_threshold(Rule("robust", 0), both["target"], both["score"])
     assert chosen["value"] != choose_threshold(clean, YOUDEN)["value"]
     assert (chosen["source"], chosen["n_images"], chosen["rule"]) == ("val", 140, "robust")
     # Of a pipeline whose images cannot be changed, it is Youden's.
@@ -161,3 +164,36 @@ def test_a_fixed_threshold_is_chosen_from_nothing():
     chosen = choose_threshold(scores(40), Rule("fixed", 0.6))
     assert (chosen["source"], chosen["value"]) == ("fixed", 0.6)
     assert (chosen["sensitivity"], chosen["specificity"]) == (1, 1)
+
+
+class TestRobust:
+    def test_it_finds_where_two_normal_distributions_of_equal_spread_cross(self):
+        draw = np.random.default_rng(0)
+        target = np.repeat([0, 1], 2000)
+        log_odds = draw.normal(3 + 4 * target, 1.0)
+        assert logit(find_threshold(parse_rule("robust"), target, expit(log_odds))) == pytest.approx(5, abs=0.15)
+
+    def test_it_varies_less_than_the_empirical_index(self):
+        found = {"robust": [], "youden": []}
+        for seed in range(40):
+            target = np.repeat([0, 1], 100)
+            score = expit(np.random.default_rng(seed).normal(-2 + 4 * target, 1.5))
+            for rule, cuts in found.items():
+                cuts.append(logit(find_threshold(parse_rule(rule), target, score)))
+        assert np.std(found["robust"]) < 0.7 * np.std(found["youden"])
+
+    @pytest.mark.parametrize("score", [[0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.5, 0.5], [0.0, 0.2, 0.9, 1.0]])
+    def test_scores_that_are_alike_or_extreme(self, score):
+        cut = find_threshold(parse_rule("robust"), [0, 0, 1, 1], score)
+        assert 0 <= cut <= 1
+        if len(set(score)) > 1:
+            assert (np.array(score) >= cut).tolist() == [False, False, True, True]
+
+    def test_memory_does_not_grow_with_the_images(self):
+        target = np.tile([0, 1], 100_000)
+        score = expit(np.random.default_rng(0).normal(2 * target, 1))
+        tracemalloc.start()
+        find_threshold(parse_rule("robust"), target, score)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 60e6
