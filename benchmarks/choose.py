@@ -82,7 +82,7 @@ def trained(weights: str, out: Path) -> Iterator[tuple[str, Pipeline]]:
 
 def changed(pipeline: Pipeline, changes: dict) -> Pipeline:
     """Set parameters of the classifier inside its balancing."""
-    return pipeline.set_params(**{f"classify__estimator__{name}": value for name, value in changes.items()})
+    return pipeline.set_params(**{f"classify__{name}": value for name, value in changes.items()})
 
 
 if __name__ == "__main__":

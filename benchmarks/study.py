@@ -42,7 +42,7 @@ RECIPES = ["scratch_cnn", "vgg16_logistic", "vgg16_mlp", "vgg16_finetuned", "vgg
 WITHOUT_DRAWS = ("vgg16_logistic", "shortcuts")
 #: Changes of recipes: how the CNN fails that predicts with Keras' moving averages.
 VARIANTS = {
-    "scratch_cnn_moving": ("scratch_cnn", {"classify__estimator__batch_norm_statistics": "moving"}),
+    "scratch_cnn_moving": ("scratch_cnn", {"classify__batch_norm_statistics": "moving"}),
 }
 MOST_VALIDATION = 480
 #: Validation images that are changed: each takes eight looks.

@@ -105,9 +105,8 @@ def fitted(options: argparse.Namespace, train: pd.DataFrame, **changes: object) 
         "load__size": options.size,
         "classify__head_epochs": options.epochs,
         "classify__epochs": options.epochs,
-        "classify__estimator__epochs": options.epochs,
-        "classify__estimator__carry_frozen": True,  # so that plain_network finds all of VGG16 in it
-        "classify__estimator__precision": "float32",
+        "classify__carry_frozen": True,  # so that plain_network finds all of VGG16 in it
+        "classify__precision": "float32",
         **changes,
     }
     known = {name: value for name, value in changes.items() if value is not None and name in pipeline.get_params()}

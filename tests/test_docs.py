@@ -75,8 +75,8 @@ def test_the_recipe_of_the_page_can_be_loaded(tmp_path):
     (code,) = blocks(DOCS / "how-to" / "own-recipe.md")
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     recipe = load_recipe(tmp_path / "mine.py")
-    assert recipe.takes("balance")
-    recipe.build(store=None, weights="random", random_state=0, balance="augment")
+    assert recipe.takes("store")
+    recipe.build(store=None, weights="random", random_state=0)
 
 
 def slug(heading):

@@ -73,12 +73,10 @@ def in_another_process(path, frame, tmp_path):
 def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, name):
     recipe = load_recipe(name)
     pipeline = recipe.build(weights="random", store=tmp_path / "store", random_state=0)
-    small = {"load__size": 32, "classify__estimator__epochs": 1, "classify__estimator__early_stopping": False}
+    small = {"load__size": 32, "classify__epochs": 1, "classify__early_stopping": False}
     pipeline.set_params(**{key: value for key, value in small.items() if key in pipeline.get_params()})
-    if "perceptron" in str(pipeline):
-        pipeline.set_params(classify__estimator__perceptron__early_stopping=False)
     if name == "vgg16_finetuned":
-        pipeline.set_params(classify__estimator__head_epochs=1)
+        pipeline.set_params(classify__head_epochs=1)
     pipeline.fit(frame["path"], frame["target"])
     scores = pipeline.predict_proba(frame["path"])
     for ending in ("skops", "joblib"):
@@ -111,7 +109,7 @@ def test_calibrated_pipelines_and_what_comes_with_them(frame, fitted, tmp_path, 
 def test_the_manifest_names_the_weights(frame, tmp_path):
     recipe = load_recipe("vgg16_logistic")
     pipeline = recipe.build(weights="random", store=tmp_path)
-    embedder = pipeline[-1].estimator[0]
+    embedder = pipeline[1]
     embedder.fit(pipeline[0].transform(frame["path"]))
     pipeline[-1].classes_ = np.array([0, 1])
     (found,) = save(pipeline, tmp_path / "model.skops")["weights"]

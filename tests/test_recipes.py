@@ -2,13 +2,21 @@ import numpy as np
 import pytest
 from scipy.special import expit
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
 
-from cxr_sklearn import compare, write_radiographs
+from cxr_sklearn import ImageLoader, compare, write_radiographs
 from cxr_sklearn.exceptions import CXRError, RecipeError, WeightsUnavailableError
-from cxr_sklearn.study.compare import _build
-from cxr_sklearn.study.recipes import default_recipes, load_recipe, recipe_names
+from cxr_sklearn.study.recipes import (
+    Candidate,
+    balanced,
+    candidates_of,
+    default_recipes,
+    load_recipe,
+    recipe_names,
+)
 
 BY_DEFAULT = ["scratch_cnn", "shortcuts", "vgg16_logistic", "vgg16_mlp"]
 ON_REQUEST = ["original_cnn_large", "original_cnn_small", "original_study", "vgg16_end_to_end", "vgg16_finetuned"]
@@ -29,10 +37,10 @@ def test_shipped_recipes():
 
 
 def test_slow_recipes_are_compared_only_where_they_are_named():
-    options = {"weights": "random", "store": None, "random_state": 0, "balance": "none"}
     assert default_recipes() == BY_DEFAULT
-    assert list(_build(None, options)) == BY_DEFAULT
-    assert list(_build(ON_REQUEST, options)) == [*ON_REQUEST, "shortcuts"]
+    options = {"weights": "random", "store": None, "random_state": 0}
+    assert [found.name for found in candidates_of(None, default_recipes(), **options)] == BY_DEFAULT
+    assert [found.name for found in candidates_of(ON_REQUEST, default_recipes(), **options)] == ON_REQUEST
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -51,22 +59,53 @@ def test_every_shipped_recipe_builds_and_its_grid_fits(name):
         assert options["store"] is None
 
 
-@pytest.mark.parametrize("name", [name for name in recipe_names() if load_recipe(name).takes("balance")])
-def test_balance_reaches_the_classifier(name):
-    pipeline = load_recipe(name).build(balance="undersample", random_state=3)
-    assert pipeline["classify"].method == "undersample"
-    assert pipeline["classify"].random_state == 3
-    assert load_recipe(name).build()["classify"].method == "none"
+def candidate(pipeline, grid=None):
+    return Candidate("mine", "Mine.", pipeline, grid or {})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("method", ["undersample", "weights", "augment"])
+def test_every_shipped_recipe_can_be_balanced(name, method):
+    (found,) = candidates_of(name, (), balance=method, weights="random", store=None, random_state=3)
+    if method == "augment" and name == "shortcuts":  # there is nothing to draw views of
+        assert found.balance == "none"
+        return
+    last = found.pipeline[-1]
+    assert (last.method, last.random_state, found.balance) == (method, 3, method)
+    assert getattr(last.estimator, "class_weight", None) is None  # classes are not weighted twice
+
+
+def test_balancing_wraps_the_last_step_or_all_that_comes_after_the_loader():
+    steps = [
+        ("load", ImageLoader()),
+        ("scale", StandardScaler()),
+        ("head", LogisticRegression(class_weight="balanced")),
+    ]
+    grid = [{"head__C": [1, 2], "scale": ["passthrough"]}, {"load__size": [8, 16]}]
+    weighted = balanced(candidate(Pipeline(steps), grid), "weights", 0)
+    assert [name for name, _ in weighted.pipeline.steps] == ["load", "scale", "head"]
+    assert weighted.param_grid == [{"head__estimator__C": [1, 2], "scale": ["passthrough"]}, {"load__size": [8, 16]}]
+    augmented = balanced(candidate(Pipeline(steps), grid), "augment", 0)
+    assert [name for name, _ in augmented.pipeline.steps] == ["load", "balanced"]
+    assert augmented.param_grid == [
+        {"balanced__estimator__head__C": [1, 2], "balanced__estimator__scale": ["passthrough"]},
+        {"load__size": [8, 16]},
+    ]
+    for found in (weighted, augmented):
+        for params in ParameterGrid(found.param_grid):
+            clone(found.pipeline).set_params(**params)
+    assert steps[-1][1].class_weight == "balanced"  # the user's own stays as it is
+    assert balanced(candidate(Pipeline(steps)), "none", 0).pipeline.steps == steps
 
 
 def test_what_a_recipe_takes(tmp_path):
     (tmp_path / "any.py").write_text(
         OWN.replace("random_state=None", "**options").replace("=random_state", "=options.pop('random_state')")
     )
-    assert not load_recipe(tmp_path / "any.py").takes("balance")  # nobody knows what it makes of it
-    load_recipe(tmp_path / "any.py").build(random_state=3, balance="weights")  # and is not given what cannot be told
-    assert load_recipe("vgg16_logistic").takes("balance")
-    assert not load_recipe("shortcuts").takes("balance")
+    assert load_recipe(tmp_path / "any.py").takes("checkpoint")
+    load_recipe(tmp_path / "any.py").build(random_state=3, store=None)
+    assert load_recipe("vgg16_logistic").takes("store")
+    assert not load_recipe("shortcuts").takes("weights")
 
 
 def test_a_recipe_of_ones_own(tmp_path):
@@ -86,9 +125,21 @@ def test_a_recipe_of_ones_own(tmp_path):
         ("other.py", "def build():\n    return 3", "must return a Pipeline, not int"),
         ("fails.py", "def build():\n    1 / 0", "failed: ZeroDivisionError"),
         ("leaves.py", "import sys\nsys.exit(0)", "cannot be run: SystemExit"),
-        ("grid.py", OWN + "\nPARAM_GRID = {'classify__C': [1]}", "PARAM_GRID of recipe grid does not fit"),
-        ("kind.py", OWN + "\nPARAM_GRID = {'classify__strategy': 5}", "PARAM_GRID of recipe kind does not fit"),
-        ("deep.py", OWN + "\nPARAM_GRID = {'classify__strategy__x': [5]}", "PARAM_GRID of recipe deep does not fit"),
+        (
+            "grid.py",
+            OWN + "\nPARAM_GRID = {'classify__C': [1]}",
+            "the parameter grid of the pipeline of recipe grid does not",
+        ),
+        (
+            "kind.py",
+            OWN + "\nPARAM_GRID = {'classify__strategy': 5}",
+            "the parameter grid of the pipeline of recipe kind does not",
+        ),
+        (
+            "deep.py",
+            OWN + "\nPARAM_GRID = {'classify__strategy__x': [5]}",
+            "the parameter grid of the pipeline of recipe deep does not",
+        ),
         ("svm.py", OWN.replace("dummy", "svm").replace("DummyClassifier", "LinearSVC"), "has no predict_proba"),
     ],
 )

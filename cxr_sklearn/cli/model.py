@@ -50,11 +50,11 @@ def train(
     with one_line_errors():
         from ..models.files import check_saveable
         from ..models.files import save as write
-        from ..study.recipes import load_recipe
+        from ..study.recipes import candidates_of
         from ..study.train import train as run
 
-        built = load_recipe(pipeline).build(weights=weights, store=None, random_state=seed, balance=balance)
-        check_saveable(built, save)
+        (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
+        check_saveable(candidate.pipeline, save)
         model = run(load(images), pipeline, weights=weights, store=store or "auto", balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip

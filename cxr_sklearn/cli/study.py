@@ -98,13 +98,13 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
     from ..exceptions import WeightsUnavailableError
     from ..models._steps import describe_networks
-    from ..study.recipes import default_recipes, load_recipes
+    from ..study.recipes import candidates_of, default_recipes
 
     if weights != "imagenet":
         return weights
     try:
-        for recipe in load_recipes(pipelines, default_recipes()):
-            describe_networks(recipe.build(weights=weights))
+        for candidate in candidates_of(pipelines, default_recipes(), weights=weights):
+            describe_networks(candidate.pipeline)
     except WeightsUnavailableError:
         say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"

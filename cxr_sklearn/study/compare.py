@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ..datasets._frame import SPLIT_NAMES
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError, ModelError, RecipeError
+from ..exceptions import DataError, ModelError
 from ..features.domain import DomainDetector
 from ..models._steps import crop_of
 from ..models.calibration import calibrated
@@ -24,7 +23,7 @@ from ..models.files import save
 from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
-from .recipes import Recipe, default_recipes, load_recipe, load_recipes
+from .recipes import candidates_of, default_recipes
 from .run_folder import render, write_metrics
 from .search import (
     CLASSES,
@@ -32,17 +31,16 @@ from .search import (
     calibrated_rows,
     check_options,
     embed_all,
-    evaluate,
+    fit_candidate,
     images_of,
     patient_folds,
     training_of,
 )
-from .search import calibrate as calibrate_scores
 
 
 def compare(
     frame: pd.DataFrame,
-    pipelines: Sequence[str | os.PathLike[str]] | None = None,
+    pipelines: Any = None,
     *,
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
@@ -72,18 +70,20 @@ def compare(
     ----------
     frame : DataFrame
         As :func:`load_folder` returns it; `path`, `target`, `split` and `patient` are used, and `subtype` if it has it.
-    pipelines : sequence of str or path, or None
-        Names of shipped recipes or paths of recipe files; None takes all that are shipped, but for those that are slow
-        and on request (``ON_REQUEST = True`` in their file).
+    pipelines : dict, sequence of str or path, or None
+        What to compare: ``{"mine": pipeline, "tuned": (pipeline, grid), "frozen": "vgg16_logistic"}``, with estimators,
+        pairs of an estimator and its parameter grid, names of shipped recipes, or paths of recipe files; or a list of
+        recipes alone. None takes all that are shipped, but for those that are slow (``ON_REQUEST = True`` in their
+        file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
         ``training.csv``, ``probes.csv`` and ``models/``; created if need be.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; what the check
-        found out about each image is kept in the store, too.
+        found out about each image is kept in the store, too. Estimators are taken as they are.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
-        Passed to the recipes, and by them to :class:`BalancedClassifier`. What a recipe that knows no `balance` was
-        fitted on stays as it is, and the report says so.
+        The last step of each pipeline is wrapped in a :class:`BalancedClassifier`; for "augment", which draws views of
+        images, all that comes after the ImageLoader is, and a pipeline without one stays as it is.
     threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
         against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images,
@@ -135,7 +135,10 @@ def compare(
     rule = parse_rule(str(threshold))
     words(lang)
     check_options(balance, calibrate, cv, n_jobs)
-    built = _build(pipelines, {"store": store, "weights": weights, "random_state": random_state, "balance": balance})
+    options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
+    candidates = candidates_of(pipelines, default_recipes(), **options)
+    if all(candidate.name != SHORTCUTS for candidate in candidates):
+        candidates += candidates_of(SHORTCUTS, (), **options)
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in CLASSES:
@@ -145,8 +148,8 @@ def compare(
     checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     # First what is quick and may fail.
     domains = Domains(store, train)
-    for _, pipeline in built.values():
-        domains.of(pipeline)
+    for candidate in candidates:
+        domains.of(candidate.pipeline)
     images = describe_images(frame, store, checked)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
@@ -156,50 +159,36 @@ def compare(
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
-    for name, (recipe, pipeline) in built.items():
-        facts["pipelines"][name] = {
-            "description": recipe.description,
-            "crop": crop_of(pipeline),
-            "balance": balance if recipe.takes("balance") else "none",
-            **embed_all(pipeline, frame, verbose),
+    for candidate in candidates:
+        facts["pipelines"][candidate.name] = {
+            "description": candidate.description,
+            "crop": crop_of(candidate.pipeline),
+            "balance": candidate.balance,
+            **embed_all(candidate.pipeline, frame, verbose),
         }
     keep = _Kept(folder, facts, images)
     try:
-        for name, (recipe, pipeline) in built.items():
-            scores, model, found = evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
-            facts["pipelines"][name]["seconds"] |= found.pop("seconds")
-            scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
-            calibration = calibrate and ("reversed" if calibrator is None else calibrate)
-            facts["pipelines"][name] |= {**found, "calibrated": calibration}
-            changed = partial(stressed_validation, name, pipeline, model, frame, scores=scores, folds=folds,
-                              verbose=verbose)  # fmt: skip
+        for candidate in candidates:
+            name = candidate.name
+            fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
+            facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
+            facts["pipelines"][name] |= fitted.facts
+            changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
             # Only a rule that needs them waits for changed images: what is fitted is to be kept at once.
-            first = [calibrated_rows(changed(), calibrator)] if rule.name == "robust" else []
-            keep(scores=[scores], training=training_of(name, model), probes=first)
+            first = [changed()] if rule.name == "robust" else []
+            keep(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
             path = folder / "models" / f"{name}.skops"
-            _keep_model(path, calibrated(model, calibrator), domains.of(model), name, keep.metrics)
+            _keep_model(path, calibrated(fitted.model, fitted.calibrator), domains.of(fitted.model), name, keep.metrics)
             if sanity:
-                occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
-                permuted = permuted_rows(name, pipeline, train, random_state=random_state, verbose=verbose)
+                occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
+                permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
                 keep(probes=[occluded, permuted])
             if stress and not first:
-                keep(probes=[calibrated_rows(changed(), calibrator)])
+                keep(probes=[changed()])
     finally:
         if keep.metrics:
             render(folder, keep.metrics)
     return keep.metrics
-
-
-def _build(
-    pipelines: Sequence[str | os.PathLike[str]] | None, options: dict[str, Any]
-) -> dict[str, tuple[Recipe, Pipeline]]:
-    """Build the pipelines by name, that of the shortcuts with them."""
-    recipes = load_recipes(pipelines, default_recipes())
-    if options["balance"] != "none" and not any(recipe.takes("balance") for recipe in recipes):
-        raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
-    if all(recipe.name != SHORTCUTS for recipe in recipes):
-        recipes.append(load_recipe(SHORTCUTS))
-    return {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
 
 
 def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:

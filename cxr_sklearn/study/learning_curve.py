@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
-from sklearn.pipeline import Pipeline
 
 from .._progress import progress_bar
 from ..datasets._frame import MIN_IMAGES_PER_CLASS
@@ -20,7 +19,7 @@ from ..features.embedder import FrozenEmbedder
 from ..models._steps import networks_of
 from ..models.calibration import pneumonia_scores
 from ._metadata import check_images
-from .recipes import Recipe, default_recipes, load_recipe, load_recipes
+from .recipes import Candidate, candidates_of, default_recipes, load_recipe
 from .search import embed_all, fit, images_of, patient_folds, search
 
 SMALLEST = 30
@@ -29,7 +28,7 @@ _FOLDS = 4
 
 def learning_curve(
     frame: pd.DataFrame,
-    pipelines: Sequence[str | os.PathLike[str]] | None = None,
+    pipelines: Any = None,
     *,
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
@@ -49,8 +48,9 @@ def learning_curve(
     ----------
     frame : DataFrame
         As :func:`load_folder` returns it.
-    pipelines : sequence of str or path, or None
-        Recipes; None takes the shipped ones on frozen features, whose images are embedded once for all fits.
+    pipelines : dict, sequence of str or path, or None
+        As for :func:`compare`; None takes the shipped ones on frozen features, whose images are embedded once for all
+        fits.
     out : path
         Folder for ``learning_curve.csv``; that of a `compare` run will show it in its report.
     weights, store
@@ -81,26 +81,26 @@ def learning_curve(
     """
     if n_repeats < 1:
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
-    recipes = load_recipes(pipelines, frozen_recipes())
+    options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
+    candidates = candidates_of(pipelines, frozen_recipes(), **options)
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)
     sizes = _sizes(train["patient"].nunique())
-    options = {"weights": weights, "store": store, "random_state": random_state}
     check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     tables = []
-    for recipe in recipes:
-        pipeline = recipe.build(**options)
-        facts = embed_all(pipeline, pd.concat([train, measured]), verbose)
-        with progress_bar(f"Learning curve, {recipe.name}", len(draws), show=verbose > 0) as advance:
-            pipeline.set_params(**_best_params(pipeline, recipe, train, random_state))
+    for candidate in candidates:
+        facts = embed_all(candidate.pipeline, pd.concat([train, measured]), verbose)
+        with progress_bar(f"Learning curve, {candidate.name}", len(draws), show=verbose > 0) as advance:
+            best = _best_params(candidate, train, random_state)
+            pipeline = clone(candidate.pipeline).set_params(**best)
             rows = []
             for n, repeat in draws:
                 drawn = _draw(train, n, random_state + repeat)
                 auc = roc_auc_score(measured["target"], pneumonia_scores(fit(pipeline, drawn), measured["path"]))
-                rows.append((recipe.name, len(measured), n, repeat, auc))
+                rows.append((candidate.name, len(measured), n, repeat, auc))
                 advance(1)
         columns = ["pipeline", "images", "patients", "repeat", "roc_auc"]
         tables.append(pd.DataFrame(rows, columns=columns).assign(
@@ -140,12 +140,12 @@ def _sizes(n_patients: int) -> list[int]:
     return [*sizes, n_patients] if n_patients > sizes[-1] else sizes
 
 
-def _best_params(pipeline: Pipeline, recipe: Recipe, train: pd.DataFrame, random_state: int) -> dict[str, Any]:
-    candidates = list(ParameterGrid(recipe.param_grid or {}))
-    if len(candidates) == 1:
-        return dict(candidates[0])
+def _best_params(candidate: Candidate, train: pd.DataFrame, random_state: int) -> dict[str, Any]:
+    grid = list(ParameterGrid(candidate.param_grid or {}))
+    if len(grid) == 1:
+        return dict(grid[0])
     splits = patient_folds(train, _FOLDS, random_state)
-    best, _ = search(pipeline, candidates, train, splits, n_jobs=None, advance=lambda n: None)
+    best, _ = search(candidate.pipeline, grid, train, splits, n_jobs=None, advance=lambda n: None)
     return best
 
 

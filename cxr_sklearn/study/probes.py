@@ -19,7 +19,7 @@ from ..exceptions import DataError, InputError
 from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresser
 from ..models._steps import after_loader
 from ..models.calibration import pneumonia_scores
-from .search import Splits, fit, patient_folds
+from .search import Fitted, Splits, calibrated_rows, fit, patient_folds
 
 _CHUNK_SIZE = 64
 
@@ -294,30 +294,17 @@ def stressed_rows(name: str, model: Any, rows: pd.DataFrame, verbose: int, fold:
     return probe_rows(name, probes, rows, title="Changing images", verbose=verbose, fold=fold)
 
 
-def stressed_validation(
-    name: str,
-    pipeline: Pipeline,
-    model: Pipeline,
-    frame: pd.DataFrame,
-    *,
-    scores: pd.DataFrame,
-    folds: Splits,
-    verbose: int,
-) -> pd.DataFrame:
+def stressed_validation(name: str, fitted: Fitted, frame: pd.DataFrame, folds: Splits, verbose: int) -> pd.DataFrame:
     """Score changed validation images or, where these are too few to decide anything, the first fold of the training.
 
     Parameters
     ----------
     name : str
         Of the pipeline.
-    pipeline : Pipeline
-        With the best parameters; fitted again, without the first fold, where that is what is scored.
-    model : Pipeline
-        The final one, fitted on all training images.
+    fitted : Fitted
+        The pipeline is fitted again, without the first fold, where that is what is scored.
     frame : DataFrame
         With `path`, `patient`, `split` and `target`; rows of the test split are left alone.
-    scores : DataFrame
-        Rows of ``scores.csv`` of this pipeline, which say whether validation decides.
     folds : list of (ndarray, ndarray)
         Positions among the training rows.
     verbose : int
@@ -326,17 +313,19 @@ def stressed_validation(
     Returns
     -------
     DataFrame
-        As :func:`stressed_rows`.
+        As :func:`stressed_rows`, calibrated as the other scores are.
     """
-    source, _ = images_to_choose_on(scores)
+    model = fitted.model
+    source, _ = images_to_choose_on(fitted.scores)
     if source == "val":
-        return stressed_rows(name, model, frame[frame["split"] == "val"], verbose)
+        changed = stressed_rows(name, model, frame[frame["split"] == "val"], verbose)
+        return calibrated_rows(changed, fitted.calibrator)
     train = frame[frame["split"] == "train"]
-    fitted, held_out = (train.iloc[rows] for rows in folds[0])
+    rows, held_out = (train.iloc[positions] for positions in folds[0])
     if stressed(model, CHANGES["combined"]) is None:
         return stressed_rows(name, model, held_out, verbose)  # none; a fit would be for nothing
     if len(folds) > 1:  # of one fold alone, the final model has not seen the images either
         with progress_bar(f"Fitting without the first fold, {name}", 1, show=verbose > 0) as advance:
-            model = fit(pipeline, fitted)
+            model = fit(fitted.pipeline, rows)
             advance(1)
-    return stressed_rows(name, model, held_out, verbose, fold=0)
+    return calibrated_rows(stressed_rows(name, model, held_out, verbose, fold=0), fitted.calibrator)

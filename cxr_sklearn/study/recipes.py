@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
+from ..classifiers.resampling import BalancedClassifier
 from ..exceptions import RecipeError
+from ..images.loader import ImageLoader
+from ..models._steps import steps_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,9 @@ class Recipe:
         return bool(getattr(self._module, "ON_REQUEST", False))
 
     def takes(self, option: str) -> bool:
-        """Whether the file's ``build`` has a parameter of that name, or takes any; `balance` must be named."""
+        """Whether the file's ``build`` has a parameter of that name, or takes any."""
         parameters = inspect.signature(self._module.build).parameters
-        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        # A report says which recipes were balanced, and whoever takes any option may well ignore this one.
-        return option in parameters or (takes_any and option != "balance")
+        return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def build(self, **options: Any) -> Pipeline:
         """Call the file's ``build`` with those of `options` that it has parameters for.
@@ -58,7 +59,7 @@ class Recipe:
         Parameters
         ----------
         **options
-            ``store``, ``weights``, ``random_state``, ``balance`` and ``checkpoint``.
+            ``store``, ``weights``, ``random_state`` and ``checkpoint``.
 
         Raises
         ------
@@ -72,15 +73,7 @@ class Recipe:
             raise RecipeError(f"build() of recipe {self.name} failed: {type(error).__name__}: {error}") from error
         if not isinstance(pipeline, Pipeline):
             raise RecipeError(f"build() of recipe {self.name} must return a Pipeline, not {type(pipeline).__name__}")
-        if not hasattr(pipeline, "predict_proba"):
-            raise RecipeError(
-                f"the pipeline of recipe {self.name} has no predict_proba; end it in a probabilistic classifier"
-            )
-        try:
-            for candidate in ParameterGrid(self.param_grid or {}):
-                clone(pipeline).set_params(**candidate)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RecipeError(f"PARAM_GRID of recipe {self.name} does not fit its pipeline: {error}") from error
+        _check(f"the pipeline of recipe {self.name}", pipeline, self.param_grid)
         return pipeline
 
 
@@ -125,23 +118,136 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "build", None)):
-        raise RecipeError(f"{path} defines no function build(store, weights, random_state, balance, checkpoint)")
+        raise RecipeError(f"{path} defines no function build(store, weights, random_state, checkpoint)")
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)
 
 
-def load_recipes(
-    pipelines: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None, otherwise: Sequence[str]
-) -> list[Recipe]:
-    """Load recipes by name or path, or others where none are named.
+@dataclass(frozen=True)
+class Candidate:
+    """A pipeline to be judged, not fitted yet, and the parameters worth searching.
+
+    Attributes
+    ----------
+    name : str
+    description : str
+        For tables: the first line of a recipe, or the steps of a pipeline.
+    pipeline : Pipeline
+    param_grid : dict, or list of dict
+        As :class:`sklearn.model_selection.GridSearchCV` takes it.
+    balance : str
+        How its training images are balanced, "none" where they are not.
+    """
+
+    name: str
+    description: str
+    pipeline: Pipeline
+    param_grid: Any
+    balance: str = "none"
+
+
+def candidates_of(
+    pipelines: Any, otherwise: Sequence[str], *, balance: str = "none", **options: Any
+) -> list[Candidate]:
+    """Build what is to be judged.
+
+    Parameters
+    ----------
+    pipelines : str, path or estimator; sequence of str or path; mapping; or None
+        Names of shipped recipes or paths of recipe files. In a mapping, from the names that reports are to use, also
+        estimators, and pairs of an estimator and its parameter grid.
+    otherwise : sequence of str
+        The recipes that None stands for.
+    balance : str
+        How :class:`BalancedClassifier` is to balance the training images.
+    **options
+        For the recipes; estimators are as they are.
 
     Raises
     ------
     RecipeError
-        If one cannot be loaded, or two have the same name.
+        If a recipe cannot be loaded or built, an estimator cannot be used, or two have the same name.
     """
     if isinstance(pipelines, str | os.PathLike):
         pipelines = [pipelines]
-    recipes = [load_recipe(name) for name in pipelines or otherwise]
-    if len({recipe.name for recipe in recipes}) < len(recipes):
-        raise RecipeError("two recipes have the same name; rename one of the files")
-    return recipes
+    elif hasattr(pipelines, "fit"):
+        pipelines = {"pipeline": pipelines}
+    if not isinstance(pipelines, Mapping):
+        loaded = [_recipe_named(item) for item in pipelines or otherwise]
+        if len({recipe.name for recipe in loaded}) < len(loaded):
+            raise RecipeError("two recipes have the same name; rename one of the files")
+        pipelines = {recipe.name: recipe for recipe in loaded}
+    found = [_candidate(str(name), source, options) for name, source in pipelines.items()]
+    return [balanced(candidate, balance, options.get("random_state")) for candidate in found]
+
+
+def _recipe_named(item: Any) -> Recipe:
+    if not isinstance(item, str | os.PathLike):
+        raise RecipeError(f"{type(item).__name__} has no name; give estimators in a dict, {{'mine': pipeline}}")
+    return load_recipe(item)
+
+
+def _candidate(name: str, source: Any, options: dict[str, Any]) -> Candidate:
+    if isinstance(source, str | os.PathLike):
+        source = load_recipe(source)
+    if isinstance(source, Recipe):
+        return Candidate(name, source.description, source.build(**options), source.param_grid)
+    estimator, grid = source if isinstance(source, tuple) and len(source) == 2 else (source, {})
+    if not isinstance(estimator, BaseEstimator):
+        raise RecipeError(
+            f"{name} must be a recipe, an estimator or a pair of an estimator and its grid, not {type(source).__name__}"
+        )
+    description = ", ".join(type(step).__name__ for step in steps_of(estimator)) + "."
+    if not isinstance(estimator, Pipeline):  # so that all that follows deals with pipelines alone
+        estimator = Pipeline([("model", estimator)])
+        grid = _renamed(grid, lambda key: f"model__{key}")
+    _check(f"the pipeline {name}", estimator, grid)
+    return Candidate(name, description, clone(estimator), grid)
+
+
+def _check(what: str, pipeline: Pipeline, grid: Any) -> None:
+    if not hasattr(pipeline, "predict_proba"):
+        raise RecipeError(f"{what} has no predict_proba; end it in a probabilistic classifier")
+    try:
+        for candidate in ParameterGrid(grid or {}):
+            clone(pipeline).set_params(**candidate)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RecipeError(f"the parameter grid of {what} does not fit it: {error}") from error
+
+
+def _renamed(grid: Any, rename: Callable[[str], str]) -> Any:
+    if isinstance(grid, Mapping):
+        return {rename(key): values for key, values in grid.items()}
+    return [_renamed(part, rename) for part in grid]
+
+
+def balanced(candidate: Candidate, method: str, random_state: int | None) -> Candidate:
+    """Wrap the end of a pipeline in a :class:`BalancedClassifier`, and rename what is searched accordingly.
+
+    It is the last step that is wrapped. Views are drawn of images, so for "augment" it is all that comes after the
+    loader; a pipeline without an ImageLoader stays as it is then.
+    """
+    steps = candidate.pipeline.steps
+    first = len(steps) - 1
+    if method == "augment":
+        first = next((i + 1 for i, (_, step) in enumerate(steps) if isinstance(step, ImageLoader)), 0)
+    if method == "none" or (first == 0 and method == "augment"):
+        return candidate
+    rest = [(name, step if step in (None, "passthrough") else clone(step)) for name, step in steps[first:]]
+    if "class_weight" in rest[-1][1].get_params(deep=False):
+        rest[-1][1].set_params(class_weight=None)  # classes would be weighted twice
+    is_one = len(rest) == 1
+    name = rest[0][0] if is_one else "balanced"
+    wrapped = BalancedClassifier(rest[0][1] if is_one else Pipeline(rest), method, random_state=random_state)
+
+    def rename(key: str) -> str:
+        step, _, parameter = key.partition("__")
+        if step not in dict(rest):
+            return key
+        return "__".join(part for part in (name, "estimator", "" if is_one else step, parameter) if part)
+
+    return replace(
+        candidate,
+        pipeline=Pipeline([*steps[:first], (name, wrapped)]),
+        param_grid=_renamed(candidate.param_grid, rename),
+        balance=method,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -30,7 +31,7 @@ from ..features.embedder import FrozenEmbedder
 from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
 from ..models.calibration import fit_calibrator, pneumonia_scores
-from .recipes import Recipe
+from .recipes import Candidate
 
 #: With one fold, one patient in so many is held out.
 HELD_OUT = 10
@@ -119,45 +120,80 @@ def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame)
     return pneumonia_scores(fit(pipeline, rows), held_out["path"])
 
 
-def evaluate(
-    recipe: Recipe, pipeline: Pipeline, frame: pd.DataFrame, splits: Splits, n_jobs: int | None, verbose: int
-) -> tuple[pd.DataFrame, Pipeline, dict[str, Any]]:
-    """Search, cross-validate and refit on train, then score val and test.
+@dataclass(frozen=True)
+class Fitted:
+    """What fitting a candidate gave.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+        With the best parameters, not fitted.
+    model : Pipeline
+        Fitted on all training images; with one fold, on those that were not held out.
+    calibrator : CalibratedClassifierCV or None
+    scores : DataFrame
+        Rows of ``scores.csv``, calibrated if that was asked for.
+    facts : dict
+        "best_params", "seconds", "batch_norm", "backbones" and "calibrated", as metrics.json has them.
+    """
+
+    pipeline: Pipeline
+    model: Pipeline
+    calibrator: CalibratedClassifierCV | None
+    scores: pd.DataFrame
+    facts: dict[str, Any]
+
+
+def fit_candidate(
+    candidate: Candidate,
+    frame: pd.DataFrame,
+    splits: Splits,
+    *,
+    calibrate: str | None,
+    n_jobs: int | None,
+    verbose: int,
+) -> Fitted:
+    """Search, cross-validate and refit on train, score what else there is, and calibrate if asked to.
 
     With one split, the model is fitted on the images that were not held out and no others; without a search, the fit
     whose scores of the held-out images are kept is that model, and what takes long to fit is fitted once.
     """
     start = time.perf_counter()
     train = frame[frame["split"] == "train"]
-    candidates = list(ParameterGrid(recipe.param_grid or {}))
-    is_fitted_once = len(splits) == 1 and len(candidates) == 1
-    n_fits = 1 if is_fitted_once else len(candidates) * len(splits) + 1
+    grid = list(ParameterGrid(candidate.param_grid or {}))
+    is_fitted_once = len(splits) == 1 and len(grid) == 1
+    n_fits = 1 if is_fitted_once else len(grid) * len(splits) + 1
     rows = train if len(splits) > 1 else train.iloc[splits[0][0]]
-    with progress_bar(f"Fitting {recipe.name}", n_fits, show=verbose > 0) as advance:
+    best_params: dict[str, Any] = dict(grid[0])
+    held_out_scores: list[np.ndarray] = []
+    with progress_bar(f"Fitting {candidate.name}", n_fits, show=verbose > 0) as advance:
+        if not is_fitted_once:
+            best_params, held_out_scores = search(
+                candidate.pipeline, grid, train, splits, n_jobs=n_jobs, advance=advance
+            )
+        pipeline = clone(candidate.pipeline).set_params(**best_params)
+        model = fit(pipeline, rows)
         if is_fitted_once:
-            best_params = dict(candidates[0])
-            model = fit(pipeline.set_params(**best_params), rows)
             held_out_scores = [pneumonia_scores(model, train["path"].iloc[splits[0][1]])]
-        else:
-            best_params, held_out_scores = search(pipeline, candidates, train, splits, n_jobs=n_jobs, advance=advance)
-            model = fit(pipeline.set_params(**best_params), rows)
         advance(1)
     fitted = time.perf_counter()
     parts = [
-        score_rows(train.iloc[held_out], recipe.name, scores, fold)
+        score_rows(train.iloc[held_out], candidate.name, scores, fold)
         for fold, ((_, held_out), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
-    parts += [score_rows(part, recipe.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
+    parts += [score_rows(part, candidate.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
-    seconds = {"fitting": fitted - start, "scoring": time.perf_counter() - fitted}
-    batch_norm = getattr(steps_of(model)[-1], "batch_norm_scores_", None)
-    found = {
+    scores, calibrator = pd.concat(parts, ignore_index=True), None
+    if calibrate:
+        scores, calibrator = calibrate_scores(scores, calibrate)
+    facts = {
         "best_params": best_params,
-        "seconds": seconds,
-        "batch_norm": batch_norm,
+        "seconds": {"fitting": fitted - start, "scoring": time.perf_counter() - fitted},
+        "batch_norm": getattr(steps_of(model)[-1], "batch_norm_scores_", None),
         "backbones": describe_networks(model),
+        "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
     }
-    return pd.concat(parts, ignore_index=True), model, found
+    return Fitted(pipeline, model, calibrator, scores, facts)
 
 
 def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
@@ -199,7 +235,7 @@ def training_table(name: str, histories: Mapping[str, Mapping[str, list[float]]]
     return pd.concat(parts)
 
 
-def calibrate(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV | None]:
+def calibrate_scores(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV | None]:
     """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
 
     Out-of-fold scores that calibrate are themselves calibrated by those of the other folds, so that their figures stay

@@ -15,14 +15,13 @@ from ..models.calibration import calibrated
 from ..models.model import SavedModel
 from ._metadata import check_images
 from .probes import stressed_validation
-from .recipes import load_recipe
-from .search import Domains, calibrated_rows, check_options, embed_all, evaluate, images_of, patient_folds
-from .search import calibrate as calibrate_scores
+from .recipes import candidates_of, load_recipe
+from .search import Domains, check_options, embed_all, fit_candidate, images_of, patient_folds
 
 
 def train(
     frame: pd.DataFrame,
-    pipeline: str | os.PathLike[str],
+    pipeline: Any,
     *,
     weights: str | os.PathLike[str] = "imagenet",
     store: str | os.PathLike[str] | None = "auto",
@@ -36,14 +35,14 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 0,
 ) -> SavedModel:
-    """Fit a recipe on the train split and choose its threshold on val, as :func:`compare` does; test is not looked at.
+    """Fit a pipeline on the train split and choose its threshold on val, as :func:`compare` does, without test.
 
     Parameters
     ----------
     frame : DataFrame
         As :func:`load_folder` returns it.
-    pipeline : str or path
-        A recipe.
+    pipeline : str, path, estimator, or dict of one of them
+        A recipe, an estimator, or ``{"name": ...}`` with one of them or a pair of an estimator and its parameter grid.
     weights, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
         As for :func:`compare`; with ``cv=1``, the recipe is fitted once, on nine tenths of the training patients, and
         the threshold comes from the others where there are too few validation images.
@@ -69,48 +68,47 @@ def train(
     """
     rule = parse_rule(str(threshold))
     check_options(balance, calibrate, cv, n_jobs)
-    recipe = load_recipe(pipeline)
-    if balance != "none" and not recipe.takes("balance"):
-        raise RecipeError(f"{recipe.name} cannot be balanced")
-    if checkpoint is not None and not recipe.takes("checkpoint"):
-        raise RecipeError(f"{recipe.name} has nothing to continue: its build() takes no checkpoint")
-    options = {} if checkpoint is None else {"checkpoint": checkpoint}
-    built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance, **options)
+    options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
+    if checkpoint is not None:
+        if not (isinstance(pipeline, str | os.PathLike) and load_recipe(pipeline).takes("checkpoint")):
+            raise RecipeError(f"{pipeline} has nothing to continue: it is no recipe whose build() takes a checkpoint")
+        options["checkpoint"] = checkpoint
+    candidate, *others = candidates_of(pipeline, (), balance=balance, **options)
+    if others:
+        raise RecipeError("train fits one pipeline; compare takes several")
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
     rows = frame[frame["split"] == "train"]
     check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     # First what is quick and may fail.
     domains = Domains(store, rows)
-    domains.of(built)
-    embed_all(built, frame, verbose)
+    domains.of(candidate.pipeline)
+    embed_all(candidate.pipeline, frame, verbose)
     folds = patient_folds(rows, cv, random_state)
-    scores, model, found = evaluate(recipe, built, frame, folds, n_jobs, verbose)
-    scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
+    fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
     changed = None
     if rule.name == "robust":
-        changed = stressed_validation(recipe.name, built, model, frame, scores=scores, folds=folds, verbose=verbose)
-        changed = calibrated_rows(changed, calibrator)
+        changed = stressed_validation(candidate.name, fitted, frame, folds, verbose)
         if changed.empty:
             warnings.warn(
-                f"{recipe.name} loads no images by an ImageLoader, so none can be changed: its threshold is by "
+                f"{candidate.name} loads no images by an ImageLoader, so none can be changed: its threshold is by "
                 "Youden's index over images as they are",
                 stacklevel=2,
             )
-    chosen = choose_threshold(scores, rule, changed)
+    chosen = choose_threshold(fitted.scores, rule, changed)
     facts = {
-        "recipe": recipe.name,
-        "best_params": {name: str(value) for name, value in found["best_params"].items()},
-        "balance": balance,
+        "recipe": candidate.name,
+        "best_params": {name: str(value) for name, value in fitted.facts["best_params"].items()},
+        "balance": candidate.balance,
         "threshold": chosen["value"],
         "threshold_rule": chosen["rule"],
         "threshold_source": chosen["source"],
         "folds": cv,
-        "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
-        "metrics": _metrics(scores, float(chosen["value"])),
+        "calibrated": fitted.facts["calibrated"],
+        "metrics": _metrics(fitted.scores, float(chosen["value"])),
         "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
         "synthetic": bool(frame.attrs.get("synthetic", False)),
     }
-    return SavedModel(calibrated(model, calibrator), domains.of(model), facts)
+    return SavedModel(calibrated(fitted.model, fitted.calibrator), domains.of(fitted.model), facts)
 
 
 def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:

@@ -4,14 +4,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.ensemble import StackingClassifier
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
-from cxr_sklearn import compare, load_folder, train, write_radiographs
+from cxr_sklearn import ImageLoader, compare, load_folder, train, write_radiographs
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
 from cxr_sklearn.models.files import load
 from cxr_sklearn.report.words import words
+from cxr_sklearn.study.recipes import load_recipe
 from cxr_sklearn.study.run_folder import write_results
 
 from ..conftest import FROZEN, ROOT
@@ -103,25 +113,24 @@ def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
     assert after["test"]["roc_auc"]["value"] == pytest.approx(1 - before["test"]["roc_auc"]["value"])
 
 
-def test_balance_reaches_the_recipes_that_know_it(run, embedded_frame, tmp_path):
+@pytest.mark.parametrize(("balance", "of_shortcuts"), [("undersample", "undersample"), ("augment", "none")])
+def test_balance_reaches_every_pipeline_that_it_can(run, embedded_frame, tmp_path, balance, of_shortcuts):
     _, out, _ = run
     frame, store = embedded_frame
-    metrics = compare(frame, ["vgg16_logistic", "shortcuts"], out=tmp_path, weights="random", store=store, cv=3,
-                      balance="undersample")  # fmt: skip
+    with pytest.warns(UserWarning, match="the model of row_means is not kept"):
+        metrics = compare(frame, [ROW_MEANS, "shortcuts"], out=tmp_path, store=store, cv=3, balance=balance)
     assert {name: facts["balance"] for name, facts in metrics["pipelines"].items()} == {
-        "vgg16_logistic": "undersample", "shortcuts": "none"
-    }  # fmt: skip
+        "row_means": balance,
+        "shortcuts": of_shortcuts,
+    }
+    grid = load_recipe(ROW_MEANS).param_grid["classify__C"]
+    (best,) = metrics["pipelines"]["row_means"]["best_params"].values()
+    assert best in grid
     before, after = (
         pd.read_csv(folder / "scores.csv").set_index(["pipeline", "path"])["score"] for folder in (out, tmp_path)
     )
-    assert not np.allclose(after["vgg16_logistic"], before["vgg16_logistic"][after["vgg16_logistic"].index])
-    assert after["shortcuts"].equals(before["shortcuts"])
-    assert "<td>undersample</td>" in (tmp_path / "report.html").read_text()
-
-
-def test_balance_that_no_recipe_knows(embedded_frame, tmp_path):
-    with pytest.raises(RecipeError, match="none of these recipes can be balanced: shortcuts"):
-        compare(embedded_frame[0], ["shortcuts"], out=tmp_path, balance="weights")
+    assert after["shortcuts"].equals(before["shortcuts"]) == (of_shortcuts == "none")
+    assert f"<td>{balance}</td>" in (tmp_path / "report.html").read_text()
 
 
 def test_a_classifier_that_takes_groups_gets_the_patients_of_its_images(embedded_frame, tmp_path):
@@ -432,3 +441,87 @@ def test_a_robust_threshold_without_changed_images(run):
     metrics, out, _ = run
     with pytest.raises(DataError, match="run compare --stress"):
         write_results(out, {**metrics, "run": {**metrics["run"], "threshold": "robust"}})
+
+
+class OwnFeatures(TransformerMixin, BaseEstimator):
+    """A user's own step, with parameters that are called as ours are."""
+
+    def __init__(self, backbone="resnet18", weights=None):
+        self.backbone = backbone
+        self.weights = weights
+
+    def fit(self, X, y=None):
+        """Do nothing."""
+        return self
+
+    def transform(self, X):
+        """Return the mean grey level of each row of pixels."""
+        return np.asarray(X).mean(axis=(2, 3))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
+
+
+def features():
+    return make_pipeline(ImageLoader(size=8), OwnFeatures(), StandardScaler())
+
+
+def head():
+    return LogisticRegression(max_iter=2000)
+
+
+@pytest.mark.parametrize("balance", ["none", "weights", "augment"])
+@pytest.mark.parametrize(
+    ("mine", "steps"),
+    [
+        (
+            make_pipeline(make_pipeline(features(), PCA(3)), head()),
+            "ImageLoader, OwnFeatures, StandardScaler, PCA, Log",
+        ),
+        (make_pipeline(make_pipeline(features(), SelectKBest(k=3)), head()), "ImageLoader, OwnFeatures, StandardS"),
+        (make_pipeline(features(), GridSearchCV(head(), {"C": [0.1, 1]}, cv=2)), "ImageLoader, OwnFeatures"),
+        ((make_pipeline(features(), head()), {"logisticregression__C": [0.1, 1]}), "ImageLoader, OwnFeatures"),
+        (StackingClassifier([("a", make_pipeline(features(), head()))], head(), cv=2), "StackingClassifier."),
+        (Pipeline([("load", ImageLoader(size=8)), ("no", None), ("own", OwnFeatures()), ("c", head())]), "ImageLoader"),
+    ],
+    ids=["nested PCA", "SelectKBest", "search inside", "with a grid", "stack on top", "None step"],
+)
+def test_estimators_in_variables(embedded_frame, tmp_path, mine, steps, balance):
+    frame, store = embedded_frame
+    with pytest.warns(UserWarning, match="the model of mine is not kept"):
+        metrics = compare(frame, {"mine": mine}, out=tmp_path, store=store, cv=3, sanity=True, balance=balance)
+    assert set(metrics["pipelines"]) == {"mine", "shortcuts"}
+    facts = metrics["pipelines"]["mine"]
+    assert facts["description"].startswith(steps)
+    assert set(facts["sanity"]["occlusion"]) == {"border", "centre"}  # whatever wraps the loader
+    if balance == "none":
+        model = train(frame, {"mine": mine}, store=store, cv=3)
+        assert model.threshold == pytest.approx(facts["threshold"]["value"])
+
+
+def test_recipes_and_estimators_side_by_side(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    with pytest.warns(UserWarning, match="is not kept"):
+        metrics = compare(
+            frame, {"rows": ROW_MEANS, "mine": make_pipeline(features(), head())}, out=tmp_path, store=store, cv=3
+        )
+    assert list(metrics["pipelines"]) == ["rows", "mine", "shortcuts"]
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "message"),
+    [
+        ([make_pipeline(features(), head())], r"Pipeline has no name; give estimators in a dict, \{'mine': pipeline\}"),
+        ({"mine": 3}, "mine must be a recipe, an estimator or a pair"),
+        ({"mine": make_pipeline(features(), LinearSVC())}, "the pipeline mine has no predict_proba"),
+        (
+            {"mine": (make_pipeline(features(), head()), {"c__C": [1]})},
+            "the parameter grid of the pipeline mine does not",
+        ),
+    ],
+)
+def test_what_cannot_be_compared(embedded_frame, tmp_path, pipelines, message):
+    with pytest.raises(RecipeError, match=message):
+        compare(embedded_frame[0], pipelines, out=tmp_path)
