@@ -65,6 +65,7 @@ def test_what_a_recipe_takes(tmp_path):
     )
     assert not load_recipe(tmp_path / "any.py").takes("balance")  # nobody knows what it makes of it
     load_recipe(tmp_path / "any.py").build(random_state=3, balance="weights")  # and is not given what cannot be told
+    assert load_recipe(tmp_path / "any.py").takes("checkpoint")
     assert load_recipe("vgg16_logistic").takes("balance")
     assert not load_recipe("shortcuts").takes("balance")
 

@@ -26,8 +26,8 @@ from ..routing import check_labels
 from .examples import Examples, every_unreadable, hold_out
 from .training import Indexable, predict_outputs
 
-#: Training images that are scored after every epoch where there are no validation images. At 224 x 224 pixels, two
-#: hundred of them made an epoch of 480 images longer by a quarter.
+#: Training images that are scored after every epoch where there are no validation images: each takes a pass through the
+#: whole network, for nothing but a curve.
 _MIN_MONITORED = 64
 
 

@@ -24,14 +24,11 @@ from .bootstrap import bootstrap, interval
 from .metrics import compute_metrics
 from .probes import ImageProbe, auc_change, auc_changes, probe_rows, scores_in_chunks, scores_of, with_step_after_loader
 from .search import Splits, fit
+from .tables import CLEAN, STRESS
 from .thresholds import images_to_choose_on
 
 #: From grey pixels of any size, ``uint8 (H, W)``, to such. Its ``repr`` goes into content keys.
 Change = Callable[[np.ndarray], np.ndarray]
-#: The images as they are, among the changed ones.
-CLEAN = "clean"
-#: Of the probes in ``probes.csv``.
-PREFIX = "stress:"
 #: What Python prints for a function, and NumPy for the middle of a large array: others look the same.
 _UNSAID = re.compile(r" at 0x[0-9a-fA-F]+|\.\.\.")
 
@@ -337,7 +334,7 @@ def stressed_rows(name: str, model: Any, rows: pd.DataFrame, verbose: int, fold:
             models = {}
             break
         models[change_name] = changed
-    probes = {PREFIX + change_name: changed for change_name, changed in models.items()}
+    probes = {STRESS + change_name: changed for change_name, changed in models.items()}
     return probe_rows(name, probes, rows, title="Changing images", verbose=verbose, fold=fold)
 
 
@@ -412,12 +409,12 @@ def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -
     DataError
         If not all images were changed.
     """
-    refitted = probes[probes["probe"] == PREFIX + CLEAN]
+    refitted = probes[probes["probe"] == STRESS + CLEAN]
     rows = refitted if len(refitted) else scores[scores["split"] == "val"]
     changed = {}
     for name in CHANGES:
         lacking = f"images under the change {name!r}; `compare --stress` writes it anew"
-        score = scores_of(probes, PREFIX + name, rows["path"], lacking)
+        score = scores_of(probes, STRESS + name, rows["path"], lacking)
         if score is not None:
             changed[name] = score
     if not changed:

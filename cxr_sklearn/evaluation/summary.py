@@ -18,9 +18,9 @@ from .occlusion import occlusion_facts
 from .paired import compare_pairs
 from .permutation import permutation_facts
 from .prevalence import elsewhere
-from .stress import PREFIX as STRESS
 from .stress import stress_facts
 from .subgroups import confident_errors, groups_of, rates_by_group
+from .tables import STRESS
 from .thresholds import Rule, choose_threshold
 
 #: Specificities at which the sensitivity is told.
