@@ -4,8 +4,8 @@
     python benchmarks/choose.py chest_xray --weights VGG16.h5 --out runs/choose --trained
 
 480 training and 480 validation images of the official train split, by patient; test images are not opened. Frozen
-features: which blocks, how much of the image, and C. With --trained, the fine-tuned recipe with and without what keeps
-it from being too sure, and the CNN from scratch on more or less of the image; those take minutes each.
+features: which blocks, how much of the image, and C. With --trained, the fine-tuned recipes with and without what keeps
+them from being too sure, and the CNN from scratch on more or less of the image; those take minutes each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from cxr_sklearn import FrozenEmbedder, ImageLoader, balanced_subset, load_folder, stress_test
+from cxr_sklearn import FrozenEmbedder, ImageAugmenter, ImageLoader, balanced_subset, load_folder, stress_test
 from cxr_sklearn.study.recipes import load_recipe
 from cxr_sklearn.study.search import fit
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("directory", help="folder of the Kaggle set")
     parser.add_argument("--weights", default="imagenet")
     parser.add_argument("--trained", action="store_true", help="variants of what trains a network")
+    parser.add_argument("--only", default="", help="those whose name begins so")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -44,6 +45,8 @@ def main() -> None:
     variants = trained(options.weights, options.out) if options.trained else frozen(options.weights, options.out)
     rows = []
     for name, pipeline in variants:
+        if not name.startswith(options.only):
+            continue
         found = stress_test(fit(pipeline, train), val)["roc_auc"]
         rows.append({"variant": name, **found, "mean of the changes": found.drop("clean").mean()})
         print(name, found.round(4).to_dict(), flush=True)
@@ -73,8 +76,21 @@ def trained(weights: str, out: Path) -> Iterator[tuple[str, Pipeline]]:
     strong = {"augmenter__zoom": 0.2, "augmenter__contrast": 0.4, "augmenter__brightness": 0.2}
     fine_tuned = {"as shipped": {}, "sharp labels, last weights": plain, "stronger augmentation": strong}
     for name, changes in fine_tuned.items():
-        pipeline = load_recipe("vgg16_finetuned").build(weights, random_state=0, checkpoint=out / "checkpoints")
+        pipeline = load_recipe("vgg16_finetuned").build(weights=weights, random_state=0, checkpoint=out / "checkpoints")
         yield f"fine-tuned, {name}", changed(pipeline, changes)
+    mild = ImageAugmenter(rotation=11, shift=0.06, zoom=0.12, brightness=0.1, contrast=0.25)
+    smooth = {"label_smoothing": 0.1, "weight_decay": 0.01, "average_epochs": 3}
+    end_to_end = {"as shipped": {}, "milder augmentation": {"augmenter": mild}, "soft labels, mean weights": smooth}
+    for name, changes in end_to_end.items():
+        pipeline = load_recipe("vgg16_end_to_end").build(
+            weights=weights, random_state=0, checkpoint=out / "checkpoints"
+        )
+        yield f"end to end, {name}", changed(pipeline, changes)
+    for crop in (0.9, 0.8):
+        pipeline = load_recipe("vgg16_end_to_end").build(
+            weights=weights, random_state=0, checkpoint=out / "checkpoints"
+        )
+        yield f"end to end, central {crop:g}", pipeline.set_params(load__crop=crop)
     for crop, seed in product((1.0, 0.9, 0.8), range(3)):
         pipeline = load_recipe("scratch_cnn").build(random_state=seed)
         yield f"from scratch, central {crop:g}, seed {seed}", pipeline.set_params(load__crop=crop)
