@@ -9,6 +9,8 @@ there. A number draws
 half of the images of each class, by patient, and as many validation images as training images, 480 at most; "all" is
 the official train split less a tenth of its patients, who are the validation images. Thresholds are chosen on the
 validation images, with --stress also on these and all their changes together.
+
+study.csv, beside this file, has the fits that docs/results.md shows: copied to OUT/fits.csv, they are not repeated.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def pipeline_of(name: str, **options: Any) -> Pipeline:
 def run(part: pd.DataFrame, images: str, name: str, seed: int, options: argparse.Namespace) -> None:
     """Fit once, look at validation and test images, and add a row to fits.csv, unless it is there."""
     path = options.out / "fits.csv"
-    done = pd.read_csv(path, dtype={"images": str}) if path.exists() else pd.DataFrame(columns=["images"])
+    done = pd.read_csv(path, dtype={"images": str}) if path.exists() else pd.DataFrame()
     fit_of = {"images": images, "recipe": name, "seed": seed}
     if len(done):
         is_it = (done[list(fit_of)] == pd.Series(fit_of)).all(axis=1)
@@ -116,7 +118,9 @@ def run(part: pd.DataFrame, images: str, name: str, seed: int, options: argparse
         **figures(name, model, val, test, options.stress),
     }
     with replacing(path) as draft:
-        pd.concat([done, pd.DataFrame([fit_of | found])]).to_csv(draft, index=False, float_format="%.5f")
+        pd.concat([part for part in (done, pd.DataFrame([fit_of | found])) if len(part)]).to_csv(
+            draft, index=False, float_format="%.5f"
+        )
     print(
         f"{images} images, {name}, seed {seed}:",
         {key: round(float(value), 4) for key, value in found.items()},
