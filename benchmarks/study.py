@@ -5,12 +5,12 @@
         --recipes scratch_cnn scratch_cnn_moving vgg16_logistic vgg16_finetuned --figure docs/images.png
 
 Every fit is one row of fits.csv, written as soon as it is known; a second run with the same weights leaves out what is
-there. A number draws
-half of the images of each class, by patient, and as many validation images as training images, 480 at most; "all" is
-the official train split less a tenth of its patients, who are the validation images. Thresholds are chosen on the
-validation images, with --stress also on these and all their changes together.
+there. A number draws half of the images of each class, by patient, and as many validation images as training images,
+480 at most; "all" is the official train split less a tenth of its patients, who are the validation images. Thresholds
+are chosen on the validation images, with --stress also on these and all their changes together.
 
-study.csv, beside this file, has the fits that docs/results.md shows: copied to OUT/fits.csv, they are not repeated.
+study.csv, beside this file, has the fits of today's recipes that docs/results.md shows: copied to OUT/fits.csv,
+they are not repeated.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """The trained models to hand out: a stopped run goes on, and cards say what the table of scores says."""
 
+import argparse
 import hashlib
 import importlib.util
 import json
@@ -237,3 +238,13 @@ def test_a_killed_training_goes_on_from_its_checkpoint(make, tmp_path, monkeypat
     assert 'load("frozen-seed0.skops", weights="VGG16.h5")' in frozen
     weights.unlink()
     load(tmp_path / "zoo" / "tiny-seed0.skops")
+
+
+def test_other_models_stay_in_the_index_as_long_as_their_files_are_there(zoo, tmp_path):
+    names = ["a-seed0", "a-seed1", "b-seed0", "gone-seed0"]
+    (tmp_path / "index.json").write_text(json.dumps([{"name": name, "file": f"{name}.skops"} for name in names]))
+    for name in names[:3]:
+        (tmp_path / f"{name}.skops").touch()
+    options = argparse.Namespace(recipes=["a", "c"], seeds=1)
+    assert [facts["name"] for facts in zoo.earlier(tmp_path, options)] == ["a-seed1", "b-seed0"]
+    assert zoo.earlier(tmp_path / "new", options) == []

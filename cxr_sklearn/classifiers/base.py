@@ -77,8 +77,8 @@ def hold_out(examples: Examples, groups: ArrayLike | None, fraction: float, seed
     return examples.take(train), examples.take(held_out)
 
 
-#: Training images that are scored after every epoch where there are no validation images. At 224 x 224 pixels, two
-#: hundred of them made an epoch of 480 images longer by a quarter.
+#: Training images that are scored after every epoch where there are no validation images: each takes a pass through the
+#: whole network, for nothing but a curve.
 _MIN_MONITORED = 64
 
 

@@ -15,6 +15,7 @@ from ..exceptions import DataError
 from ..images.changes import CHANGES, PARTS
 from .bootstrap import N_DRAWS, Draws, bootstrap, interval
 from .metrics import compute_metrics
+from .tables import CLEAN, STRESS
 
 #: One false alarm in two hundred runs.
 ALARM = 0.005
@@ -138,12 +139,6 @@ def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame, whole: Draws) -> d
     return facts
 
 
-#: The images as they are, among the changed ones.
-CLEAN = "clean"
-#: Of the probes in ``probes.csv``.
-PREFIX = "stress:"
-
-
 def _figures(target: pd.Series, score: np.ndarray, threshold: float) -> dict[str, float]:
     values = compute_metrics(target, score, threshold)
     called = float(np.mean(np.asarray(score) >= threshold))
@@ -173,12 +168,12 @@ def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -
     DataError
         If not all images were changed.
     """
-    refitted = probes[probes["probe"] == PREFIX + CLEAN]
+    refitted = probes[probes["probe"] == STRESS + CLEAN]
     rows = refitted if len(refitted) else scores[scores["split"] == "val"]
     changed = {}
     for name in CHANGES:
         lacking = f"images under the change {name!r}; `compare --stress` writes it anew"
-        score = scores_of(probes, PREFIX + name, rows["path"], lacking)
+        score = scores_of(probes, STRESS + name, rows["path"], lacking)
         if score is not None:
             changed[name] = score
     if not changed:

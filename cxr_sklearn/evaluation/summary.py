@@ -15,9 +15,9 @@ from .calibration import calibration_facts
 from .diagnosis import diagnose
 from .metrics import DECISION_METRICS, METRICS, compute_metrics, confusion_cells
 from .paired import compare_pairs
-from .probes import PREFIX as STRESS
 from .probes import occlusion_facts, permutation_facts, stress_facts
 from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
+from .tables import STRESS
 from .thresholds import Rule, choose_threshold
 
 #: Specificities at which the sensitivity is told.

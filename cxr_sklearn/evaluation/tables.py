@@ -21,6 +21,8 @@ class Table(NamedTuple):
     written_by: str = "compare"
 
 
+#: How probes of changed images begin in ``probes.csv``, and how that of the images as they are goes on.
+STRESS, CLEAN = "stress:", "clean"
 _SCORED = ("path", "patient", "split", "fold", "pipeline", "target", "score")
 TABLES = {
     # One row per image, pipeline and role: split "train" for out-of-fold scores, with their fold, else "val" or "test".

@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix_at_thresholds
 from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..exceptions import DataError, InputError
 from .metrics import confusion_cells
+from .tables import CLEAN, STRESS
 
 #: What a rule aims at where its name stands alone.
 _DEFAULTS = {"sensitivity": 0.95, "specificity": 0.90}
@@ -187,7 +188,7 @@ def choose_threshold(
         rule = Rule("youden", 0.0)  # of a pipeline that loads its images itself, none can be changed
     elif rule.name == "robust" and changed is not None:
         # Of held-out images, those as they are were scored by the same fit and are among `changed` already.
-        has_clean = "probe" in changed and (changed["probe"] == "stress:clean").any()
+        has_clean = "probe" in changed and (changed["probe"] == STRESS + CLEAN).any()
         seen = pd.concat([changed, changed.iloc[:0] if has_clean else used])
     value = find_threshold(rule, seen["target"], seen["score"])
     cells = confusion_cells(used["target"], used["score"], value)

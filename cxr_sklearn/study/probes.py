@@ -12,8 +12,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress_bar
-from ..evaluation.probes import CLEAN, PREFIX, _figures
-from ..evaluation.tables import TABLES, score_rows
+from ..evaluation.probes import _figures
+from ..evaluation.tables import CLEAN, STRESS, TABLES, score_rows
 from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import DataError, InputError
 from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresser
@@ -290,7 +290,7 @@ def stressed_rows(name: str, model: Any, rows: pd.DataFrame, verbose: int, fold:
             models = {}
             break
         models[change_name] = changed
-    probes = {PREFIX + change_name: changed for change_name, changed in models.items()}
+    probes = {STRESS + change_name: changed for change_name, changed in models.items()}
     return probe_rows(name, probes, rows, title="Changing images", verbose=verbose, fold=fold)
 
 

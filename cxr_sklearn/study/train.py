@@ -54,10 +54,10 @@ def train(
     -------
     SavedModel
         The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save`
-        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_rule", "threshold_source",
-        "folds", "calibrated", "metrics"
-        at that threshold ("out_of_fold" and, if there are validation images of both classes, "val"), "data" and
-        "synthetic". ``save(model.pipeline, path, domain=model.domain, **model.manifest)`` makes a file of it.
+        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_rule", "threshold_source", "folds",
+        "calibrated", "metrics" at that threshold ("out_of_fold" and, if there are validation images of both classes,
+        "val"), "data" and "synthetic". ``save(model.pipeline, path, domain=model.domain, **model.manifest)``
+        makes a file of it.
 
     Raises
     ------

@@ -396,6 +396,21 @@ class InPlace:
         return grey
 
 
+def test_a_change_sees_all_pixels_of_a_jpeg(tmp_path):
+    seen = []
+
+    @dataclass(frozen=True)
+    class Seeing:
+        def __call__(self, grey):
+            seen.append(grey.shape)
+            return grey
+
+    path = tmp_path / "large.jpeg"
+    Image.fromarray(np.zeros((400, 600), dtype=np.uint8)).save(path)
+    np.asarray(ImageLoader(size=16, crop=0.5).transform([str(path)]).changed(Seeing()))
+    assert seen == [(400, 600)]
+
+
 def test_a_change_may_write_into_its_image(images):
     model = simple().fit(images["path"], images["target"])
     val = images[images["split"] == "val"]

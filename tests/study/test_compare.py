@@ -417,6 +417,7 @@ def test_one_fold_and_a_robust_threshold_are_told_and_told_again(embedded_frame,
     with pytest.warns(UserWarning, match="is not kept"):
         metrics = compare(frame, [ROW_MEANS], out=tmp_path, **options)
     assert metrics["run"]["stress"]
+    assert [facts["crop"] for facts in metrics["pipelines"].values()] == [1.0, 1.0]
     assert {name: facts["threshold"]["rule"] for name, facts in metrics["pipelines"].items()} == {
         "row_means": "robust",
         "shortcuts": "youden",
