@@ -9,7 +9,7 @@ from PIL import Image
 from cxr_sklearn import ImageLoader
 from cxr_sklearn.exceptions import CXRError, ImageReadError
 
-from .conftest import write_image
+from ..conftest import write_image
 
 
 @pytest.fixture

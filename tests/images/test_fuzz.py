@@ -11,12 +11,12 @@ from cxr_sklearn import ImageLoader
 
 from .fuzz import attempt, damaged, seeds
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, signal, sys
 from cxr_sklearn.exceptions import ImageReadError
 from cxr_sklearn.images.batch import ImageBatch
-from tests import fuzz
+from tests.images import fuzz
 
 def decode(batch, i):
     BROKEN
@@ -28,7 +28,7 @@ sys.exit(fuzz.main())
 
 
 def run(*arguments, code=None):
-    command = [sys.executable, *(("-m", "tests.fuzz") if code is None else ("-c", code)), *map(str, arguments)]
+    command = [sys.executable, *(("-m", "tests.images.fuzz") if code is None else ("-c", code)), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
 
 

@@ -19,8 +19,8 @@ from cxr_sklearn import ImageLoader, load, load_folder, save, write_radiographs
 from cxr_sklearn.cli import app
 from cxr_sklearn.models.files import load_model
 
-from .conftest import ROOT, write_image
-from .test_decoding import write_png_header
+from ..conftest import ROOT, write_image
+from ..images.test_decoding import write_png_header
 
 
 def call(*arguments):

@@ -13,7 +13,7 @@ from cxr_sklearn.exceptions import ImageReadError
 from cxr_sklearn.images._digests import hash_files
 from cxr_sklearn.images.batch import as_batch
 
-from .conftest import write_image
+from ..conftest import write_image
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from cxr_sklearn.models.calibration import METHODS, calibrated, fit_calibrator
 from cxr_sklearn.models.files import MAGIC, check_saveable, load_model
 from cxr_sklearn.study.recipes import default_recipes, load_recipe
 
-from .conftest import ROOT
+from ..conftest import ROOT
 
 SCORE = (
     "import sys, numpy as np; from cxr_sklearn.models.files import load; "

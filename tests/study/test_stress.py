@@ -33,7 +33,8 @@ from cxr_sklearn.images.changes import (
 )
 from cxr_sklearn.models.calibration import calibrated, fit_calibrator
 from cxr_sklearn.study.probes import stressed, stressed_rows, stressed_validation
-from tests.conftest import write_image
+
+from ..conftest import write_image
 
 
 def flat(level, shape=(10, 20)):

@@ -9,7 +9,7 @@ from cxr_sklearn.exceptions import DataError, ModelError
 from cxr_sklearn.models.model import SavedModel
 from cxr_sklearn.models.prediction import image_paths, predict
 
-from .conftest import write_image
+from ..conftest import write_image
 
 
 class TestImagePaths:

@@ -1,4 +1,4 @@
-"""Damage image files in every way and see that nothing but ImageReadError comes out: ``python -m tests.fuzz``.
+"""Damage image files in every way and see that nothing but ImageReadError comes out: ``python -m tests.images.fuzz``.
 
 File number N is damaged by the random generator seeded with N, so ``--only N`` makes the same file again.
 """
@@ -78,7 +78,7 @@ def seeds() -> dict[str, bytes]:
 
 
 def _radiograph() -> Image.Image:
-    real = Path(os.environ.get("CXR_DATA", Path(__file__).parents[2] / "shared" / "data")) / "originals"
+    real = Path(os.environ.get("CXR_DATA", Path(__file__).parents[3] / "shared" / "data")) / "originals"
     if files := sorted(real.rglob("*.jpeg")):
         with Image.open(files[0]) as image:
             return image.convert("L").resize((96, 80))

@@ -7,7 +7,7 @@ from cxr_sklearn import FeatureStore, ImageLoader
 from cxr_sklearn.exceptions import ImageReadError
 from cxr_sklearn.features.store import NoStore, stored_rows
 
-from .conftest import write_image
+from ..conftest import write_image
 
 
 class Counted:

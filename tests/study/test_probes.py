@@ -15,7 +15,8 @@ from cxr_sklearn.evaluation.tables import read_table
 from cxr_sklearn.exceptions import DataError, InputError
 from cxr_sklearn.images.changes import ImageOccluder
 from cxr_sklearn.study.probes import occluded, occluded_rows, permuted_labels, permuted_rows
-from tests.conftest import write_image
+
+from ..conftest import write_image
 
 
 def frame(n_patients=120, seed=0):

@@ -338,7 +338,7 @@ def test_kept_features_are_still_what_the_network_gives(kept_features):
     """Draw a few of the radiographs behind cache/synthetic again and embed them with VGG16."""
     import importlib.util
 
-    from .conftest import ROOT
+    from ..conftest import ROOT
 
     spec = importlib.util.spec_from_file_location("make", ROOT / "cache" / "synthetic" / "make.py")
     make = importlib.util.module_from_spec(spec)
