@@ -454,26 +454,30 @@ class TestTrainAndPredict:
         assert f"Unreadable: {tmp_path / 'text.png'}: not a JPEG" in shown.output
         assert "their scores mean nothing" in shown.output
 
-    def test_what_is_refused(self, kept, tmp_path):
-        folder, _ = kept
-        model = folder / "model.skops"
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["predict", "{tmp}/other.skops", "{set}"], "is not a model"),
+            (["predict", "{tmp}/absent.skops", "{set}"], "No such file"),
+            (["predict", "{model}", "{tmp}"], "holds no image files"),
+            (["predict", "{model}", "{set}", "--csv", "--json"], "choose one of"),
+            (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/m.pkl"], "must end in"),
+            (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/other.skops/m.skops"], "other.skops"),
+            (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/m.skops", "--folds", "500"], "too few"),
+            (["train", "{set}", "--pipeline", "none", "--save", "{tmp}/m.skops"], "no recipe"),
+        ],
+    )
+    def test_what_is_refused(self, kept, tmp_path, arguments, message):
         (tmp_path / "other.skops").write_bytes(b"PK no model")
-        assert "is not a model" in fails("predict", tmp_path / "other.skops", folder / "set")
-        assert "No such file" in fails("predict", tmp_path / "absent.skops", folder / "set")
-        assert "holds no image files" in fails("predict", model, tmp_path)
-        assert "choose one of" in fails("predict", model, folder / "set", "--csv", "--json")
-        assert "must end in" in fails("train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "m.pkl")
-        assert "too few for 500 folds" in fails(
-            "train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "m.skops", "--folds", 500
-        )
-        (tmp_path / "file").touch()
-        said = fails("train", folder / "set", "--pipeline", "shortcuts", "--save", tmp_path / "file" / "m.skops")
-        assert "file" in said
-        assert "no recipe" in fails("train", folder / "set", "--pipeline", "none", "--save", tmp_path / "m.skops")
-        model = shutil.copy(folder / "model.skops", tmp_path / "model.joblib")
+        places = {"tmp": tmp_path, "set": kept[0] / "set", "model": kept[0] / "model.skops"}
+        assert message in fails(*(argument.format(**places) for argument in arguments))
+
+    def test_a_joblib_model_needs_trust(self, kept, tmp_path):
+        folder, _ = kept
         save(load(folder / "model.skops"), tmp_path / "model.joblib")
-        assert "--trust" in fails("predict", model, folder / "set")
-        assert call("predict", model, folder / "set", "--trust", "--store", folder / "store").exit_code == 0
+        options = ["predict", tmp_path / "model.joblib", folder / "set", "--store", folder / "store"]
+        assert "--trust" in fails(*options)
+        assert call(*options, "--trust").exit_code == 0
 
     def test_a_picture_of_what_raised_the_score(self, kept, tmp_path, monkeypatch):
         folder, frame = kept

@@ -273,7 +273,7 @@ def test_leaks_are_refused_or_told(embedded_frame, tmp_path):
     for name in ("report.html", "model-card.md"):
         page = (tmp_path / "run" / name).read_text()
         assert "Patients with images in more than one split: 1." in page
-        assert "Images that have a copy, identical or nearly so, in another split: 2." in page
+        assert "Images with an identical or near-identical copy in another split: 2." in page
 
 
 def test_test_scores_do_not_touch_the_threshold(scores):

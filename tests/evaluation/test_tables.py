@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn.evaluation.tables import TABLES, read_table, write_table
+from cxr_sklearn.evaluation.tables import TABLES, read_scores, read_table, write_table
 from cxr_sklearn.exceptions import DataError
 from cxr_sklearn.study.search import training_table
 
@@ -53,3 +53,30 @@ def test_a_file_that_is_something_else(tmp_path, name, spoil, message):
     (tmp_path / f"{name}.csv").write_text(spoil(",".join(table.columns) + "\n" + ",".join(row) + "\n"))
     with pytest.raises(DataError, match=rf"{name}\.csv {message}.*`cxr-sklearn {table.written_by}`"):
         read_table(tmp_path, name)
+
+
+def test_no_scores(tmp_path, scores):
+    with pytest.raises(DataError, match="does not exist"):
+        read_scores(tmp_path)
+    write_table(scores[:0], tmp_path, "scores")
+    with pytest.raises(DataError, match="holds no scores"):
+        read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("score", 1.5, "scores outside 0 to 1, first in line 5"),
+        ("score", -0.1, "scores outside 0 to 1, first in line 5"),
+        ("score", float("nan"), r"empty cells in the columns \['score'\]"),
+        ("target", 2, "targets other than 0 and 1, first in line 5"),
+        ("split", "Test", "splits other than train, val and test, first in line 5"),
+        ("fold", None, "training scores without a fold, first in line 5"),
+        ("path", 'train/0, "odd" náme.png', "images that a pipeline scored twice, first in line 5"),
+    ],
+)
+def test_scores_that_no_run_writes(scores, tmp_path, column, value, message):
+    scores.loc[3, column] = value
+    write_table(scores, tmp_path, "scores")
+    with pytest.raises(DataError, match=message):
+        read_scores(tmp_path)
