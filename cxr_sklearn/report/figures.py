@@ -23,7 +23,7 @@ from .words import Words
 
 #: Okabe and Ito's colours for the colour-blind, without the yellow that vanishes on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-# Replaced by the colour of the page's text, whatever the page's colour scheme.
+# A placeholder: in the SVG it becomes `currentColor`, so that figures follow a light or a dark page.
 _INK = "#010203"
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -39,8 +39,10 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# More points than this are not to be told apart on a screen.
+# More points than this cannot be told apart on a screen.
 _MAX_POINTS = 400
+#: Height and width of a thumbnail in pixels.
+SIZE = 176
 
 
 def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
@@ -178,7 +180,7 @@ def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: W
 
 
 def _dashes(i: int) -> str:
-    """Colour alone must not tell lines apart."""
+    """Return the line style of line `i`, so that lines differ in more than colour."""
     return ("-", "--", "-.")[i % 3]
 
 
@@ -201,14 +203,10 @@ def _svg(figure: Figure) -> str:
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 
-#: Height and width in pixels.
-SIZE = 176
-
-
 def thumbnail(path: str) -> tuple[str, str | None]:
-    """Return a radiograph as a ``data:`` address, and None or why it cannot be read.
+    """Return a radiograph as a ``data:`` URL, and the reason if it cannot be read, else None.
 
-    The folder may have moved since the run: a picture that is missing costs the report nothing else.
+    The images may have been moved since the run; a missing one must not stop the report.
     """
     try:
         grey = ImageLoader(SIZE, resize="pad").transform([path])[0][:, :, 0]

@@ -26,7 +26,7 @@ UNSAID = {
     "label.no_interval", "label.undefined", "learning.val", "method.isotonic", "method.sigmoid", "method.temperature",
     "made.to_layer", "made.trained_from", "notice.copies", "notice.leak", "notice.second_look", "notice.synthetic",
     "rule.cost", "rule.fixed", "rule.sensitivity", "rule.specificity", "source.absent", "source.fixed", "source.val",
-    "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beaten", "verdict.sanity_failed",
+    "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beating_shortcuts", "verdict.sanity_failed",
     "verdict.best_but_shortcuts", "verdict.worse_than_shortcuts", "method.reversed", "data.patients_unknown",
     "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
 }  # fmt: skip
