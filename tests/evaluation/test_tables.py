@@ -4,7 +4,6 @@ import pytest
 
 from cxr_sklearn.evaluation.tables import TABLES, read_scores, read_table, write_table
 from cxr_sklearn.exceptions import DataError
-from cxr_sklearn.study.search import training_table
 
 
 def test_a_table_comes_back_as_it_was_written(scores, tmp_path):
@@ -15,18 +14,6 @@ def test_a_table_comes_back_as_it_was_written(scores, tmp_path):
     np.testing.assert_allclose(back["score"], scores["score"], rtol=1e-8)
     write_table(back, tmp_path, "probes")
     assert (tmp_path / "probes.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
-
-
-def test_epochs(tmp_path):
-    phases = {"head": {"loss": [0.5], "auc": [0.75]}, "all": {"loss": [0.25, 0.125], "auc": [0.5, 1.0]}}
-    training = training_table("NA", phases)  # a pipeline may have any name
-    assert training["phase"].tolist() == ["head", "all", "all"]
-    assert training["epoch"].tolist() == [1, 1, 2]
-    write_table(training, tmp_path, "training")
-    pd.testing.assert_frame_equal(read_table(tmp_path, "training"), training.reset_index(drop=True))
-    assert training_table("cnn", {"head": {}, "all": {"loss": [1.0]}})["phase"].tolist() == ["all"]
-    write_table(training_table("cnn", {"all": {"loss": [float("nan")]}}), tmp_path, "training")
-    assert read_table(tmp_path, "training")["loss"].isna().all()  # a training that diverged
 
 
 @pytest.mark.parametrize("name", TABLES)
