@@ -1,4 +1,4 @@
-"""The documentation is true: its code runs, its links lead somewhere, its options are those of the command line."""
+"""The documentation is correct: its code runs, its links lead somewhere, its options exist."""
 
 import re
 import runpy
@@ -14,7 +14,7 @@ from .conftest import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-#: Pages whose blocks other tests execute: on a cluster that is there, or as notebooks.
+#: Pages whose blocks other tests execute, on a cluster or as notebooks.
 ELSEWHERE = {
     "README.md": "test_readme.py",
     "docs/how-to/cluster.md": "test_dask.py",
@@ -39,7 +39,7 @@ def name(page):
 
 
 def blocks(page):
-    """The Python blocks of a page, whatever their fence is called or however far it is indented."""
+    """The Python blocks of a page, however their fences are named or indented."""
     found = FENCE.findall(page.read_text(encoding="utf-8"))
     python = re.compile(r"\W*(python|py|python3|pycon)\b", re.IGNORECASE)
     return [code for _, language, code in found if python.match(language)]
@@ -82,7 +82,7 @@ def test_the_recipe_of_the_page_can_be_loaded(tmp_path):
 
 
 def slug(heading):
-    """The anchor of a heading, as MkDocs and GitHub make it of plain ones."""
+    """The anchor that MkDocs and GitHub make of a plain heading."""
     text = re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
     return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", text))
 

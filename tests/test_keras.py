@@ -30,7 +30,7 @@ def test_precision(monkeypatch, gpu_is_used, has_bfloat16):
         ("avx2 avx512f", False),
         ("avx512f avx512_bf16", True),
         ("avx512_bf16 avx512_fp16 amx_bf16", True),
-        ("avx512_bf16 avx512_fp16", False),  # AMX is there, and hidden
+        ("avx512_bf16 avx512_fp16", False),  # AMX exists but is hidden
     ],
 )
 def test_which_processors_are_faster_in_bfloat16(tmp_path, monkeypatch, flags, is_fast):
@@ -79,7 +79,7 @@ def test_what_keras_says_of_its_devices(tmp_path, monkeypatch, backend, device, 
     )
     monkeypatch.setattr(keras_runtime, "import_keras", lambda: keras)
     monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path / "absent")
-    assert keras_runtime.gpu_is_used() is False  # without a driver nobody is asked
+    assert keras_runtime.gpu_is_used() is False  # without a driver, Keras is not asked
     monkeypatch.setattr(keras_runtime, "Path", lambda path: tmp_path)
     assert keras_runtime.gpu_is_used() is is_used
 

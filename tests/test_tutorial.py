@@ -1,4 +1,4 @@
-"""The tutorial, its Spanish version and its notebook are one, and run."""
+"""The tutorial, its Spanish version and its notebook agree, and run."""
 
 import importlib.util
 import re
@@ -43,7 +43,7 @@ def test_the_notebook_shows_what_the_page_shows(maker):
 
 
 def test_the_notebook_was_run_on_real_weights_and_says_nothing_but_its_tables(maker):
-    """Warnings would carry paths of the machine it was made on."""
+    """Warnings would contain paths of the machine that it was made on."""
     assert said(nbformat.read(maker.NOTEBOOK, as_version=4)) == ""
 
 
@@ -66,7 +66,7 @@ def test_both_languages_run_and_show_the_same():
 @pytest.mark.keras
 @pytest.mark.slow
 def test_the_notebook_runs(maker, monkeypatch):
-    """On drawn images and random weights: that it runs, and that moving averages mislead there, too."""
+    """With drawn images and random weights, it runs, and moving averages mislead there, too."""
     for name in ("CXR_DATA", "CXR_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
     cells = maker.run(maker.notebook())

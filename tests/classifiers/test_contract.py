@@ -1,4 +1,4 @@
-"""What scikit-learn and its users may expect of every classifier that trains a network."""
+"""What scikit-learn and its users can expect from every classifier that trains a network."""
 
 import gc
 import pickle

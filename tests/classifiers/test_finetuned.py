@@ -26,14 +26,14 @@ def data():
 
 @pytest.fixture
 def kept(monkeypatch):
-    """Frozen outputs of this test alone."""
+    """A cache of frozen outputs that only this test uses."""
     monkeypatch.setattr(kept_module, "KEPT", kept_module.KeptMaps())
     return kept_module.KEPT
 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """How many images went through the frozen part, call by call."""
+    """Number of images in each call of the frozen part."""
     sizes = []
     original = cut.FrozenMaps._compute
     monkeypatch.setattr(
@@ -51,7 +51,7 @@ def cross_entropy(model, images, y):
 
 
 def test_it_equals_training_the_whole_network():
-    """The loss after each epoch, same seed and batches, is that of a Keras network nobody cut."""
+    """With the same seed and batches, the loss after each epoch is that of a Keras network that was not cut."""
     images, frame = make_radiographs(24, size=64, random_state=0)
     y = frame["target"].to_numpy()
     keras = import_keras()

@@ -1,4 +1,4 @@
-"""FineTunedClassifier where all of a network learns, and what it takes to train it well."""
+"""FineTunedClassifier training a whole network, and the settings that this needs."""
 
 import pickle
 
@@ -32,7 +32,7 @@ def data():
 
 @pytest.fixture
 def views(monkeypatch):
-    """The views of the training images, epoch by epoch, as they were asked for."""
+    """The views of the training images that each epoch asks for."""
     seen = []
     original = ImageAugmenter.view
     monkeypatch.setattr(ImageAugmenter, "view", lambda self, X, n: seen.append(np.max(n)) or original(self, X, n))
@@ -76,7 +76,7 @@ def test_every_layer_learns_and_travels(data, options, monkeypatch):
     unchanged = sum(np.array_equal(a, b) for a, b in zip(before, classifier.weights_, strict=False))
     assert unchanged == 0
     expected = classifier.predict_proba(images)
-    # All weights are in the file: those it began with may be gone.
+    # All weights are in the file: the pretrained ones may no longer be there.
     classifier.weights = classifier.architecture_["weights"] = "gone.h5"
     payload = skops.io.dumps(classifier)
     loaded = skops.io.loads(payload, trusted=skops.io.get_untrusted_types(data=payload))
@@ -122,7 +122,7 @@ def test_statistics_are_those_of_the_weights_at_the_end(data):
     estimate_statistics(network, np.repeat(images[order][..., None], 3, axis=3), 16)
     for layer, variance in zip(layers, found, strict=True):
         np.testing.assert_allclose(np.asarray(layer.moving_variance), variance, rtol=1e-4, atol=1e-6)
-    # And they are used: the logits of a batch are nearly those it has in training.
+    # They are used: the logits of a batch are nearly the same as in training.
     trained = np.asarray(network(np.repeat(images[order[:16]][..., None], 3, axis=3), training=True))
     assert np.isfinite(trained).all()
 

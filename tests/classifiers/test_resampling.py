@@ -16,7 +16,7 @@ from cxr_sklearn.images.batch import as_batch
 
 
 class Recorder(ClassifierMixin, BaseEstimator):
-    """Remembers what it was fitted on, and predicts from an image's own pixels."""
+    """Remembers the images that it was fitted on, and predicts from the pixels of an image."""
 
     def fit(self, X, y, sample_weight=None, groups=None):
         self.keys_, self.y_, self.weight_, self.groups_ = X.keys, y, sample_weight, groups
@@ -129,7 +129,7 @@ class TestBalanced:
         assert (fitted.keys_, list(fitted.y_), fitted.weight_) == (X.keys, list(y), None)
 
     def test_weights_move_a_perceptron(self):
-        """MLPClassifier has no class_weight; weights reach it all the same."""
+        """MLPClassifier has no class_weight, but it gets the weights."""
         draw = np.random.default_rng(0)
         X, y = draw.normal(size=(200, 1)), np.arange(200) % 10 == 0
         X[y] += 1
@@ -150,7 +150,7 @@ class TestBalanced:
         np.testing.assert_allclose(fitted.predict_proba(np.asarray(X)), plain.predict_proba(X))
 
     def test_decisions_are_those_of_the_classifier(self, data):
-        """A threshold inside is not overruled by the larger probability."""
+        """A threshold inside decides, not the larger probability."""
         draw = np.random.default_rng(0)
         X, y = draw.normal(size=(60, 2)), np.arange(60) % 3 == 0
         fixed = FixedThresholdClassifier(LogisticRegression(), threshold=0.1)

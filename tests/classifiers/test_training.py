@@ -1,4 +1,4 @@
-"""A training that is killed goes on as if nothing had happened."""
+"""A killed training resumes from its checkpoint and ends as if nothing had happened."""
 
 import signal
 import subprocess
@@ -40,7 +40,7 @@ class Killed(BaseException):
 
 
 def killed_at(moment, monkeypatch):
-    """Have the next fit end at the n-th time that it does something."""
+    """Let the next fit fail at the n-th call of a method."""
     name, n = moment
     place = {
         "epoch": (training, "_one_epoch"),
@@ -61,7 +61,7 @@ def killed_at(moment, monkeypatch):
 
 @pytest.fixture(scope="module")
 def uninterrupted(data):
-    """Fits of all kinds that nothing came in the way of."""
+    """Uninterrupted fits of all kinds."""
     return {kind: FineTunedClassifier(**OPTIONS, **options).fit(*data) for kind, options in KINDS.items()}
 
 

@@ -27,7 +27,7 @@ def call(*arguments):
 
 
 def fails(*arguments):
-    """Return the single line that the command must leave on stderr."""
+    """Return the one line that the command must write to stderr."""
     done = call(*arguments)
     assert done.exit_code == 1, done.output
     return only_line(done.stderr)
@@ -330,11 +330,11 @@ class TestBadInput:
 
     @pytest.mark.keras
     def test_a_file_that_holds_no_weights(self, tmp_path):
-        """In a process of its own, so that what the backend prints would be seen."""
+        """In a process of its own, where output of the backend would be seen."""
         (tmp_path / "text.h5").write_text("no weights at all")
         options = ["--weights", tmp_path / "text.h5", "--pipeline", "vgg16_logistic", "--folds", "3"]
         command = [sys.executable, "-m", "cxr_sklearn.cli", "compare", folder_of(tmp_path / "images"), *options]
-        quiet = "TF_CPP_MIN_LOG_LEVEL"  # which an earlier import of Keras has left in the environment
+        quiet = "TF_CPP_MIN_LOG_LEVEL"  # set in the environment by an earlier import of Keras
         environment = {name: value for name, value in os.environ.items() if name != quiet}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 1

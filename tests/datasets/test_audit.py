@@ -21,7 +21,7 @@ def radiographs():
 
 @pytest.fixture
 def root(radiographs, tmp_path):
-    """Forty normals and pneumonias in train, eight in val, twelve in test."""
+    """Forty images of each class in train, eight in val, twelve in test."""
     for i, image in enumerate(radiographs[:60]):
         split = "train" if i < 40 else "val" if i < 48 else "test"
         save(image, tmp_path / "set" / place(i, split))
@@ -156,7 +156,7 @@ def test_blank_and_inverted(root, radiographs):
     found = checked(root)
     assert [Path(path).name for path in found["blank"]] == ["IM-9991-0001.png", "IM-9990-0001.png"]
     assert [Path(path).name for path in found["inverted"]] == ["IM-9992-0001.png"]
-    assert found["leaks"] == []  # two blank images are no copies of one another
+    assert found["leaks"] == []  # two blank images are not copies of each other
     assert [line.split(":")[0] for line in found["warnings"][1:]] == [
         "2 images look blank",
         "1 image looks like a negative of the others",
@@ -215,7 +215,7 @@ def test_a_table_without_its_columns():
 
 
 def test_different_radiographs_are_not_alike(monkeypatch):
-    """All pairs of those drawn; `test_the_real_folder` looks at all pairs of real ones."""
+    """All pairs of drawn images; `test_the_real_folder` compares all pairs of real ones."""
     images, _ = make_radiographs(100, size=64, random_state=1)
     spectra = describe(images, None, "", 0).spectra
     assert similar_groups(spectra) == []

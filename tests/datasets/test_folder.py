@@ -103,7 +103,7 @@ def test_a_link_back_up_counts_nothing_twice(tmp_path):
 
 
 def test_what_is_reached_twice_counts_twice(tmp_path):
-    """A split that is a link to another one is a leak for `check` to find, not nothing."""
+    """A split that is a link to another one is read, so that `check` finds the leak."""
     write_image(tmp_path / "train" / "NORMAL" / "a.png")
     (tmp_path / "test").symlink_to(tmp_path / "train")
     assert load_folder(tmp_path)["split"].tolist() == ["test", "train"]

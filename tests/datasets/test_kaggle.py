@@ -1,4 +1,4 @@
-"""Fetching from a stand-in for Kaggle on the loopback interface."""
+"""Fetching from a fake Kaggle server on the loopback interface."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ MANUAL = f"or download the zip at {kaggle.PAGE}, unpack it and give its folder c
 
 
 def archive_of(counts, padding=0):
-    """Zip empty files in the layout of Kaggle's archive, with its second copy and what macOS adds."""
+    """Zip empty files in the layout of Kaggle's archive, with its second copy and the files that macOS adds."""
     names = [
         f"{split}/{name}"
         for split, (n_normal, n_pneumonia) in counts.items()
@@ -50,7 +50,7 @@ def archive_of(counts, padding=0):
 
 
 class StandIn(ThreadingHTTPServer):
-    """Kaggle's API, which redirects to the archive, and the server of the archive."""
+    """Serves Kaggle's API, which redirects to the archive, and the archive."""
 
     def __init__(self, archive):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """A small set on a server that kagglehub takes for Kaggle, and a home without a login."""
+    """A small set on a server that kagglehub uses in place of Kaggle, and a home without a login."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("KAGGLE")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -120,7 +120,7 @@ def stand_in(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cached(tmp_path):
-    """Where kagglehub keeps the set."""
+    """Folder in which kagglehub keeps the set."""
     return tmp_path / "kagglehub" / "datasets" / "paultimothymooney" / "chest-xray-pneumonia"
 
 
@@ -129,7 +129,7 @@ def fetch(*arguments):
 
 
 def fails(*arguments):
-    """Return the single line that the command must leave on stderr."""
+    """Return the one line that the command must write to stderr."""
     done = fetch(*arguments)
     assert done.exit_code == 1, done.output
     assert done.stdout == ""
@@ -138,7 +138,7 @@ def fails(*arguments):
 
 
 def gone(server, monkeypatch):
-    """Let nobody answer any more."""
+    """Stop the server."""
     server.shutdown()
     server.server_close()
     monkeypatch.setattr(server, "shutdown", lambda: None)
@@ -221,7 +221,7 @@ def test_a_stopped_unpacking_starts_again_without_another_download(stand_in, mon
         patch.setattr(zipfile.ZipFile, "extractall", stop)
         assert fetch().exit_code not in (0, None)
     stand_in.requests.clear()
-    stand_in.breaks_off_at = 0  # what is asked for is the size alone
+    stand_in.breaks_off_at = 0  # only the size is requested
     assert fetch().exit_code == 0
     assert stand_in.requests[1:] == [("GET", None)]
 

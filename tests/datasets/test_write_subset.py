@@ -127,7 +127,7 @@ def test_nothing_but_a_subset_is_replaced(root, tmp_path):
 
 
 def test_the_images_themselves_are_never_taken_away(root, tmp_path, monkeypatch):
-    """However the folder and the paths in it are spelt, and a table of somebody's own is no subset."""
+    """A subset is recognised however its path is written; a user's own table is not taken for one."""
     out = whole_subset(root, tmp_path)
     (tmp_path / "link").symlink_to(out)
     monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def test_hidden_files_are_no_hindrance(root, tmp_path):
 
 
 def whole_subset(root, tmp_path):
-    """A subset large enough to draw a subset of itself from."""
+    """A subset that is large enough to draw another subset from it."""
     write_subset(load_folder(root), tmp_path / "whole")
     return tmp_path / "whole"
 

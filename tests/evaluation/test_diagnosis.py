@@ -11,7 +11,7 @@ NO_TRAINING = pd.DataFrame(columns=["pipeline", "phase", "epoch", "loss"])
 
 
 def table(low, high):
-    """Fifty normals with scores around `low`, fifty ill around `high`."""
+    """Fifty normal images with scores around `low`, fifty of pneumonia around `high`."""
     spread = np.linspace(-0.05, 0.05, 50)
     return pd.DataFrame({"target": np.repeat([0, 1], 50), "score": np.r_[low + spread, high + spread]})
 

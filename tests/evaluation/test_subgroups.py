@@ -22,7 +22,7 @@ def images():
 
 
 def scored(images):
-    """Bacteria are found, viruses missed, every fourth normal called sick."""
+    """Bacterial pneumonia is found, viral is missed, every fourth normal image is called pneumonia."""
     score = np.where(images["subtype"] == "bacteria", 0.9, np.where(images["subtype"] == "virus", 0.2, 0.1))
     score = np.where((images["target"] == 0) & (images.index % 8 == 0), 0.8, score)
     return images[["path", "patient", "target"]].assign(score=score)
@@ -69,7 +69,7 @@ def test_the_worst_errors_come_first():
 
 
 def test_predictive_values_worked_out_by_hand():
-    """Of 1,000 patients 50 are sick, 45 of them found; of 950 healthy ones 760 are cleared."""
+    """Of 1,000 patients, 50 are sick, and 45 of these are found; of 950 healthy ones, 760 are called normal."""
     ppv, npv = predictive_values(0.9, 0.8, 0.05)
     assert ppv == pytest.approx(45 / (45 + 190))
     assert npv == pytest.approx(760 / (760 + 5))

@@ -22,7 +22,7 @@ from cxr_sklearn.features._backbones import (
 
 @pytest.fixture
 def keras_home(tmp_path, monkeypatch):
-    """An empty cache of Keras."""
+    """An empty Keras cache."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     (tmp_path / "keras" / "models").mkdir(parents=True)
     return tmp_path / "keras" / "models"
@@ -81,7 +81,7 @@ def test_offline_and_not_cached(keras_home, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`input_shape` is undefined:UserWarning")
 def test_the_table_of_networks_is_that_of_the_installed_keras():
-    """Ask every constructor which file it would fetch, and fetch nothing."""
+    """Ask every constructor which file it would fetch, without fetching it."""
     keras = import_keras()
 
     class AskedError(Exception):
@@ -100,13 +100,13 @@ def test_the_table_of_networks_is_that_of_the_installed_keras():
         with mock.patch.object(file_utils, "get_file", answer), pytest.raises(AskedError) as caught:
             build(weights="imagenet", include_top=False)
         asked[name] = Application(name, module.__name__.rsplit(".", 1)[1], *caught.value.args)
-    # As lines of the file, so that what is missing can be pasted from here.
+    # As lines of the file, so that a missing line can be pasted from the output.
     assert {",".join(network) for network in asked.values()} == {",".join(it) for it in applications().values()}
 
 
 @pytest.mark.keras
 class TestNetworks:
-    """On the small MobileNet, at the smallest size it takes."""
+    """With the small MobileNet, at the smallest image size that it accepts."""
 
     shape = (32, 32, 3)
 

@@ -1,4 +1,4 @@
-"""FrozenEmbedder with a real network: MobileNet on 32 x 32 pixels, random weights unless it says otherwise."""
+"""FrozenEmbedder with a real network: MobileNet on 32 x 32 pixels, with random weights unless a test says otherwise."""
 
 import pickle
 import signal
@@ -44,7 +44,7 @@ def store(tmp_path):
 
 
 def n_written(store):
-    """How many rows were ever written: one that is replaced moves to a higher rowid."""
+    """Number of rows ever written: a replaced row gets a higher rowid."""
     (path,) = store.glob("MobileNet*.sqlite")
     with sqlite3.connect(path) as connection:
         (n,) = connection.execute("SELECT max(rowid) FROM features").fetchone()
@@ -198,7 +198,7 @@ def test_weights_gone_after_fit_matter_only_for_new_images(images, store, tmp_pa
 
 
 def forget_networks(step):
-    """Forget the networks of this process, as a new one would not have them."""
+    """Forget the networks of this process, as if it were a new one."""
     from cxr_sklearn.features import embedder as module
 
     module._build_network.cache_clear()
@@ -271,7 +271,7 @@ def start(folder, store):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_only_the_batch_in_flight_is_lost(tmp_path):
-    """Kill the process as soon as the store holds so many rows; they must be there, right, and enough to go on from."""
+    """Kill the process as soon as the store holds so many rows; these must be correct and not computed again."""
     folder, store = tmp_path / "images", tmp_path / "store"
     write_radiographs(folder, 40, size=SIZE, random_state=1)
     paths = load_folder(folder, sizes=False)["path"]
@@ -323,7 +323,7 @@ PEAK = """
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
-    """64 x 64 pixels of 4,000 more images would be 49 MB, as float32 four times that."""
+    """4,000 more images of 64 x 64 pixels would take 49 MB, and four times as much in float32."""
     paths = write_radiographs(tmp_path, 10, size=64, random_state=0)["path"].tolist()
     code = textwrap.dedent(PEAK)
     peaks = [
@@ -353,7 +353,7 @@ def test_kept_features_are_still_what_the_network_gives(kept_features):
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_imagenet_weights_on_real_radiographs(real_data, real_weights, store):
-    """MobileNet with real weights separates real radiographs of patients it was not fitted on."""
+    """MobileNet with real weights separates real radiographs of new patients."""
     frame = load_folder(real_data / "chest_xray_224", sizes=False)
     train = frame[frame["split"] == "train"].groupby("target").sample(120, random_state=0)
     test = frame[frame["split"] == "test"]

@@ -30,6 +30,6 @@ def test_unreadable_files(tmp_path):
 
 
 def test_the_measurements_are_doubles():
-    """OpenBLAS 0.3.31 on AVX-512 warns of invalid values, now and then, for float32 of exactly five columns."""
+    """OpenBLAS 0.3.31 on AVX-512 sometimes warns of invalid values for float32 with exactly five columns."""
     images, _ = make_radiographs(10, size=64, random_state=0)
     assert ShortcutFeatures(store=None).transform(images).dtype == np.float64

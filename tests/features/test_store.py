@@ -108,7 +108,7 @@ def test_a_flipped_byte_makes_a_row_absent_and_is_healed(store):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*damaged and set aside")
 def test_a_flipped_bit_anywhere_in_the_file_is_healed(store):
-    """Whatever byte it hits, in a row, an index or the schema: never a wrong row, and all rows again in the end."""
+    """Wherever it is, in a row, an index or the schema: no wrong row is read, and all rows can be written again."""
     keys = keys_of(40)
     fill(store, keys)
     original, _ = store.read(keys)
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_a_full_disk_keeps_what_was_finished(store):
     keys = keys_of(200)
     fill(store, keys[:50], width=512)
-    # A limit on the size of files stands in for a full disk; SQLite sees the same failing write.
+    # A limit on the size of files simulates a full disk; SQLite sees the same failing write.
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (store.path.stat().st_size, before[1]))
@@ -197,7 +197,7 @@ except StoreError as error:
 
 
 def test_two_processes_share_the_work(tmp_path):
-    """Rows that were written twice would have moved to a higher rowid."""
+    """Rows that were written twice would have a higher rowid."""
     code = f"""
 import sys, time
 import numpy as np
@@ -257,13 +257,13 @@ def test_claims_share_the_connection_that_is_kept_open(store, monkeypatch):
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: opened.append(connect(*a, **k)) or opened[-1])
     with store.kept_open():
-        assert pickle.loads(pickle.dumps(store)).path == store.path  # as a worker would get it
+        assert pickle.loads(pickle.dumps(store)).path == store.path  # as a worker gets it
         for key in (b"a", b"b"):
             with store.claim([key]) as (missing, rows):
                 rows.update({key: np.ones(3) for key in missing})
         with pytest.raises(ZeroDivisionError), store.claim([b"c"]) as (_, rows):
             rows[b"c"] = np.ones(3) / (1 // 0)
-        with store.claim([b"d"]) as (missing, rows):  # the failed one has let go of the right to write
+        with store.claim([b"d"]) as (missing, rows):  # the failed one has released the write lock
             rows[b"d"] = np.ones(3)
     assert len(opened) == 1
     with store.claim([b"a", b"b", b"c", b"d"]) as (missing, _):

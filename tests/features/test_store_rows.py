@@ -11,7 +11,7 @@ from ..conftest import write_image
 
 
 class Counted:
-    """Mean and maximum of each image, and how many images they were computed for."""
+    """Computes mean and maximum of each image, and counts the images."""
 
     def __init__(self):
         self.chunks = []
@@ -79,7 +79,7 @@ def test_readable_images_are_kept_and_all_others_named(paths, store, tmp_path):
 
 
 def test_another_process_may_finish_first(paths, store):
-    """Rows written between the first look and the claim are taken over, not computed again."""
+    """Rows that another process wrote between the first look and the claim are used, not computed again."""
     slow, quick = Counted(), Counted()
 
     def interrupted(batch, images):

@@ -1,4 +1,4 @@
-"""Missing images shared out among workers: the same rows, each computed once, and only the caller writes."""
+"""Missing images distributed among workers: the same rows, each computed once, and only the caller writes."""
 
 import os
 
@@ -13,7 +13,7 @@ from ..conftest import write_image
 
 
 def compute(chunk, images):
-    """Two numbers of each image, the size of its chunk, and who computed them."""
+    """Return two numbers for each image, the size of its chunk, and the process that computed them."""
     pixels = np.stack(images).astype(np.float32)
     rows = [pixels.mean(axis=(1, 2, 3)), pixels.std(axis=(1, 2, 3)), np.full(len(images), len(images)),
             np.full(len(images), os.getpid() % 100_000)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Damage image files in every way and see that nothing but ImageReadError comes out: ``python -m tests.images.fuzz``.
+"""Damage image files in many ways; reading them may raise ImageReadError only: ``python -m tests.images.fuzz``.
 
 File number N is damaged by the random generator seeded with N, so ``--only N`` makes the same file again.
 """
@@ -36,7 +36,7 @@ FAILURE = 98
 
 @dataclass
 class Tally:
-    """What came of the files so far."""
+    """The results so far."""
 
     files: int = 0
     refused: int = 0
@@ -95,7 +95,7 @@ def _dicom_seeds(grey: Image.Image, deep: np.ndarray) -> dict[str, bytes]:
     raw = dicom_dataset(deep)
     raw.WindowCenter, raw.WindowWidth, raw.RescaleSlope, raw.RescaleIntercept = 1500, 2000, 1, -100
     packed = dicom_dataset(deep)
-    packed.compress(RLELossless, generate_instance_uid=False)  # a new UID would be another file each time
+    packed.compress(RLELossless, generate_instance_uid=False)  # with a new UID, the file would be another one each time
     jpeg = dicom_dataset(np.asarray(grey))
     jpeg.PixelData = encapsulate([_saved(grey, "JPEG")])
     jpeg["PixelData"].is_undefined_length = True
@@ -162,7 +162,7 @@ def _flip(content: bytearray, rng: np.random.Generator) -> None:
 
 
 def _lie(content: bytearray, suffix: str, rng: np.random.Generator) -> None:
-    """Make the header tell another width or height, where it is still to be found."""
+    """Write another width or height into the header, if it can still be found."""
     places = {
         ".png": lambda: [(16, ">I"), (20, ">I")] if len(content) > 33 else [],
         ".bmp": lambda: [(18, "<i"), (22, "<i")] if len(content) > 26 else [],
@@ -183,7 +183,7 @@ def _lie(content: bytearray, suffix: str, rng: np.random.Generator) -> None:
         width = struct.calcsize(form)
         bits = EXTREMES[rng.integers(len(EXTREMES))] & (256**width - 1)
         content[at : at + width] = bits.to_bytes(width, "big" if form[0] == ">" else "little")
-    if suffix == ".png" and len(content) > 33:  # Pillow looks at the check sum
+    if suffix == ".png" and len(content) > 33:  # Pillow checks the checksum
         content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
 
 
@@ -192,7 +192,7 @@ def _starts(content: bytearray, *marks: bytes) -> list[int]:
 
 
 def attempt(path: Path, number: int) -> bool:
-    """Ask everything of one file that reads it; whether it can be read."""
+    """Read one file in every way, and return whether it can be read."""
     batch = ImageLoader(size=(40, 56), resize=RESIZES[number // 100 % 3]).transform([str(path)])
     readable = True
     for ask in (lambda: batch.keys, lambda: batch.source_header(0), lambda: batch[0]):
@@ -209,8 +209,8 @@ def attempt(path: Path, number: int) -> bool:
 
 
 def _child(numbers: range, folder: Path, files: dict[str, bytes], tally: Tally) -> None:
-    """Read the files one after the other; what goes wrong ends this process, and the parent sees at which number."""
-    warnings.simplefilter("ignore")  # codecs warn of damage they can live with
+    """Read the files one after the other; a failure ends this process, and the parent sees at which number."""
+    warnings.simplefilter("ignore")  # codecs warn of damage that they tolerate
     os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)  # libtiff prints every complaint
     for number in numbers:
         name, content = damaged(number, files)

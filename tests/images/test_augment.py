@@ -64,11 +64,11 @@ def test_no_amount_changes_nothing(images):
 def test_each_amount_changes_something(images, name):
     views = ImageAugmenter(**{**NOTHING, name: 0.2 if name != "rotation" else 20}, random_state=0).fit_transform(images)
     changed = (np.asarray(views) != np.asarray(as_batch(images))).any(axis=(1, 2, 3))
-    assert changed.mean() > 0.5  # a draw may come to almost nothing
+    assert changed.mean() > 0.5  # a draw can be almost no change
 
 
 def test_amounts_mean_what_they_say():
-    """A bright dot moves by as much as is drawn, and never by more than is allowed."""
+    """A bright dot moves by the drawn amount, and never by more than the limit."""
     image = np.zeros((1, 101, 101), dtype=np.uint8)
     image[0, 48:53, 48:53] = 255
     shifts = []

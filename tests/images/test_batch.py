@@ -93,7 +93,7 @@ def test_keys_cover_every_operation(paths):
 
 
 def test_keys_are_those_of_earlier_versions(tmp_path):
-    """Or every feature store there is would be cold."""
+    """Otherwise all existing feature stores would become useless."""
     (tmp_path / "a.png").write_bytes(b"any bytes")
     batch = ImageLoader((8, 9), "pad").transform([str(tmp_path / "a.png")])
     digest = hashlib.sha256(b"any bytes").digest()

@@ -69,9 +69,9 @@ def test_transparent_palettes_are_laid_over_black(tmp_path, gradient, transparen
 @pytest.mark.parametrize("kind", ["jpeg", "png", "deep.png", "tiff", "webp"])
 def test_exif_orientation_is_undone(tmp_path, gradient, kind, turn):
     corner = np.array(gradient)
-    corner[:40, :20] = 255  # tells all eight orientations apart
+    corner[:40, :20] = 255  # differs in all eight orientations
     upright = Image.fromarray(corner.astype(np.uint16) * 200 if "deep" in kind else corner)
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that turning undoes
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that the orientation undoes
     exif = Image.Exif()
     exif[0x0112] = turn
     stored = upright.transpose(Image.Transpose(undo[turn])) if turn > 1 else upright
@@ -82,7 +82,7 @@ def test_exif_orientation_is_undone(tmp_path, gradient, kind, turn):
 
 
 def test_a_turned_jpeg_is_decoded_large_enough(tmp_path):
-    """Reduced decoding looks at the size the picture has once it is upright."""
+    """Reduced decoding uses the size of the upright picture."""
     stripes = Image.fromarray(np.tile(np.repeat(np.array([0, 255], np.uint8), 4), (1600, 50)))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -299,21 +299,21 @@ def test_the_largest_image_takes_less_than_a_gigabyte(tmp_path, mode):
     code = (
         "import sys; from cxr_sklearn import ImageLoader; ImageLoader().transform(sys.argv[1:])[0]; "
         "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    )  # ru_maxrss would be that of the process that runs the tests
+    )  # in this process, ru_maxrss would include all tests before
     command = [sys.executable, "-c", code, str(tmp_path / "large")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1_000_000
 
 
 def refusal(path):
-    """Reason why a file is not read."""
+    """The reason why a file cannot be read."""
     with pytest.raises(ImageReadError) as caught:
         load_one(path)
     return caught.value.failures[str(path)]
 
 
 def write_tiff(path, values, order, white_is_zero=False):
-    """Write one strip, not compressed: Pillow writes few of the kinds it reads."""
+    """Write one uncompressed strip; Pillow cannot write all the kinds of TIFF that it reads."""
     height, width = values.shape
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: int(not white_is_zero), 273: 134}

@@ -33,13 +33,13 @@ BUNDLED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 @pytest.fixture
 def levels():
-    """12-bit levels of which no file uses the ends."""
+    """12-bit grey levels that leave out both ends of the range."""
     return (np.add.outer(np.arange(60), np.arange(40)) * 30 + 200).astype(np.uint16)
 
 
 @pytest.fixture
 def load(tmp_path):
-    """From a dataset to grey pixels of its own size."""
+    """Return the grey pixels of a dataset in its own size."""
 
     def load_dataset(dataset):
         (tmp_path / "image.dcm").write_bytes(dicom_bytes(dataset))
@@ -259,7 +259,7 @@ def test_header_is_read_without_pixels(levels):
 
 
 def test_the_patient_is_never_named(tmp_path, levels, caplog, recwarn):
-    """Whatever place of a file is damaged, and even where the name lands in an element that is read."""
+    """Wherever a file is damaged, even if the name ends up in an element that is read."""
     caplog.set_level(logging.DEBUG)
     warnings.simplefilter("always")
     whole = dicom_dataset(levels)

@@ -11,7 +11,7 @@ from cxr_sklearn.images._digests import DigestIndex, hash_files
 
 @pytest.fixture
 def files(tmp_path):
-    """Two files that were left alone long enough to be remembered."""
+    """Two files that have not changed for long enough to be remembered."""
     paths = []
     for name in ("a", "b"):
         path = tmp_path / name
@@ -23,13 +23,13 @@ def files(tmp_path):
 
 @pytest.fixture
 def settled(monkeypatch):
-    """Take even a file changed just now for settled: the change time cannot be set back."""
+    """Treat even a file that was just changed as settled: its change time cannot be set back."""
     monkeypatch.setattr(digests, "_SETTLED_NS", -(10**12))
 
 
 @pytest.fixture
 def hashed(monkeypatch):
-    """Paths whose bytes were read."""
+    """Paths of the files that were read."""
     read = []
     hash_file = digests._hash_file
     monkeypatch.setattr(digests, "_hash_file", lambda path: read.append(os.fsdecode(path)) or hash_file(path))

@@ -1,4 +1,4 @@
-"""The fuzz run in short, and that it would notice what it looks for."""
+"""A short fuzz run, and that it would notice failures."""
 
 import re
 import subprocess
@@ -38,7 +38,7 @@ def test_nothing_but_read_errors_comes_out_of_damaged_files(tmp_path):
     summary = re.match(r"400 files: (\d+) refused, (\d+) read, 0 failed, .*peak memory (\d+) MB", done.stdout)
     refused, read, megabytes = map(int, summary.groups())
     assert refused + read == 400
-    assert min(refused, read) > 40  # damage that is always or never seen tests little
+    assert min(refused, read) > 40  # damage that is always or never noticed tests little
     assert megabytes < 1000
     assert not list(tmp_path.glob("*-*"))
 

@@ -74,7 +74,7 @@ def test_a_part_of_a_large_jpeg_is_decoded_as_sharp_as_the_whole(tmp_path):
     stripes[:, ::4], stripes[:, 1::4] = 255, 255
     Image.fromarray(stripes).save(tmp_path / "large.jpeg", quality=95)
     part = ImageLoader(400, crop=0.25).transform([str(tmp_path / "large.jpeg")])[0]
-    # Decoded at a quarter of the size, as it would be for 400 pixels of the whole, the stripes would be one grey.
+    # Decoded at a quarter of the size, as for 400 pixels of the whole image, the stripes would be one grey.
     assert part.std() > 100
 
 

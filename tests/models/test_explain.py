@@ -1,4 +1,4 @@
-"""Heat maps: what they must equal, where they must point, and that they follow the network they explain."""
+"""Heat maps: exact values in simple cases, where they point, and that they depend on the network."""
 
 import copy
 from pathlib import Path
@@ -35,7 +35,7 @@ keras = pytest.mark.keras
 
 
 def opacities(n_patients, seed):
-    """Healthy radiographs, a round opacity laid into a lung of every second one: images, target, opaque pixels."""
+    """Healthy radiographs, half of them with a round opacity in a lung: images, target, opaque pixels."""
     images, frame = make_radiographs(n_patients, size=SIZE, random_state=seed)
     images = images[frame["target"].to_numpy() == 0].astype(float)
     target = np.arange(len(images)) % 2
@@ -70,7 +70,7 @@ def scratch(training):
 
 
 def frozen(*behind, store=None, pooling="avg", loader=True, layer="conv_pw_3_relu"):
-    """A pipeline of MobileNet's first layers, with random weights, and what comes behind."""
+    """A pipeline of MobileNet's first layers, with random weights, and the given steps."""
     embedder = FrozenEmbedder(
         "MobileNet", weights="random", layer=layer, pooling=pooling, store=store, precision="float32"
     )
@@ -78,7 +78,7 @@ def frozen(*behind, store=None, pooling="avg", loader=True, layer="conv_pw_3_rel
 
 
 def gain(heat, masks):
-    """How many times more heat is inside the opacities than chance would put there, on average."""
+    """Mean ratio of the heat inside the opacities to that expected by chance."""
     ill = masks.any(axis=(1, 2))
     inside = (heat * masks)[ill].sum(axis=(1, 2)) / heat[ill].sum(axis=(1, 2))
     return float(np.mean(inside / masks[ill].mean(axis=(1, 2))))
@@ -124,7 +124,7 @@ class TestWhereMapsPoint:
 
 @keras
 class TestOtherWeightsGiveOtherMaps:
-    """Sanity checks for saliency maps (Adebayo et al., 2018): a map of a random network must be another map."""
+    """Sanity checks for saliency maps (Adebayo et al., 2018): a random network must give another map."""
 
     def test_scratch(self, scratch, test_images):
         images = test_images[0]
@@ -237,7 +237,7 @@ class TestGradCAM:
 class TestOcclusion:
     @staticmethod
     def corner(batch):
-        """Mean grey level of the upper left quarter: all that the classifier below can see."""
+        """Return the mean grey level of the upper left quarter, the only feature of the classifier below."""
         return np.asarray(batch)[:, : SIZE // 2, : SIZE // 2, 0].mean(axis=(1, 2)).reshape(-1, 1) / 255
 
     def test_views(self):

@@ -1,4 +1,4 @@
-"""What is saved comes back as it was, and nothing else does."""
+"""A saved model loads as it was, and nothing else loads."""
 
 import copy
 import io
@@ -196,7 +196,7 @@ class TestWhatCannotBeSaved:
 
 
 def sealed(payload, **changes):
-    """A file as a stranger could make it: all its checksums are right."""
+    """A file as a stranger could make it, with correct checksums."""
     manifest = {"format": 1, "kind": "skops", "sha256": sha256(payload).hexdigest(), "versions": {}, "classes": [0, 1],
                 **changes}  # fmt: skip
     line = json.dumps(manifest).encode() + b"\n"
@@ -370,7 +370,7 @@ def test_other_versions_are_told(fitted, tmp_path, monkeypatch):
 class TestWeights:
     @pytest.fixture
     def saved(self, frame, tmp_path):
-        """A model on weights from a file, which is then moved away."""
+        """A model with weights from a file, which is then moved."""
         import keras
 
         network = keras.applications.MobileNet(weights=None, include_top=False, input_shape=(32, 32, 3))
@@ -400,7 +400,7 @@ class TestWeights:
             load_model(folder / "model.skops")
 
     def test_a_file_is_given_to_the_network_it_belongs_to(self, frame, tmp_path):
-        """Of two networks on files, one was moved; no network is built for that."""
+        """Of two networks with weights from files, one file was moved; no network needs to be built."""
         for name in ("one", "two"):
             (tmp_path / f"{name}.h5").write_text(name)
         paths = {name: tmp_path / f"{name}.h5" for name in ("one", "two")}
@@ -422,12 +422,12 @@ class TestWeights:
 def test_parts_are_found_whatever_wraps_them(frame, tmp_path):
     inner = make_pipeline(ShortcutFeatures(store=tmp_path), KNeighborsClassifier(3))
     model = make_pipeline(CalibratedClassifierCV(inner, cv=2)).fit(frame["path"], frame["target"])
-    save_model(model, tmp_path / "model.joblib")  # the tree of the neighbours is nothing for .skops
+    save_model(model, tmp_path / "model.joblib")  # .skops cannot hold the tree of the neighbours
     again = load_model(tmp_path / "model.joblib", trusted=True, store=None, weights="elsewhere.h5")
     measuring = [part for part in parts_of(again) if isinstance(part, ShortcutFeatures)]
     assert len(measuring) == 3  # the template and two fitted ones
     assert all(part.store is None for part in measuring)
-    assert again.predict_proba(frame["path"]).shape == (len(frame), 2)  # the neighbours keep weights of their own
+    assert again.predict_proba(frame["path"]).shape == (len(frame), 2)  # `weights` of the neighbours is left alone
 
 
 KEPT = sorted((ROOT / "tests" / "models").glob("*/*.skops"))
@@ -441,7 +441,7 @@ def test_there_are_models_of_earlier_versions():
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore:.*was saved with")
 def test_models_of_earlier_versions_are_still_read(path):
-    """With the scores that they gave to the images beside them."""
+    """And they give the same scores to the images beside them."""
     known = json.loads(path.with_suffix(".json").read_text())
     model = load_model(path, store=None)
     scores = model.predict_proba([str(path.parent / name) for name in known["images"]])[:, 1]

@@ -1,4 +1,4 @@
-"""Gradients of scikit-learn's classifiers, against differences of the score."""
+"""Gradients of scikit-learn's classifiers, compared with finite differences of the score."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from cxr_sklearn.models import _gradcam as heads
 
 class TestHeads:
     rows = np.random.default_rng(0).normal(size=(60, 8)) * np.arange(1, 9) + 5
-    # Too noisy for any head to be sure: the probability of a sure one has too few digits for differences.
+    # Too noisy for confident predictions: probabilities near 0 or 1 have too few digits for differences.
     target = (rows @ [3, -2, 1, 0, 1, -1, 0, 1] + np.random.default_rng(1).normal(0, 20, 60) > 10).astype(int)
 
     def check(self, between, head):
@@ -49,7 +49,7 @@ class TestHeads:
     def test_perceptrons(self, activation):
         self.check(
             [StandardScaler()],
-            # It takes a gain of less than 1 for none, and stops after 30 epochs.
+            # With tol=1 it counts smaller gains as none, and stops after 30 epochs.
             MLPClassifier((6, 5), activation, tol=1, n_iter_no_change=30, learning_rate_init=0.02, random_state=0),
         )
 

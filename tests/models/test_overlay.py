@@ -22,7 +22,7 @@ class TestOverlay:
 
     @pytest.fixture
     def texts(self, monkeypatch):
-        """Every text of the figures drawn."""
+        """All texts of the drawn figures."""
         found = []
 
         class Seen(overlay.Figure):

@@ -1,4 +1,4 @@
-"""Compositions that scikit-learn allows: what they consist of is found, whatever wraps it."""
+"""Compositions that scikit-learn allows: their parts are found, however they are wrapped."""
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from cxr_sklearn.models.model import CXRModel
 
 
 class OwnFeatures(TransformerMixin, BaseEstimator):
-    """A user's own step, with parameters that are called as ours are."""
+    """A user's own step, with parameters of the same names as ours."""
 
     def __init__(self, backbone="resnet18", weights=None, store="mine"):
         self.backbone = backbone
@@ -118,7 +118,7 @@ def test_steps(frame, name, kinds):
     model = clone(unfitted).fit(frame["path"], frame["target"])
     steps = steps_of(model)
     assert " ".join(type(step).__name__ for step in steps) == kinds
-    # The fitted ones, and nothing else, decide.
+    # Only the fitted parts decide.
     X = frame["path"]
     for step in steps[:-1]:
         X = step.transform(X)
@@ -142,7 +142,7 @@ def test_only_our_own_parts_are_told_where_to_keep_rows():
 
 
 class Counting(FrozenEmbedder):
-    """An embedder that needs no Keras, and remembers what it was given."""
+    """An embedder that needs no Keras and remembers its input."""
 
     given = []
 

@@ -20,18 +20,18 @@ def read(folder):
 
 
 def shown(html):
-    """What a person reads: no styles, no curves, but what a screen reader says."""
+    """The text that a person reads: without styles and curves, with the labels for screen readers."""
     said = " ".join(re.findall(r'(?:aria-label|alt)="([^"]*)"', html))
     html = re.sub(r"<(style|svg)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return entities.unescape(re.sub(r"<[^>]*>", " ", html) + said)
 
 
-# How a number is written depends on what it is.
+# The format of a number depends on its meaning.
 TWO_DIGITS, ONE_DIGIT = {"specificity", "prevalence"}, {"embedding", "fitting", "scoring"}
 
 
 def numbers_of(node, key=""):
-    """Every number of metrics.json as the page may write it, and every number inside its texts; no points of curves."""
+    """All numbers of metrics.json as the page can write them, and those in its texts, except points of curves."""
     if isinstance(node, dict):
         items = {name: value for name, value in node.items() if name != "roc_band"}
         return {n for name, value in items.items() for n in numbers_of(value, name) | set(NUMBER.findall(name))}
@@ -42,7 +42,7 @@ def numbers_of(node, key=""):
     if isinstance(node, int):
         return {f"{node:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")}
     if isinstance(node, float):
-        # A specificity is a whole percentage where it was asked for, and any share where it was measured.
+        # A requested specificity is a whole percentage, a measured one any share.
         n_digits = {2, 3} if key in TWO_DIGITS else {1} if key in ONE_DIGIT else {3}
         return {f"{node:.{n}f}" for n in n_digits} | {f"{node:g}"}
     return set(NUMBER.findall(node))
@@ -164,7 +164,7 @@ def test_sections(rendered):
 
 
 def test_no_english_is_left_in_the_spanish_page(rendered):
-    """No text of the catalogue that is a sentence in English stands in the Spanish page."""
+    """No English sentence of the catalogue is in the Spanish page."""
     html = shown(read(rendered["es"])[0])
     english = [texts["en"] for texts in catalogue().values() if texts["en"] != texts["es"] and " " in texts["en"]]
     pieces = [piece.strip() for text in english for piece in re.split(r"\{\w+\}", text) if len(piece.split()) > 2]

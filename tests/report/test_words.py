@@ -17,7 +17,7 @@ def test_every_text_is_there_in_every_language_with_the_same_places():
         assert len({tuple(places(text)) for text in texts.values()}) == 1, key
 
 
-# What the report of the fixture has no occasion to say; tests/report/test_sentences.py and others do.
+# Texts that the report of the fixture has no reason to use; test_sentences.py and others cover most of them.
 UNSAID = {
     "stress.robust", "rule.robust", "cv.caption_of_one", "card.selection_of_one",
     "findings.head", "label.and", "label.no", "errors.nothing",

@@ -1,4 +1,4 @@
-"""What is answered of a file: the very score that it has from its path, its picture, and its heat map."""
+"""The answer for a file: the same score as from its path, its picture, and its heat map."""
 
 import threading
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_a_calibrated_pipeline_is_served_as_well(frame, model):
 
 
 def large_jpegs(folder):
-    """JPEGs that are decoded at a quarter of their size for what is measured of them, one of them lying on its side."""
+    """JPEGs that are decoded at a quarter of their size to be measured; one of them lies on its side."""
     rng = np.random.default_rng(0)
     for i in range(12):
         exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""What is taken of a request, and where the server stops reading."""
+"""How requests are parsed, and where the server stops reading."""
 
 import functools
 import itertools
@@ -20,7 +20,7 @@ def stream(client, parts):
 
 
 def send_without_end(model, pieces):
-    """Ask with a body in pieces; return status, detail and how many bytes the server took before it answered."""
+    """Send a body in pieces; return status, detail and the number of bytes that the server read before it answered."""
     import anyio
 
     application = create_app(model)
@@ -43,7 +43,7 @@ def send_without_end(model, pieces):
 
 
 def test_a_file_too_large_is_refused_and_the_rest_is_not_read(model):
-    """Past the limit the server reads no more, whatever is still to come."""
+    """Past the limit, the server stops reading, however much is still to come."""
     status, detail, n_taken = send_without_end(model, body_of([("large.png", 2 * uploads.MAX_BYTES)]))
     assert (status, detail) == (413, "large.png has more than the 50,000,000 bytes allowed")
     assert n_taken == pytest.approx(uploads.MAX_BYTES, abs=200_000)
@@ -59,7 +59,7 @@ AROUND = "more than 250,000 bytes of the request are in no file"
         (b"", b"\r\n", {AROUND}),
         (PART + b"\r\nab\r\n--x", b" ", {AROUND}),
         (PART + b"\r\nab\r\n--x--\r\n", b"\0", {AROUND}),
-        # Parsers have had limits of their own since python-multipart 0.0.27.
+        # Since python-multipart 0.0.27, parsers have their own limits.
         (PART + b"A", b"a", {AROUND, "Maximum header size exceeded"}),
         (PART + b"A:", b" ", {AROUND, "Maximum header size exceeded"}),
         (PART + b"A: ", b"a", {AROUND, "Maximum header size exceeded"}),
@@ -86,7 +86,7 @@ def test_the_parser_s_own_limits_on_headers_are_not_needed(model, monkeypatch):
 
 
 def test_bytes_around_the_files_are_counted_over_all_parts(client):
-    """25 files with long headers are taken; those bytes and a longer end are too many."""
+    """25 files with long headers are accepted; with a longer end, they are too many bytes."""
     part = PART + b"A: " + b"a" * 4_000 + b"\r\n\r\n" + bytes(20_000) + b"\r\n"
     body = 25 * part + b"--x--\r\n"
     for end, status in ((140_000, 200), (150_000, 413)):
@@ -99,7 +99,7 @@ def test_a_file_of_the_largest_size_is_taken(client):
 
 
 def read_by_the_server(monkeypatch):
-    """Numbers of bytes that the parser was given."""
+    """Sizes of the pieces that the parser gets."""
     read = []
     write = uploads.MultipartParser.write
     monkeypatch.setattr(

@@ -61,7 +61,7 @@ def test_one_score_per_image_pipeline_and_role(run):
 
 
 def test_features_beat_shortcuts(run):
-    """On synthetic radiographs nothing but the lungs tells the classes apart."""
+    """On synthetic radiographs, the classes differ only in the lungs."""
     metrics, _, _ = run
     auc = {name: facts["cv"]["roc_auc"]["mean"] for name, facts in metrics["pipelines"].items()}
     assert auc["vgg16_logistic"] > auc["shortcuts"] + 0.1
@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_table(run, embedded_frame, tmp_path):
 
 
 def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
-    """Turning the test labels round changes no score, threshold or parameter."""
+    """Swapping the test labels changes no score, threshold or parameter."""
     _, out, _ = run
     frame, store = embedded_frame
     turned = frame.assign(target=frame["target"].where(frame["split"] != "test", 1 - frame["target"]))
@@ -179,7 +179,7 @@ def test_images_that_tell_no_patient_are_counted_and_told(embedded_frame, tmp_pa
 
 
 def test_a_calibration_that_would_reverse_the_ranking_is_left_out_and_the_report_says_so(tmp_path):
-    """The images differ in where their pixels are and in nothing that the recipe shortcuts sees."""
+    """The images have the same pixels in different places, so the recipe shortcuts sees no difference."""
     rng, grey = np.random.default_rng(0), np.arange(96, dtype=np.uint8).reshape(8, 12)
     rows = []
     for i in range(90):
@@ -352,7 +352,7 @@ def test_changed_images_are_scored_and_told(embedded_frame, tmp_path, n_moved, s
         assert found["recall"] == sk.recall_score(changed["target"], called)
         assert found["specificity"] == sk.recall_score(changed["target"], called, pos_label=0)
         assert found["called_pneumonia"] == called.mean()
-    if source == "held-out" and calibrate is None:  # the refit is the fit of the fold again
+    if source == "held-out" and calibrate is None:  # the refit repeats the fit of the fold
         clean = probes[probes["probe"] == "stress:clean"].set_index("path")["score"]
         pd.testing.assert_series_equal(clean, rows.set_index("path")["score"])
     page = (out / "report.html").read_text()
@@ -390,7 +390,7 @@ def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_
         metrics = compare(frame, [ROW_MEANS], out=tmp_path, store=store, cv=3, threshold="robust")
     scores, probes = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "probes"))
     clean = scores[(scores["pipeline"] == "row_means") & (scores["split"] == split)]
-    # Of training images, those as they are are among the probes: scored by the fit without them.
+    # Unchanged training images are among the probes, scored by the model that was fitted without them.
     seen = probes if split == "train" else pd.concat([clean, probes])
     assert len(set(seen.groupby("path").size())) == 1
     chosen = metrics["pipelines"]["row_means"]["threshold"]
@@ -435,7 +435,7 @@ def test_a_robust_threshold_without_changed_images(run):
 
 
 class OwnFeatures(TransformerMixin, BaseEstimator):
-    """A user's own step, with parameters that are called as ours are."""
+    """A user's own step, with parameters of the same names as ours."""
 
     def __init__(self, backbone="resnet18", weights=None):
         self.backbone = backbone
@@ -486,7 +486,7 @@ def test_estimators_in_variables(embedded_frame, tmp_path, mine, steps, balance)
     assert set(metrics["pipelines"]) == {"mine", "shortcuts"}
     facts = metrics["pipelines"]["mine"]
     assert facts["description"].startswith(steps)
-    assert set(facts["sanity"]["occlusion"]) == {"border", "centre"}  # whatever wraps the loader
+    assert set(facts["sanity"]["occlusion"]) == {"border", "centre"}  # however the loader is wrapped
     if balance == "none":
         model = train(frame, {"mine": mine}, store=store, cv=3)
         assert model.threshold == pytest.approx(facts["threshold"]["value"])

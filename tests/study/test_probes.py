@@ -40,7 +40,7 @@ def test_labels_are_dealt_out_by_patient():
 
 
 class ByName:
-    """Features of a path: noise, and, if it leaks, who the patient is."""
+    """Features of a path: noise and, if there is a leak, the identity of the patient."""
 
     def __init__(self, train, leak):
         rng = np.random.default_rng(1)
@@ -65,7 +65,7 @@ def test_nothing_is_learnt_from_permuted_labels():
 
 
 def test_a_patient_on_both_sides_of_a_split_is_found_out():
-    """Where a split cuts patients apart, what is learnt of one image is true of the others."""
+    """If a split divides patients, what is learnt from one image holds for the others."""
     train = frame()
     model = make_pipeline(FunctionTransformer(ByName(train, True)), KNeighborsClassifier(1))
     dealt = train.assign(target=permuted_labels(train, 0))
@@ -78,7 +78,7 @@ def test_a_patient_on_both_sides_of_a_split_is_found_out():
 
 
 def test_chance_is_where_chance_ends():
-    """95 of 100 trainings on permuted labels end in the interval, though some patients have many images much alike."""
+    """95 of 100 trainings on permuted labels are in the interval, though some patients have many similar images."""
     inside, p = [], []
     for seed in range(300):
         rng = np.random.default_rng(seed)
@@ -113,7 +113,7 @@ def test_a_part_that_is_none():
 
 
 class CentreOnly(ClassifierMixin, BaseEstimator):
-    """Calls what is bright in the middle pneumonia."""
+    """Calls an image pneumonia if its centre is bright."""
 
     def fit(self, X, y):
         self.classes_ = np.array([0, 1])

@@ -71,12 +71,12 @@ def candidate(pipeline, grid=None):
 @pytest.mark.parametrize("method", ["undersample", "weights", "augment"])
 def test_every_shipped_recipe_can_be_balanced(name, method):
     (found,) = candidates_of(name, (), balance=method, weights="random", store=None, random_state=3)
-    if method == "augment" and name == "shortcuts":  # there is nothing to draw views of
+    if method == "augment" and name == "shortcuts":  # it has no images to draw views of
         assert found.balance == "none"
         return
     last = found.pipeline[-1]
     assert (last.method, last.random_state, found.balance) == (method, 3, method)
-    assert getattr(last.estimator, "class_weight", None) is None  # classes are not weighted twice
+    assert getattr(last.estimator, "class_weight", None) is None  # or classes would be weighted twice
 
 
 def test_balancing_wraps_the_last_step_or_all_that_comes_after_the_loader():
@@ -98,7 +98,7 @@ def test_balancing_wraps_the_last_step_or_all_that_comes_after_the_loader():
     for found in (weighted, augmented):
         for params in ParameterGrid(found.param_grid):
             clone(found.pipeline).set_params(**params)
-    assert steps[-1][1].class_weight == "balanced"  # the user's own stays as it is
+    assert steps[-1][1].class_weight == "balanced"  # the user's own estimator is not changed
     assert balanced(candidate(Pipeline(steps)), "none", 0).pipeline.steps == steps
 
 
@@ -158,7 +158,7 @@ def test_recipes_that_cannot_be_used(tmp_path, name, text, message):
 def test_the_cnns_of_the_original_study_differ_in_their_filters_alone():
     small, large = (load_recipe(f"original_cnn_{size}").build(random_state=0) for size in ("small", "large"))
     assert small["classify"].batch_norm_statistics == "moving"
-    assert not small["classify"].early_stopping  # which would choose the epoch, and hold images out
+    assert not small["classify"].early_stopping  # it would choose the epoch and hold images out
     small_params, large_params = small["classify"].get_params(), large["classify"].get_params()
     assert small_params.pop("filters") == (16, 32, 64)
     assert large_params.pop("filters") == (32, 64, 128)

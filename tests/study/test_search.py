@@ -99,7 +99,7 @@ def test_without_a_calibrator_nothing_changes():
 
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
 def test_scores_against_the_labels_are_not_turned_round(method):
-    """Out-of-fold scores of a classifier that learnt nothing can run against the labels by chance."""
+    """The out-of-fold scores of a classifier that learnt nothing can be reversed by chance."""
     before = table(7)
     against = before.assign(target=1 - before["target"])
     after, calibrator = calibrate_scores(against, method)
@@ -108,7 +108,7 @@ def test_scores_against_the_labels_are_not_turned_round(method):
 
 
 def test_out_of_fold_scores_are_calibrated_by_those_of_other_folds():
-    """Scores that tell nothing stay so: calibrated on themselves they would look better than chance."""
+    """Scores without information stay so; calibrated on themselves, they would look better than chance."""
     rng = np.random.default_rng(0)
     auc = []
     for _ in range(40):

@@ -114,7 +114,7 @@ def test_combined_is_four_in_turn():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (3, 200), (260, 90)])
 def test_images_of_any_size(name, shape):
     grey = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    grey.flags.writeable = False  # as Pillow hands them over
+    grey.flags.writeable = False  # as Pillow returns them
     before = grey.copy()
     changed = CHANGES[name](grey)
     assert (changed.shape, changed.dtype) == (shape, np.uint8)
@@ -153,7 +153,7 @@ def test_the_step_takes_images_of_an_image_loader_only():
 
 
 class Brightness(ClassifierMixin, BaseEstimator):
-    """Calls what is bright in the middle pneumonia; counts its fits."""
+    """Calls an image pneumonia if its centre is bright; counts its fits."""
 
     fitted_on: list = []
 
@@ -170,7 +170,7 @@ class Brightness(ClassifierMixin, BaseEstimator):
 
 @pytest.fixture
 def images(tmp_path):
-    """90 images of 45 patients: train, val and test; the brighter, the likelier pneumonia."""
+    """90 images of 45 patients in train, val and test; brighter ones are more likely to be pneumonia."""
     rows = []
     for i in range(90):
         grey = np.random.default_rng(i).integers(0, 256, (30, 24)) * 0.5 + (60 if i // 2 % 2 else 40)
@@ -198,7 +198,7 @@ def balanced_around():
 @pytest.mark.parametrize("build", [simple, nested, balanced_inside, balanced_around])
 @pytest.mark.parametrize("is_calibrated", [False, True])
 def test_a_stressed_pipeline_sees_the_files_changed(images, tmp_path, build, is_calibrated):
-    """As if the changed image had been in the file: before anything is cut off, and before it is resized."""
+    """As if the file held the changed image: the change comes before cropping and resizing."""
     model = build().fit(images["path"], images["target"])
     if is_calibrated:
         score = model.predict_proba(images["path"])[:, 1]
@@ -212,7 +212,7 @@ def test_a_stressed_pipeline_sees_the_files_changed(images, tmp_path, build, is_
         found = stressed(model, change).predict_proba(images["path"][:6])
         assert found.tolist() == model.predict_proba(paths).tolist()
         assert found.tolist() != plain.tolist()
-    assert model.predict_proba(images["path"][:6]).tolist() == plain.tolist()  # it is as it was
+    assert model.predict_proba(images["path"][:6]).tolist() == plain.tolist()  # it is unchanged
 
 
 def loads_itself():
@@ -241,7 +241,7 @@ def test_rows(images):
 
 
 def run_of(images, n_val):
-    """A frame with so many validation images, half of them pneumonia, its scores, and two folds of its training."""
+    """A frame with `n_val` validation images, half of them pneumonia, its scores, and two folds of training images."""
     val = images[images["split"] == "val"]
     halves = [pd.concat([part] * n_val)[: n_val // 2] for _, part in val.groupby("target")]
     frame = pd.concat([images[images["split"] != "val"], *halves], ignore_index=True)
@@ -254,12 +254,12 @@ def run_of(images, n_val):
 @pytest.mark.parametrize(("n_val", "n_folds"), [(60, 2), (58, 2), (58, 1)])
 def test_validation_where_it_decides_and_else_the_first_fold(images, n_val, n_folds):
     for path in images.loc[images["split"] == "test", "path"]:
-        Path(path).write_text("no image")  # test images are not looked at: they cannot even be read
+        Path(path).write_text("no image")  # test images are not used: they cannot even be read
     model = simple().fit(images["path"], images["target"])
     frame, scores, folds = run_of(images, n_val)
     Brightness.fitted_on.clear()
     rows = stressed_validation("x", simple(), model, frame, scores=scores, folds=folds[:n_folds], verbose=0)
-    if n_val == 60:  # 30 of either class
+    if n_val == 60:  # 30 of each class
         assert Brightness.fitted_on == []
         assert set(rows["split"]) == {"val"}
         assert set(rows["path"]) == set(frame.loc[frame["split"] == "val", "path"])
@@ -288,7 +288,7 @@ def tables(images):
     val = images[images["split"] == "val"]
     model = simple().fit(images["path"], images["target"])
     probes = stressed_rows("x", model, val, verbose=0)
-    # The change is not strong enough to part these classes: half of the scores tell nothing.
+    # Half of the scores carry no information, so these classes overlap.
     noise = np.random.default_rng(0).random(len(probes))
     probes["score"] = np.where(np.arange(len(probes)) % 2, probes["score"], noise)
     return score_rows(val, "x", model.predict_proba(val["path"])[:, 1]), probes.reset_index(drop=True)
@@ -308,7 +308,7 @@ def figures(rows, threshold):
 def test_facts(tables, source):
     scores, probes = tables
     threshold = float(scores["score"].median())
-    if source == "held-out":  # the clean scores are among the probes; validation images are of no account
+    if source == "held-out":  # the clean scores are among the probes; validation images are not used
         probes = pd.concat([scores.assign(probe="stress:clean"), probes])
         scores = scores[:3].assign(score=0.5)
     facts = stress_facts(scores, probes, threshold)
@@ -371,7 +371,7 @@ def test_stress_test(images):
 
 @dataclass(frozen=True)
 class Masked:
-    """Its ``repr`` has dots in the place of most of the mask."""
+    """Its ``repr`` has dots in place of most of the mask."""
 
     mask: np.ndarray
 
@@ -381,7 +381,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class Returning:
-    """Returns what is no grey image, or fails."""
+    """Returns something other than a grey image, or fails."""
 
     kind: str
 
@@ -391,7 +391,7 @@ class Returning:
 
 @dataclass(frozen=True)
 class InPlace:
-    """Writes into what it is given, as people do."""
+    """Writes into its input."""
 
     def __call__(self, grey):
         grey[:4] = 255
