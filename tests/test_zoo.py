@@ -147,7 +147,7 @@ def test_cards_say_what_the_scores_say(make, radiographs, tmp_path, monkeypatch)
     np.testing.assert_allclose(load_model(entry["file"]).predict_proba(paths)[:, 1], scores["score"], rtol=1e-6)
 
 
-def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
+def test_a_file_with_other_scores_is_reported(make, tmp_path):
     make("shortcuts")
     path = tmp_path / "zoo" / "scores.csv"
     scores = pd.read_csv(path)
@@ -171,7 +171,7 @@ def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
         ((".", "--weights", "random", "--out", "zoo", "--recipes", "shortcuts"), "no images"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(zoo, arguments, message, tmp_path, monkeypatch):
+def test_a_missing_file_gives_one_line(zoo, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["zoo.py", *arguments])
     with pytest.raises(SystemExit, match=re.escape(message)) as told:

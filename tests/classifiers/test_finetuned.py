@@ -174,7 +174,7 @@ def test_a_fitted_classifier_can_carry_the_frozen_weights(data, kept, real_weigh
         pickle.loads(pickle.dumps(carrying)).fit(images, y)
 
 
-def test_a_carried_network_leaves_no_trace_in_later_fits(data, kept, real_weights):
+def test_a_carried_network_does_not_affect_later_fits(data, kept, real_weights):
     images, y = data
     options = {
         **MOBILENET,

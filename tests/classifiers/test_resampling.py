@@ -74,7 +74,7 @@ class TestAugmented:
         with pytest.raises(ValueError, match="n_views="):
             AugmentedClassifier(Recorder(), n_views=n_views).fit(*data)
 
-    def test_views_of_what_is_no_image(self):
+    def test_views_need_images(self):
         with pytest.raises(ValueError, match="expected images"):
             AugmentedClassifier(LogisticRegression()).fit(np.zeros((4, 3)), [0, 1, 0, 1])
 

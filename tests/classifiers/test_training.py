@@ -195,7 +195,7 @@ def test_a_checkpoint_is_read_as_it_was_saved(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip archive at all"])
-def test_a_damaged_checkpoint_is_told(tmp_path, content):
+def test_a_damaged_checkpoint_is_reported(tmp_path, content):
     checkpoint = Checkpoint(tmp_path, {}, [])
     checkpoint.path.write_bytes(content)
     with pytest.raises(TrainingError, match="remove it to train from the start"):

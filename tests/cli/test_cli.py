@@ -269,7 +269,7 @@ def test_wrong_usage(arguments):
     assert call(*arguments).exit_code == 2
 
 
-def test_brackets_in_a_path_are_no_markup(tmp_path):
+def test_brackets_in_a_path_are_not_markup(tmp_path):
     done = call("synth", tmp_path / "s[/b]", "--patients", 10, "--size", 32)
     assert done.exit_code == 0
     assert "s[/b]" in done.output
@@ -323,7 +323,7 @@ class TestBadInput:
     def test_an_unknown_recipe(self, tmp_path):
         assert "no recipe 'vgg61'" in fails("compare", folder_of(tmp_path), "--pipeline", "vgg61")
 
-    def test_a_run_that_is_none(self, tmp_path):
+    def test_a_folder_that_is_not_a_run(self, tmp_path):
         assert "metrics.json does not exist" in fails("report", tmp_path)
         (tmp_path / "metrics.json").write_text('{"pipelines"')
         assert "metrics.json is not metrics" in fails("report", tmp_path)
@@ -411,7 +411,7 @@ class TestTrainAndPredict:
         assert rows[0]["error"] is None
         assert set(rows[0]) == {"path", "score", "decision", "threshold", "domain", "error"}
 
-    def test_names_that_are_no_text(self, kept, tmp_path):
+    def test_names_that_are_not_text(self, kept, tmp_path):
         folder, frame = kept
         steering, latin = os.fsencode(tmp_path) + b"/\x1b[31mred.png", os.fsencode(tmp_path) + b"/M\xfcller.png"
         for name in (steering, latin):

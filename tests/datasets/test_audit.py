@@ -202,7 +202,7 @@ def test_what_splits_lack(radiographs, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_second_check_reads_no_image(root, monkeypatch):
+def test_a_second_check_reads_no_image_again(root, monkeypatch):
     first = checked(root)
     monkeypatch.setattr("cxr_sklearn.features._image_stats._describe", None)
     assert checked(root) == first

@@ -123,7 +123,7 @@ def test_the_class_folder_itself(tmp_path, monkeypatch):
     assert load_folder(".")["label"].tolist() == load_folder(tmp_path / "NORMAL")["label"].tolist() == ["normal"]
 
 
-def test_images_that_are_left_out_are_told(tmp_path):
+def test_images_that_are_left_out_are_reported(tmp_path):
     names = ("NORMAL/a.jfif", "NORMAL/sub/b.png", "COVID/c.png", "NORMAL/d.gif", "e.dcm", "NORMAL/.f.png")
     for i, name in enumerate(names):
         write_image(tmp_path / "train" / name, seed=i)

@@ -93,7 +93,7 @@ def test_a_few_images_may_be_missing(write):
         ('path,label\nx/a.png,0\n"x/b\n.png",0\n', "cannot be printed"),
     ],
 )
-def test_what_is_no_such_table(write, text, message):
+def test_invalid_tables(write, text, message):
     with pytest.raises(DataError, match=message):
         load_frame(write(text))
 

@@ -102,7 +102,7 @@ def test_tables_of_other_types_will_do(frame):
 
 
 @pytest.mark.parametrize("n", [-5, 2.5])
-def test_what_is_no_number_of_images(frame, n):
+def test_invalid_numbers_of_images(frame, n):
     with pytest.raises(ValueError, match=f"val={n}"):
         balanced_subset(frame, 10, n)
 

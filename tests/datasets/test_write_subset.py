@@ -94,7 +94,7 @@ def test_where_links_do_not_work(root, tmp_path, monkeypatch, failing, how):
     assert all(path.stat().st_nlink == 1 for path in found)
 
 
-def test_other_errors_are_no_reason_for_a_copy(root, tmp_path, monkeypatch):
+def test_other_errors_do_not_lead_to_a_copy(root, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise OSError(errno.EIO, "broken disk")
 
@@ -163,7 +163,7 @@ def test_what_cannot_be_written(root, tmp_path):
         write_subset(load_folder(root).assign(split="../x"), tmp_path / "out")
 
 
-def test_hidden_files_are_no_hindrance(root, tmp_path):
+def test_hidden_files_do_not_matter(root, tmp_path):
     write_subset(drawn_from(root), tmp_path / "out")
     (tmp_path / "out" / "train" / ".DS_Store").write_text("")
     write_subset(drawn_from(root), tmp_path / "out")
@@ -175,7 +175,7 @@ def whole_subset(root, tmp_path):
     return tmp_path / "whole"
 
 
-def test_a_manifest_that_is_none(root, tmp_path):
+def test_an_invalid_manifest(root, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     (out / "manifest.csv").write_text("name\nmine\n")

@@ -76,7 +76,7 @@ def test_shuffling_keeps_the_number_called_positive():
     assert "232 by the metrics, not 231" in reason(REPORTED, [[118, 116], [119, 115]], SHUFFLED)
 
 
-def test_some_dependence_is_no_proof_against_shuffling():
+def test_weak_dependence_does_not_rule_out_shuffling():
     """130 against 102 happens in one of a hundred shuffles."""
     assert verdicts(REPORTED, [[132, 102], [104, 130]])[SHUFFLED] == "unlikely"
     assert verdicts(REPORTED, [[142, 92], [94, 140]])[SHUFFLED] == "ruled out"
@@ -194,7 +194,7 @@ def test_no_discrepancy(decimals):
     assert table["verdict"].tolist() == ["consistent", *["unlikely"] * 4]
 
 
-def test_that_there_is_none_is_said_only_of_the_same_images():
+def test_no_discrepancy_is_claimed_only_for_the_same_images():
     matrix = [[214, 20], [22, 212]]
     assert first(REPORTED, matrix) == (NONE, "consistent")
     assert first({**REPORTED, "n": 480}, matrix) == (OTHER_IMAGES, "consistent")

@@ -51,7 +51,7 @@ def test_the_darkest_quarter_is_the_first(images):
     assert groups["brightness"].value_counts().tolist() == [10] * 4
 
 
-def test_images_that_are_in_no_group(images):
+def test_images_without_a_group(images):
     bare = images.assign(subtype=None, series=None, brightness=7.0)
     assert rates_by_group(scored(images), groups_of(bare), 0.5) == []
     assert rates_by_group(scored(images), groups_of(images[:0]), 0.5) == []
@@ -96,7 +96,7 @@ def test_at_its_own_prevalence_they_are_what_was_counted():
         assert part["ci95"][0] < part["value"] < part["ci95"][1]
 
 
-def test_what_is_not_defined_is_none_and_what_is_endless_has_no_end():
+def test_undefined_values_are_none_and_infinite_ends_too():
     never = found_elsewhere(np.repeat([0, 1], 20), np.full(40, 0.1))
     assert never["predictive_values"][0]["ppv"] is None
     assert never["likelihood_ratios"]["positive"] is None

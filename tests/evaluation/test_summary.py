@@ -255,7 +255,7 @@ def test_counts_of_the_data_are_those_of_the_scores(run):
     assert metrics["data"]["copies_in_several_splits"] == 0
 
 
-def test_leaks_are_refused_or_told(embedded_frame, tmp_path):
+def test_leaks_are_refused_or_reported(embedded_frame, tmp_path):
     frame, store = embedded_frame
     first = {split: frame.index[frame["split"] == split][0] for split in ("train", "test")}
     frame = frame.copy()
@@ -297,7 +297,7 @@ def test_pipelines_that_scored_different_images(scores, column):
         summarise(pd.concat([scores, other]), Rule("youden", 0), **NOTHING_ELSE)
 
 
-def test_one_patient_is_no_sample(scores):
+def test_one_patient_is_too_few(scores):
     few = scores[(scores["split"] != "test") | (scores["target"] == 0) | (scores["patient"] == "0000")]
     with pytest.raises(DataError, match="fewer than two patients of a class"):
         summarise(few, Rule("youden", 0), **NOTHING_ELSE)

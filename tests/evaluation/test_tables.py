@@ -62,7 +62,7 @@ def test_no_scores(tmp_path, scores):
         ("path", 'train/0, "odd" náme.png', "images that a pipeline scored twice, first in line 5"),
     ],
 )
-def test_scores_that_no_run_writes(scores, tmp_path, column, value, message):
+def test_invalid_scores(scores, tmp_path, column, value, message):
     scores.loc[3, column] = value
     write_table(scores, tmp_path, "scores")
     with pytest.raises(DataError, match=message):

@@ -40,7 +40,7 @@ def test_rules_as_they_are_typed(text, rule, written):
      "cost=-1", "cost=-5:-1", "1.5",
      "nan", "inf", "specificity=nan"],
 )  # fmt: skip
-def test_rules_that_are_none(text):
+def test_invalid_rules(text):
     with pytest.raises(InputError, match="must be youden, robust, sensitivity=S"):
         parse_rule(text)
 

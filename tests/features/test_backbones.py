@@ -42,7 +42,7 @@ def test_a_file_is_named_by_its_content(tmp_path):
     assert weights_identity("VGG16", "random") == "random:0"
 
 
-def test_a_path_that_is_no_file(tmp_path):
+def test_a_path_that_is_not_a_file(tmp_path):
     with pytest.raises(
         WeightsUnavailableError, match=r"absent\.h5' is neither 'imagenet', 'random' nor a file"
     ) as caught:

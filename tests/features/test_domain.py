@@ -38,7 +38,7 @@ def odd_paths(tmp_path):
     return paths
 
 
-def test_what_is_no_radiograph_is_flagged(detector, odd_paths):
+def test_other_pictures_are_flagged(detector, odd_paths):
     assert detector.predict(odd_paths).tolist() == [-1] * 5
     assert np.isneginf(detector.score_samples(odd_paths)[2:4]).all()
 

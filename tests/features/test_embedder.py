@@ -85,7 +85,7 @@ def test_features_of_several_layers_stand_one_behind_the_other(images, store):
 
 
 @pytest.mark.parametrize("layer", [[], 3, ["conv1", 3], ["conv1", "conv1"], [None]])
-def test_layers_that_are_no_names(images, layer):
+def test_layers_that_are_not_names(images, layer):
     with pytest.raises(InputError, match="layer="):
         embedder(None, layer=layer).fit(images)
 

@@ -141,7 +141,7 @@ def test_a_healed_file_is_not_set_aside_by_a_late_comer(store):
     assert len(store) == 3
 
 
-def test_a_file_that_is_no_database_is_set_aside(store):
+def test_a_file_that_is_not_a_database_is_set_aside(store):
     fill(store, keys_of(2))
     store.path.write_bytes(b"rubbish" * 1000)
     with pytest.warns(UserWarning, match="damaged and set aside; its features are computed again"):

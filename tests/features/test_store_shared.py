@@ -60,7 +60,7 @@ def test_what_others_have_computed_meanwhile_is_taken(paths, tmp_path, monkeypat
     assert (rows[:, 1] == 0).sum() >= 2
 
 
-def test_unreadable_images_are_told_and_the_others_kept(paths, tmp_path):
+def test_unreadable_images_are_reported_and_the_others_kept(paths, tmp_path):
     for i in (3, 8):
         with open(paths[i], "r+b") as file:  # noqa: PTH123
             file.truncate(60)

@@ -181,7 +181,7 @@ def test_a_constant_deep_image_is_black(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_levels_that_are_no_numbers_are_refused(tmp_path, bad):
+def test_levels_that_are_not_numbers_are_refused(tmp_path, bad):
     values = np.ones((120, 90), dtype=np.float32)
     values[70, 3] = bad
     write_tiff(tmp_path / "holes.tiff", values, "<")
@@ -244,7 +244,7 @@ def test_a_larger_file_is_refused_unread(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_is_refused_and_never_opened(tmp_path, make):
+def test_only_regular_files_are_opened(tmp_path, make):
     make(tmp_path / "odd.png")
     batch = ImageLoader(size=8).transform([str(tmp_path / "odd.png")])
     for ask in (lambda: batch.keys, lambda: batch.source_header(0), lambda: batch[0]):
@@ -264,7 +264,7 @@ def test_size_and_mode_come_from_the_header(tmp_path, gradient):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), KeyError(274), struct.error("4 bytes")])
-def test_whatever_a_codec_raises_becomes_a_read_error(tmp_path, gradient, monkeypatch, error):
+def test_any_error_of_a_codec_becomes_a_read_error(tmp_path, gradient, monkeypatch, error):
     Image.fromarray(gradient).save(tmp_path / "image.png")
 
     def broken(self, source):

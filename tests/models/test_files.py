@@ -149,7 +149,7 @@ def own(X):
 
 
 class TestWhatCannotBeSaved:
-    def test_parts_that_no_module_holds_go_nowhere(self, frame, fitted, tmp_path):
+    def test_parts_that_cannot_be_imported_cannot_be_saved(self, frame, fitted, tmp_path):
         class Mine(StandardScaler):
             pass
 
@@ -269,7 +269,7 @@ class TestHostileFiles:
             archive.writestr("schema.json", b" " * 50_000_000)
         assert "it is compressed" in self.refused(tmp_path, sealed(file.getvalue()))
 
-    def test_an_object_that_is_no_pipeline(self, evil, tmp_path):
+    def test_an_object_that_is_not_a_pipeline(self, evil, tmp_path):
         for parts in ([1, 2], {"pipeline": StandardScaler()}):
             assert "holds no pipeline" in self.refused(tmp_path, sealed(skops.io.dumps(parts)))
 
@@ -350,7 +350,7 @@ class TestHostileFiles:
             load_model(tmp_path / "absent.skops")
 
 
-def test_another_backend_is_told(fitted, tmp_path, monkeypatch):
+def test_another_backend_is_reported(fitted, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "numpy")
     save_model(fitted[0], tmp_path / "model.skops")
@@ -359,7 +359,7 @@ def test_another_backend_is_told(fitted, tmp_path, monkeypatch):
         load_model(tmp_path / "model.skops")
 
 
-def test_other_versions_are_told(fitted, tmp_path, monkeypatch):
+def test_other_versions_are_reported(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr("cxr_sklearn._io.version", lambda name: "0.0.1")
     save_model(fitted[0], tmp_path / "model.skops")
     monkeypatch.undo()
@@ -419,7 +419,7 @@ class TestWeights:
             load_model(tmp_path / "model.joblib", trusted=True, weights=paths["one"])
 
 
-def test_parts_are_found_whatever_wraps_them(frame, tmp_path):
+def test_wrapped_parts_are_found(frame, tmp_path):
     inner = make_pipeline(ShortcutFeatures(store=tmp_path), KNeighborsClassifier(3))
     model = make_pipeline(CalibratedClassifierCV(inner, cv=2)).fit(frame["path"], frame["target"])
     save_model(model, tmp_path / "model.joblib")  # .skops cannot hold the tree of the neighbours

@@ -27,7 +27,7 @@ class TestImagePaths:
         monkeypatch.chdir(tmp_path)
         assert image_paths(["./b.png", ".", "b.png"]) == ["b.png"]
 
-    def test_what_is_none(self, tmp_path):
+    def test_invalid_paths(self, tmp_path):
         with pytest.raises(DataError, match="holds no image files"):
             image_paths([tmp_path])
         with pytest.raises(DataError, match="a path is empty"):

@@ -174,7 +174,7 @@ BROKEN = """<!DOCTYPE html><html lang="en"><title>A page</title><style>
 """
 
 
-def test_a_sound_page_has_no_problems(open_page, tmp_path):
+def test_a_sound_page_passes(open_page, tmp_path):
     (tmp_path / "page.html").write_text(SOUND)
     assert problems(open_page(), tmp_path / "page.html") == []
 

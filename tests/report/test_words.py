@@ -44,6 +44,6 @@ def test_a_text_is_filled_in():
         words("en")("label.random")
 
 
-def test_a_language_that_is_none():
+def test_an_unknown_language():
     with pytest.raises(InputError, match="lang='fr' must be one of"):
         words("fr")

@@ -51,7 +51,7 @@ def test_no_page_loads_scripts_from_elsewhere(client):
     assert "://" not in client.get("/").text
 
 
-def test_what_is_told_of_the_model_holds_no_path(client, model):
+def test_facts_about_the_model_contain_no_path(client, model):
     facts = client.get("/model")
     assert facts.json()["recipe"] == "pixels"
     assert facts.json()["classes"] == [0, 1]
@@ -182,7 +182,7 @@ def run_serve(*arguments):
         ([__file__], "is not a model that cxr_sklearn saved"),
     ],
 )
-def test_what_cannot_be_served_is_told_in_one_line(arguments, words):
+def test_what_cannot_be_served_gives_one_line(arguments, words):
     done = run_serve(*arguments, "--port", 0)
     assert done.exit_code == 1
     assert done.stderr.startswith("cxr-sklearn: ")
@@ -196,14 +196,14 @@ def test_a_stranger_s_code_is_not_run(model_path):
     assert "--trust" in done.stderr
 
 
-def test_a_port_in_use_is_told(model_path):
+def test_a_port_in_use_is_reported(model_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run_serve(model_path, "--trust", "--port", taken.getsockname()[1])
     assert done.exit_code == 1
     assert "choose another with --port" in done.stderr
 
 
-def test_a_missing_library_is_told(model_path, monkeypatch):
+def test_a_missing_library_is_reported(model_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = run_serve(model_path, "--trust")
     assert done.exit_code == 1

@@ -159,7 +159,7 @@ def test_fifty_files_at_once(open_page, frame):
     assert wrong == []
 
 
-def test_a_server_that_has_ended_is_told(open_page, frame):
+def test_a_stopped_server_is_reported(open_page, frame):
     page, _ = open_page()
     page.context.set_offline(True)
     give(page, frame["path"][0])

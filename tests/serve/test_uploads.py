@@ -68,7 +68,7 @@ AROUND = "more than 250,000 bytes of the request are in no file"
     ids=["before the parts", "after a boundary", "after the last boundary", "name of a header", "spaces in a header",
          "value of a header", "headers"],
 )  # fmt: skip
-def test_what_has_no_end_and_is_in_no_file_is_not_read(model, start, again, told):
+def test_endless_parts_outside_files_are_not_read(model, start, again, told):
     pieces = itertools.chain([start], itertools.repeat(again * 1_000))
     status, detail, n_taken = send_without_end(model, pieces)
     assert status in (400, 413)
@@ -135,7 +135,7 @@ def test_25_files_are_taken_and_26_are_not(client):
         (b"--x\r\n\r\nab\r\n--x--\r\n", FORM, 400, "another name"),
     ],
 )  # fmt: skip
-def test_what_is_no_upload_is_refused(client, body, headers, status, words):
+def test_other_requests_are_refused(client, body, headers, status, words):
     response = client.post("/predict", content=body, headers=headers)
     assert response.status_code == status
     assert words in response.json()["detail"]
@@ -145,7 +145,7 @@ def test_what_is_no_upload_is_refused(client, body, headers, status, words):
     ("sent", "told"),
     [("../../etc/passwd", "passwd"), (r"C:\scans\a.png", "a.png"), ("Röntgen.png", "Röntgen.png"), ("", "unnamed")],
 )
-def test_names_are_told_without_folders(client, sent, told):
+def test_names_are_returned_without_folders(client, sent, told):
     body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{sent}"\r\n\r\n\r\n--x--\r\n'.encode()
     assert client.post("/predict", content=body, headers=FORM).json()["results"][0]["filename"] == told
 

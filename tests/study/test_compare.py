@@ -168,7 +168,7 @@ def test_a_recipe_whose_name_looks_like_a_formula(embedded_frame, tmp_path):
     assert "a$\\frac$b" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_images_that_tell_no_patient_are_counted_and_told(embedded_frame, tmp_path):
+def test_images_of_unknown_patients_are_counted_and_reported(embedded_frame, tmp_path):
     frame, store = embedded_frame
     own = frame["path"].str.split("/").str[-3:].str.join("/")
     few = frame.assign(patient=frame["patient"].where(frame["split"] != "test", own))
@@ -219,7 +219,7 @@ def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
         ({"n_jobs": 0}, "n_jobs=0 must be None or an integer other than 0"),
     ],
 )
-def test_wrong_options_cost_no_time(embedded_frame, tmp_path, option, message):
+def test_wrong_options_fail_at_once(embedded_frame, tmp_path, option, message):
     with pytest.raises(InputError, match=message):
         compare(embedded_frame[0], ["shortcuts"], out=tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
@@ -251,7 +251,7 @@ def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
     assert (tmp_path / "run" / "report.html").read_text() == page
 
 
-def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):
+def test_a_failing_recipe_does_not_affect_finished_ones(embedded_frame, tmp_path):
     frame, store = embedded_frame
     (tmp_path / "breaks.py").write_text(
         "from sklearn.pipeline import Pipeline\nfrom sklearn.linear_model import LogisticRegression\n"
@@ -331,7 +331,7 @@ def moved_to_val(frame, n_patients):
 
 @pytest.mark.parametrize(("n_moved", "source"), [(0, "held-out"), (6, "val")])
 @pytest.mark.parametrize("calibrate", [None, "sigmoid"])
-def test_changed_images_are_scored_and_told(embedded_frame, tmp_path, n_moved, source, calibrate):
+def test_changed_images_are_scored_and_reported(embedded_frame, tmp_path, n_moved, source, calibrate):
     frame, store = embedded_frame
     frame, out = moved_to_val(frame, n_moved), tmp_path / "run"
     with pytest.warns(UserWarning, match="the model of row_means is not kept"):
@@ -401,7 +401,7 @@ def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_
 
 @pytest.mark.parametrize("lang", ["en", "es"])
 @pytest.mark.parametrize("calibrate", [None, "isotonic"])
-def test_one_fold_and_a_robust_threshold_are_told_and_told_again(embedded_frame, tmp_path, lang, calibrate):
+def test_one_fold_and_a_robust_threshold_are_reported_alike_twice(embedded_frame, tmp_path, lang, calibrate):
     frame, store = embedded_frame
     options = {"store": store, "cv": 1, "threshold": "robust", "calibrate": calibrate, "lang": lang}
     with pytest.warns(UserWarning, match="is not kept"):

@@ -107,7 +107,7 @@ def test_half_of_the_image_is_hidden(part):
     assert batch.keys != ImageOccluder("centre" if part == "border" else "border").transform(images).keys
 
 
-def test_a_part_that_is_none():
+def test_an_unknown_part():
     with pytest.raises(InputError, match="must be one of"):
         ImageOccluder("lung").transform(np.zeros((1, 9, 9), dtype=np.uint8))
 
@@ -157,7 +157,7 @@ def test_a_pipeline_that_loads_its_images_itself_is_left_alone(test_images):
     assert rows.columns.tolist() == ["path", "patient", "split", "fold", "pipeline", "target", "score", "probe"]
 
 
-def test_sanity_is_kept_and_told(embedded_frame, tmp_path):
+def test_sanity_checks_are_kept_and_reported(embedded_frame, tmp_path):
     frame, store = embedded_frame
     metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, sanity=True)
     probes = read_table(tmp_path, "probes")

@@ -6,7 +6,7 @@ from cxr_sklearn.exceptions import DataError
 from cxr_sklearn.study.run_folder import read_metrics
 
 
-def test_metrics_that_are_none(tmp_path):
+def test_invalid_metrics(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_metrics(tmp_path)
     texts = {"{": "is not metrics", "[]": "lacks", '{"pipelines": {}, "data": {}, "run": 1}': "is not metrics",

@@ -337,7 +337,7 @@ def test_facts(tables, source):
     assert mean["ci95"] == pytest.approx(interval(of_means, mean["change"]))
 
 
-def test_order_of_the_rows_is_of_no_account(tables):
+def test_the_order_of_rows_does_not_matter(tables):
     scores, probes = tables
     assert stress_facts(scores, probes.sample(frac=1, random_state=0), 0.4) == stress_facts(scores, probes, 0.4)
 
