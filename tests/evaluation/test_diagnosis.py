@@ -68,7 +68,7 @@ def test_exact_statistics_are_not_the_reason():
 
 def test_memorising():
     text = said(table(0.2, 0.8), 1.0, history([0.6, 0.4, 0.1, 0.02, 0.01], [0.6, 0.45, 0.6, 0.9, 1.0]))
-    assert "from epoch 2 to 5 the loss rose from 0.450 to 0.900 on the validation images" in text
+    assert "from epoch 2 to 5, the loss rose from 0.450 to 0.900 on the validation images" in text
     assert "fell from 0.400 to 0.020" in text
     assert "head" not in text
     alone = training_table("cnn", {"head": {"loss": [0.4, 0.1, 0.1], "val_loss": [0.4, 0.6, 0.6]}})

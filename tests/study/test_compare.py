@@ -180,12 +180,12 @@ def test_images_of_unknown_patients_are_counted_and_reported(embedded_frame, tmp
 
 def test_a_calibration_that_would_reverse_the_ranking_is_left_out_and_the_report_says_so(tmp_path):
     """The images have the same pixels in different places, so the recipe shortcuts sees no difference."""
-    rng, grey = np.random.default_rng(0), np.arange(96, dtype=np.uint8).reshape(8, 12)
+    rng, grey = np.random.default_rng(0), np.arange(64 * 64).astype(np.uint8)
     rows = []
     for i in range(90):
         split, target = "test" if i % 3 == 0 else "train", i // 3 % 2
         path = tmp_path / f"{i}.png"
-        Image.fromarray(rng.permuted(grey.ravel()).reshape(grey.shape)).save(path)
+        Image.fromarray(rng.permuted(grey).reshape(64, 64)).save(path)
         rows.append((str(path), target, split, f"p{i}"))
     frame = pd.DataFrame(rows, columns=["path", "target", "split", "patient"])
     plain, calibrated = (
