@@ -39,8 +39,8 @@ from ._steps import networks_of, set_store
 from .calibration import PredictedScores
 from .model import CXRModel, as_model, check_threshold
 
-#: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: when it is loaded, it only takes
-#: its attributes. The list is fixed; a file cannot add to it.
+#: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: loading it only sets its
+#: attributes. The list is fixed; a file cannot add to it.
 TRUSTED = frozenset(
     {
         "cxr_sklearn.ImageAugmenter",
