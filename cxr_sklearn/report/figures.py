@@ -1,4 +1,4 @@
-"""Figures of the report as SVG text that fits a light and a dark page, and thumbnails of radiographs."""
+"""Figures of the report, as the text of an ``<svg>`` that fits a light and a dark page, and thumbnails."""
 
 from __future__ import annotations
 
@@ -46,24 +46,7 @@ SIZE = 176
 
 
 def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
-    """Draw the ROC curve of every pipeline on test, with its band.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of ``scores.csv``.
-    pipelines : mapping of str to dict
-        As in metrics.json.
-    labels : mapping of str to str
-        What to call each pipeline in the legend.
-    say : callable
-        See :func:`words`.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
+    """Draw the ROC curve of every pipeline on test, with its band, from rows of ``scores.csv``."""
     with _figure(6, 5.2) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
@@ -83,13 +66,7 @@ def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mappi
 
 
 def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
-    """Draw the share of pneumonia against the score, a panel per pipeline.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
+    """Draw the share of pneumonia against the score, a panel per pipeline."""
     columns = min(3, len(labels))
     rows = -(-len(labels) // columns)
     with _figure(2.9 * columns, 2.9 * rows) as figure:
@@ -115,17 +92,7 @@ def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], 
 def training_figure(epochs: pd.DataFrame, say: Words) -> str:
     """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
 
-    Parameters
-    ----------
-    epochs : DataFrame
-        Rows of ``training.csv`` of one pipeline.
-    say : callable
-        See :func:`words`.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
+    The epochs are the rows of one pipeline in ``training.csv``.
     """
     panels = {"loss": say("training.loss"), "auc": say("metric.roc_auc")}
     shown = [name for name in panels if name in epochs and epochs[name].notna().any()]
@@ -150,19 +117,7 @@ def training_figure(epochs: pd.DataFrame, say: Words) -> str:
 def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw ROC AUC against the number of training patients.
 
-    Parameters
-    ----------
-    curves : mapping of str to list of dict
-        By pipeline: "patients", "mean", "low" and "high" of each point.
-    labels : mapping of str to str
-        What to call each pipeline.
-    say : callable
-        See :func:`words`.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
+    The curves are lists of points by pipeline, each with "patients", "mean", "low" and "high".
     """
     with _figure(6, 4) as figure:
         axes = figure.subplots()

@@ -35,10 +35,6 @@ def catalogue() -> dict[str, dict[str, str]]:
 def words(lang: str) -> Words:
     """Return a function that looks up a text and fills in its values.
 
-    Parameters
-    ----------
-    lang : {"en", "es"}
-
     Raises
     ------
     ValueError
