@@ -137,6 +137,8 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         The parameters that the network was built by.
     """
 
+    # With metadata routing, patients reach the hold-out without a request, as scikit-learn's group splitters have it.
+    __metadata_request__fit = {"groups": True}
     #: Names of the parameters that decide what network is built.
     _ARCHITECTURE: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""Classifiers fitted on other rows than they are given: augmented views, or classes of equal weight."""
+"""Classifiers that change the training rows: augmented views of images, or classes of equal weight."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils import Tags, _safe_indexing, get_tags, indexable
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .._io import public
-from .._validation import check_groups, check_labels, fit_params
+from .._validation import check_groups, check_labels, fit_params, request_weights
 from ..exceptions import InputError
 from ..images.augment import ImageAugmenter
 from ..images.batch import as_batch
@@ -25,7 +26,7 @@ METHODS = ("none", "undersample", "weights", "augment")
 
 
 class Plan(NamedTuple):
-    """What to fit on: positions of rows, which view of each (0 is the image itself), and their weights."""
+    """The training rows: their positions in X, the view of each (0 is the image itself) and their weights."""
 
     rows: np.ndarray
     views: np.ndarray
@@ -37,7 +38,7 @@ def _estimator_has(name: str) -> Callable[[Any], bool]:
 
 
 class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, ABC):
-    """Base of the classifiers that fit another one on other rows; subclasses define :meth:`_plan`.
+    """Base of the classifiers that fit another one on changed rows; subclasses define :meth:`_plan`.
 
     Attributes
     ----------
@@ -47,6 +48,9 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         Draws the views; None where there are none.
     classes_ : ndarray of shape (n_classes,)
     """
+
+    # With metadata routing, patients are passed on without a request, as scikit-learn's group splitters have it.
+    __metadata_request__fit = {"groups": True}
 
     estimator: Any
     augmenter: ImageAugmenter | None
@@ -61,11 +65,11 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
 
         Parameters
         ----------
-        X : ImageBatch of n images, or whatever else of n rows the classifier takes; views can be drawn of images alone
+        X : ImageBatch of n images, or other data of n rows that the classifier takes; only images have views
         y : array-like of shape (n,)
         sample_weight : array-like of shape (n,) or None
         groups : array-like of shape (n,) or None
-            Patients, for a classifier that holds some out. None takes every image, with its views, for a patient.
+            Patients, for a classifier that holds some out. With None, every image is a patient of its own.
 
         Returns
         -------
@@ -74,8 +78,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         Raises
         ------
         ValueError
-            If a parameter is wrong, views are asked of what is not images, or weights are needed and the classifier
-            takes none.
+            If a parameter is wrong, `X` is not images but views are needed, or weights are needed and the classifier
+            does not accept them.
         """
         X, labels = indexable(X, check_labels(y, type(self).__name__))
         weight = None
@@ -85,10 +89,13 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         patients = check_groups(groups, len(labels))
         self.augmenter_ = self._fitted_augmenter(X) if views.any() else None
         drawn = _safe_indexing(X, rows) if self.augmenter_ is None else self.augmenter_.view(as_batch(X)[rows], views)
-        params = fit_params(self.estimator, sample_weight=weight, groups=patients[rows])
+        estimator = clone(self.estimator)
+        if weight is not None:
+            request_weights(estimator)
+        params = fit_params(estimator, sample_weight=weight, groups=patients[rows])
         if weight is not None and not any(name.endswith("sample_weight") for name in params):
             raise InputError(f"{self.estimator!r} takes no sample_weight; choose another method or classifier")
-        self.estimator_ = clone(self.estimator).fit(drawn, labels[rows], **params)
+        self.estimator_ = estimator.fit(drawn, labels[rows], **params)
         self.classes_ = self.estimator_.classes_
         if hasattr(self.estimator_, "n_features_in_"):
             self.n_features_in_ = self.estimator_.n_features_in_
@@ -106,9 +113,15 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         check_is_fitted(self)
         return X if self.augmenter_ is None else as_batch(X)
 
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return how metadata reach the classifier: with its rows, which are drawn from those of ``fit``."""
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        return router.add(estimator=self.estimator, method_mapping=mapping)
+
     @abstractmethod
     def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
-        """Decide on which rows, views and weights to fit."""
+        """Choose the training rows, their views and their weights."""
 
     @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
