@@ -103,17 +103,17 @@ def test_cross_validation_routes_patients_to_the_fit(rows, routing, wrap, monkey
 @pytest.mark.parametrize("network", [FineTunedClassifier, ScratchCNNClassifier])
 @pytest.mark.parametrize("is_explicit", [False, True])
 def test_patients_reach_the_hold_out_of_a_network(routing, network, is_explicit, monkeypatch):
-    class HeldOut(Exception):
+    class HeldOutError(Exception):
         pass
 
     def hold_out(examples, groups, fraction, seed):
-        raise HeldOut(groups)
+        raise HeldOutError(groups)
 
     monkeypatch.setattr(base, "hold_out", hold_out)
     images = np.random.default_rng(0).integers(0, 255, (12, 8, 8), dtype=np.uint8)
     classifier = network(precision="float32")
     model = make_pipeline(ImageLoader(8), classifier.set_fit_request(groups=True) if is_explicit else classifier)
-    with pytest.raises(HeldOut) as caught:
+    with pytest.raises(HeldOutError) as caught:
         cross_val_score(model, images, np.arange(12) % 2, params={"groups": np.arange(12) // 2},
                         cv=GroupKFold(3), error_score="raise")  # fmt: skip
     assert len(caught.value.args[0]) == 8
