@@ -78,7 +78,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         Raises
         ------
         ValueError
-            If a parameter is wrong, `X` is not images but views are needed, or weights are needed and the classifier
+            If a parameter is wrong, views are needed but `X` is not images, or weights are needed but the classifier
             does not accept them.
         """
         X, labels = indexable(X, check_labels(y, type(self).__name__))
@@ -109,12 +109,12 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
             raise InputError(f"{type(self).__name__} draws views of images, but {error}") from error
 
     def _inputs(self, X: Any) -> Any:
-        """Return `X` as the classifier saw it in ``fit``."""
+        """Return `X` as the classifier got it in ``fit``."""
         check_is_fitted(self)
         return X if self.augmenter_ is None else as_batch(X)
 
     def get_metadata_routing(self) -> MetadataRouter:
-        """Return how metadata reach the classifier: with its rows, which are drawn from those of ``fit``."""
+        """Return which metadata this classifier and the one that it fits request."""
         mapping = MethodMapping().add(caller="fit", callee="fit")
         router = MetadataRouter(owner=self).add_self_request(self)
         return router.add(estimator=self.estimator, method_mapping=mapping)
@@ -136,8 +136,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         ndarray of shape (n, n_classes)
             Columns in the order of ``classes_``.
         """
-        inputs = self._inputs(X)
-        probabilities: np.ndarray = self.estimator_.predict_proba(inputs)
+        probabilities: np.ndarray = self.estimator_.predict_proba(self._inputs(X))
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
@@ -151,8 +150,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         -------
         ndarray of shape (n,)
         """
-        inputs = self._inputs(X)
-        labels: np.ndarray = self.estimator_.predict(inputs)
+        labels: np.ndarray = self.estimator_.predict(self._inputs(X))
         return labels
 
     def __sklearn_tags__(self) -> Tags:
@@ -172,14 +170,14 @@ class AugmentedClassifier(ResamplingClassifier):
     estimator : classifier of images
         E.g. a pipeline of a :class:`FrozenEmbedder` and a head.
     augmenter : ImageAugmenter or None, default=None
-        None takes ``ImageAugmenter()``.
+        None is ``ImageAugmenter()``.
     n_views : int, default=4
-        Views of each image, besides itself.
+        Views of each image, besides the image itself.
     tta : bool, default=False
         Test-time augmentation: predict the mean probability over an image and its views.
     random_state : int or None, default=None
-        Seed of the augmenter where it has none of its own. Without either, every fit draws other views, and none of
-        those embedded before are found in the feature store.
+        Seed of the augmenter, if that has no seed of its own. Without either, every fit draws new views, so the feature
+        store has no features of them.
 
     Examples
     --------
@@ -213,17 +211,7 @@ class AugmentedClassifier(ResamplingClassifier):
 
     @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class; with `tta`, the mean over the image and its views.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes)
-            Columns in the order of ``classes_``.
-        """
+        """Return the probability of each class, (n, n_classes); with `tta`, the mean over an image and its views."""
         images = self._inputs(X)
         views = range(1 + self.n_views if self.tta and self.augmenter_ is not None else 1)
         batches = [self.augmenter_.view(images, view) if self.augmenter_ and view else images for view in views]
@@ -231,21 +219,8 @@ class AugmentedClassifier(ResamplingClassifier):
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the class of each image; with `tta`, the one of the highest mean probability.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-
-        Returns
-        -------
-        ndarray of shape (n,)
-        """
-        if not self.tta:
-            return super().predict(X)
-        best = np.argmax(self.predict_proba(X), axis=1)
-        labels: np.ndarray = self.classes_[best]
-        return labels
+        """Return the class of each image; with `tta`, the one with the highest mean probability."""
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)] if self.tta else super().predict(X)
 
 
 @public
@@ -259,9 +234,9 @@ class BalancedClassifier(ResamplingClassifier):
         Weight each class by its rarity; drop images of the larger classes at random; add random views of images of
         the rarer classes until all are as large as the largest; or leave everything as it is.
     augmenter : ImageAugmenter or None, default=None
-        For "augment"; None takes ``ImageAugmenter()``.
+        For "augment"; None is ``ImageAugmenter()``.
     random_state : int or None, default=None
-        Seed of what is dropped, and of the augmenter where it has none of its own.
+        Seed for dropping images, and of the augmenter if that has no seed of its own.
 
     Examples
     --------
@@ -297,7 +272,7 @@ class BalancedClassifier(ResamplingClassifier):
             rows = np.sort(np.concatenate([draw.choice(members, min(sizes), replace=False) for members in classes]))
             views = 0 * rows
         elif self.method == "augment":
-            # np.resize goes through the members again and again: every image gets its k-th view before any its k+1st.
+            # np.resize repeats the members in turn, so all images get their k-th view before any gets its (k+1)-th.
             rows = np.concatenate([np.resize(members, max(sizes)) for members in classes])
             views = np.concatenate([np.arange(max(sizes)) // n for n in sizes])
         return Plan(rows, views, None if weight is None else weight[rows])

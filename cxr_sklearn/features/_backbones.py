@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -157,6 +157,10 @@ class Backbone:
     identity: str
     layer: str | tuple[str, ...] | None
     precision: str
+
+    def random(self) -> Backbone:
+        """Return the same network with random weights, for weights that are set later."""
+        return replace(self, weights="random", identity=f"random:{RANDOM_SEED}")
 
     def build(self, image_shape: tuple[int, int, int]) -> Any:
         """Return the Keras model from ``uint8 (n, H, W, 3)``, preprocessing included, to `layer`'s output.

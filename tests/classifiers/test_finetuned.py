@@ -213,7 +213,7 @@ def test_pooling(data, pooling):
     [
         ({"backbone": "VGG61"}, "did you mean"),
         ({"trainable_from": "block9"}, "trainable_from='block9' is not a layer of MobileNet"),
-        ({"backbone": "ResNet50", "trainable_from": "conv5_block2_2_conv"}, "a connection runs around"),
+        ({"backbone": "ResNet50", "trainable_from": "conv5_block2_2_conv"}, "a connection bypasses"),
         ({"layer": "block9"}, "layer='block9' is not a layer"),
         ({"pooling": "sum"}, "pooling="),
         ({"head_epochs": -1}, "head_epochs="),
