@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .._keras import compile_for_prediction, import_keras
+from .._keras import compile_for_prediction, filled_up, import_keras
 from .._progress import progress_bar
 from ..exceptions import ImageReadError, InputError
 from ..features._backbones import Backbone
 from ..images.batch import ImageBatch
-from ._training import filled_up
 
 
 class KeptMaps(dict[Hashable, np.ndarray]):

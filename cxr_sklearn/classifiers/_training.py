@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from .._io import atomic_write
-from .._keras import import_keras
+from .._keras import filled_up, import_keras
 from .._progress import progress_bar
 from ..exceptions import TrainingError
 
@@ -220,12 +220,6 @@ def predict_all_outputs(network: Any, inputs: Indexable, batch_size: int) -> lis
         outputs = found if isinstance(found, list | tuple) else [found]
         parts.append([np.asarray(output)[: len(rows)] for output in outputs])
     return [np.concatenate(output).astype(np.float32) for output in zip(*parts, strict=True)]
-
-
-def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
-    """Repeat rows up to a power of two or `batch_size`, because the backend traces a network anew for each shape."""
-    n = min(batch_size, 1 << max(len(batch) - 1, 0).bit_length())
-    return np.resize(batch, (n, *batch.shape[1:]))
 
 
 def scores_of(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
