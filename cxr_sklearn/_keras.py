@@ -56,7 +56,7 @@ def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Otherwise float32 is TensorFloat-32 on GPUs, which differs from a CPU's in the fourth digit.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    # joblib mistakes a network for a memory leak, ends the worker, and may then wait for it forever (joblib/joblib#869).
+    # joblib mistakes a network for a memory leak, ends the worker and may wait for it forever (joblib/joblib#869).
     if (loky := sys.modules.get("joblib.externals.loky.process_executor")) is not None:
         vars(loky)["_USE_PSUTIL"] = False
     # joblib and Dask limit the threads of a worker by a variable that TensorFlow does not read.

@@ -49,21 +49,13 @@ _cutting = Lock()
 
 @dataclass(frozen=True)
 class Cut:
-    """The place where a network is cut; equal cuts have equal frozen parts.
-
-    Attributes
-    ----------
-    backbone : Backbone
-    at : str
-        The first layer to train.
-    image_shape : tuple of int
-    carried : tuple of ndarray or None
-        Weights of the frozen part; None takes those of the backbone.
-    """
+    """The place where a network is cut; equal cuts have equal frozen parts."""
 
     backbone: Backbone
+    #: The first layer to train.
     at: str
     image_shape: tuple[int, int, int]
+    #: Weights of the frozen part; None takes those of the backbone.
     carried: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
 
     def frozen(self) -> Any:

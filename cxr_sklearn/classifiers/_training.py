@@ -33,21 +33,10 @@ class Snapshot(NamedTuple):
 
 
 class Checkpoint:
-    """The file of one training in a folder; trainings that differ in anything have files with different names.
+    """The file of one training in a folder, which is created; trainings that differ in anything have different files.
 
-    Parameters
-    ----------
-    folder : path
-        Created if it does not exist.
-    identity : mapping
-        Everything that decides how the training proceeds, by name. Values are compared by their ``repr``.
-    rows : iterable of bytes
-        The training images and labels in order, and anything else that is too long for `identity`.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be made or written to.
+    `identity` holds everything that decides how the training proceeds, by name; values are compared by their ``repr``.
+    `rows` are the training images and labels in order, and anything else that is too long for `identity`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any], rows: Iterable[bytes]) -> None:
@@ -259,44 +248,29 @@ class Standing:
 
 @dataclass(frozen=True)
 class Training:
-    """The training of a compiled network.
+    """The training of a compiled network."""
 
-    Parameters
-    ----------
-    epochs : int
-        Largest number of epochs.
-    n_batches : int
-        Of an epoch.
-    dataset_of : callable
-        From the number of an epoch, counted from 0, to its batches; always the same for the same number.
-    evaluate : callable
-        Called after each epoch. Its scores go into the history; "val_loss" among them decides when to stop.
-    patience : int or None
-        Stop after so many epochs without a lower validation loss, with the weights of the best epoch. None never
-        stops early and keeps the last weights.
-    n_averaged : int
-        The final weights are the mean over so many last epochs (Izmailov et al., 2018); 0 takes the last ones.
-    settle : callable or None
-        Called when the network has its final weights.
-    checkpoint : Checkpoint or None
-        Read before the training and written after each epoch.
-    first_phase : mapping
-        The state of the phase before this one, JSON-serialisable, for the checkpoint.
-    label : str
-        Title of the progress bar.
-    verbose : int
-    """
-
+    #: Largest number of epochs.
     epochs: int
+    #: Batches of an epoch.
     n_batches: int
+    #: From the number of an epoch, counted from 0, to its batches; always the same for the same number.
     dataset_of: Callable[[int], Any]
+    #: Called after each epoch. Its scores go into the history; "val_loss" among them decides when to stop.
     evaluate: Callable[[], dict[str, float]]
+    #: Stop after so many epochs without a lower validation loss, with the weights of the best epoch. None never stops
+    #: early and keeps the last weights.
     patience: int | None
+    #: Title of the progress bar.
     label: str
     verbose: int
+    #: The final weights are the mean over so many last epochs (Izmailov et al., 2018); 0 takes the last ones.
     n_averaged: int = 0
+    #: Called when the network has its final weights.
     settle: Callable[[], None] | None = None
+    #: Read before the training and written after each epoch.
     checkpoint: Checkpoint | None = None
+    #: The state of the phase before this one, JSON-serialisable, for the checkpoint.
     first_phase: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, network: Any, val_loss: float = math.inf) -> dict[str, list[float]]:

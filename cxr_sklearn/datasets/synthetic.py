@@ -215,7 +215,7 @@ def _vessels(t: _Thorax, rng: np.random.Generator) -> FloatMap:
 
 
 def _opacities(subtype: str, t: _Thorax, rng: np.random.Generator) -> FloatMap:
-    """Return patchy opacities: one in a zone of one lung field for bacteria, several fainter ones in both for a virus."""
+    """Return patchy opacities: one in a zone of one lung for bacteria, several fainter ones in both for a virus."""
     coarse = rng.uniform(0.4, 1.6, (14, 14)).astype(np.float32)
     patchiness = ndimage.zoom(coarse, len(t.y) / len(coarse), order=1)
     if subtype == "bacteria":

@@ -46,22 +46,15 @@ class ChangeError(InputError):
 
 @dataclass(frozen=True, repr=False)
 class Decoding:
-    """From a file to grey pixels of one size; part of every content key.
-
-    Attributes
-    ----------
-    height, width : int
-    resize : {"stretch", "pad", "crop"}
-    crop : float
-        The central part of each side that is kept before resizing.
-    change : callable or None
-        From and to grey pixels of any size, ``uint8 (H, W)``; applied to the whole image before it is cropped.
-    """
+    """From a file to grey pixels of one size; part of every content key."""
 
     height: int
     width: int
+    #: "stretch", "pad" or "crop".
     resize: str
+    #: The central part of each side that is kept before resizing.
     crop: float = 1.0
+    #: From and to grey pixels of any size, ``uint8 (H, W)``; applied to the whole image before it is cropped.
     change: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __repr__(self) -> str:
