@@ -1,8 +1,8 @@
-"""The steps of a pipeline, whatever wraps them, in the order in which images meet them.
+"""The steps of a pipeline, through all wrappers, in the order in which images meet them.
 
 scikit-learn composes estimators in many ways: pipelines inside pipelines, steps that are None or "passthrough",
-searches, calibration, thresholds, stacks, and the package's own wrappers. Whoever must know what a model consists of
-(its loader, its networks, the classifier at its end) asks here, and nowhere else takes a pipeline apart.
+searches, calibration, thresholds, stacks, and the package's own wrappers. Every question about the composition of a
+model (its loader, its networks, its final classifier) is answered here, and no other module takes a pipeline apart.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
 from ..images.batch import ImageBatch, PassesImages, as_batch
 from ..images.loader import ImageLoader
-from .calibration import PredictedScores
+from .model import CXRModel
 
-#: Wrappers that hand what they are given to one estimator, and where they keep it once they are fitted.
+#: Wrappers that pass their input on to one estimator, and the attribute that holds it once they are fitted.
 _WRAPPERS: tuple[tuple[Any, str], ...] = (
     (ResamplingClassifier, "estimator_"),
     (BaseSearchCV, "best_estimator_"),
     (FixedThresholdClassifier, "estimator_"),
     (TunedThresholdClassifierCV, "estimator_"),
-    (PredictedScores, "estimator"),
     (FrozenEstimator, "estimator"),
 )
 _NO_STEP = (None, "passthrough")
@@ -49,7 +48,7 @@ _KEEPS_ROWS = (FrozenEmbedder, ShortcutFeatures, DomainDetector)
 
 
 def parts_of(thing: Any) -> Iterator[BaseEstimator]:
-    """Yield every estimator in a model, fitted or not, whatever wraps it, templates of clones too."""
+    """Yield every estimator in a model, fitted or not, at any depth; the templates that clones are made of, too."""
     if isinstance(thing, BaseEstimator):
         yield thing
     if isinstance(thing, BaseEstimator | _CalibratedClassifier):
@@ -87,24 +86,22 @@ def without_stores(step: Any) -> Any:
 def steps_of(model: Any) -> list[Any]:
     """Return the steps in the order in which images meet them; the last one classifies, if any does.
 
-    What hands its images on to a single estimator is left out, and that estimator stands in its place: the fitted one
-    where there is one. Of a calibrated pipeline these are the steps of the pipeline that was calibrated, for
-    calibration leaves the order of scores as it is. What combines several estimators, a stack for example, is one step.
+    A wrapper around a single estimator is left out, and that estimator takes its place: the fitted one if there is
+    one. A calibrator does not count: it leaves the order of scores as it is. What combines several
+    estimators, a stack for example, is one step.
     """
     if isinstance(model, Pipeline):
         steps: list[Any] = []
         for _, step in model.steps:
             if step not in _NO_STEP:
                 steps += steps_of(step)
-            if isinstance(step, PredictedScores):
-                break
         return steps
-    inner = _wrapped(model)
+    inner = model.pipeline if isinstance(model, CXRModel) else _wrapped(model)
     return [model] if inner is None else steps_of(inner)
 
 
 def _wrapped(model: Any) -> Any:
-    """Return the estimator that a wrapper hands its input to; None where it is no wrapper, or has several of them."""
+    """Return the estimator inside a wrapper; None if `model` is not a wrapper, or holds several estimators."""
     for kind, fitted in _WRAPPERS:
         if isinstance(model, kind):
             return getattr(model, fitted, model.estimator)
@@ -117,14 +114,14 @@ def _wrapped(model: Any) -> Any:
 
 
 def fitted_steps(pipeline: Any) -> list[Any]:
-    """Return the steps of a fitted pipeline, as :func:`steps_of` does.
+    """Return the steps of a fitted pipeline or model, as :func:`steps_of` does.
 
     Raises
     ------
     ValueError
-        If `pipeline` is no Pipeline, is not fitted, or does not tell pneumonia, 1, from normal, 0.
+        If `pipeline` is neither a Pipeline nor a CXRModel, is not fitted, or its classes are not 0 and 1.
     """
-    if not isinstance(pipeline, Pipeline):
+    if not isinstance(pipeline, Pipeline | CXRModel):
         raise InputError(
             f"expected a fitted scikit-learn Pipeline, but got {type(pipeline).__name__}; of a search, pass its "
             "best_estimator_"
@@ -155,6 +152,11 @@ def loaded(steps: list[Any], X: Any) -> tuple[ImageBatch, list[Any]]:
     return as_batch(X), steps[places[0] + 1 :]
 
 
+def loader_of(model: Any) -> ImageLoader | None:
+    """Return the loader that images meet first; None where a model has no ImageLoader that sees them all."""
+    return next((step for step in steps_of(model) if isinstance(step, ImageLoader)), None)
+
+
 def images_after(steps: list[Any], images: ImageBatch) -> ImageBatch:
     """Send images through steps that give images again."""
     for step in steps:
@@ -168,7 +170,7 @@ def after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
     Parameters
     ----------
     model : estimator
-        Fitted. The loaders may be in pipelines inside it, whatever wraps these.
+        Fitted. The loaders may be in pipelines inside it, at any depth.
     name : str
     step : transformer of images
         Needs no fitting.

@@ -1,4 +1,4 @@
-"""Scores and decisions for new images, one row each, with the reason where there is none."""
+"""Scores and decisions for new images: one row per image, with the reason if it has no score."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pandas as pd
 from ..datasets.folder import IMAGE_SUFFIXES
 from ..exceptions import DataError, InputError
 from ..features._image_stats import describe
-from .calibration import pneumonia_scores
-from .model import SavedModel
+from .model import CXRModel, as_model
 
 
 def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -40,22 +39,22 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def predict(
-    model: SavedModel,
+    model: CXRModel,
     paths: Iterable[str | os.PathLike[str]],
     *,
     store: str | os.PathLike[str] | None = "auto",
     verbose: int = 0,
 ) -> pd.DataFrame:
-    """Score images with a saved model.
+    """Score images, and decide at the threshold of the model.
 
     Parameters
     ----------
-    model : SavedModel
-        With a "threshold" in its manifest; without one, it is 0.5.
+    model : CXRModel or fitted Pipeline
+        A pipeline decides at 0.5.
     paths : iterable of n paths
     store : str, path or None, default="auto"
-        Where what is seen from afar is kept, as for :class:`FrozenEmbedder`; the parts of the model keep what they
-        compute where :func:`load` told them to.
+        Where the statistics of the images are kept, as for :class:`FrozenEmbedder`. Where the model itself keeps
+        features, :func:`load_model` was asked.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -69,12 +68,13 @@ def predict(
     Raises
     ------
     ValueError
-        If there is no path.
+        If `paths` is empty.
     ModelError
         If the model gives no probabilities of 0 (normal) and 1 (pneumonia).
     WeightsUnavailableError, StoreError
         As the pipeline does.
     """
+    model = as_model(model)
     listed = [os.fspath(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
@@ -84,21 +84,23 @@ def predict(
     table = pd.DataFrame({"path": listed})
     table["error"] = table["path"].map(failures).astype("str")
     readable = table["error"].isna()
-    scores, domain = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
+    scores, decision = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
+    domain = decision.copy()
     if readable.any():
         rows = table.loc[readable, "path"]
-        scores[readable] = pneumonia_scores(model.pipeline, rows)
+        probabilities = model.predict_proba(rows)
+        scores[readable] = probabilities[:, 1]
+        decision[readable] = np.take(model.class_names, model.decide(probabilities))
         table.loc[readable & ~np.isfinite(scores), "error"] = "the model gives it no score"
         readable = table["error"].isna()
         rows = table.loc[readable, "path"]
         if model.domain is not None and len(rows):
             domain[readable] = np.where(model.domain.predict(rows) == 1, "in", "out")
-    decision = pd.Series(np.where(scores >= model.threshold, "pneumonia", "normal"), dtype="str").where(readable)
     return pd.DataFrame(
         {
             "path": table["path"],
             "score": scores,
-            "decision": decision,
+            "decision": pd.Series(decision, dtype="str").where(readable),
             "threshold": model.threshold,
             "domain": pd.array(domain, dtype="str"),
             "error": table["error"],

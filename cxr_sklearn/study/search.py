@@ -30,7 +30,7 @@ from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
 from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
-from ..models.calibration import fit_calibrator, pneumonia_scores
+from ..models.calibration import calibrated_scores, fit_calibrator, pneumonia_scores
 from .recipes import Candidate
 
 #: With one fold, one patient in so many is held out.
@@ -287,7 +287,7 @@ def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | Non
     """Return rows with their `score` calibrated; as they are where there is no calibrator, or no row."""
     if calibrator is None or rows.empty:
         return rows
-    return rows.assign(score=calibrator.predict_proba(rows[["score"]].to_numpy(dtype=float))[:, 1])
+    return rows.assign(score=calibrated_scores(rows["score"].to_numpy(dtype=float), calibrator))
 
 
 CLASSES = ((0, "normal"), (1, "pneumonia"))
