@@ -136,7 +136,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         ndarray of shape (n, n_classes)
             Columns in the order of ``classes_``.
         """
-        probabilities: np.ndarray = self.estimator_.predict_proba(self._inputs(X))
+        images = self._inputs(X)  # which checks that there is an estimator_
+        probabilities: np.ndarray = self.estimator_.predict_proba(images)
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
@@ -150,7 +151,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         -------
         ndarray of shape (n,)
         """
-        labels: np.ndarray = self.estimator_.predict(self._inputs(X))
+        images = self._inputs(X)
+        labels: np.ndarray = self.estimator_.predict(images)
         return labels
 
     def __sklearn_tags__(self) -> Tags:
