@@ -49,8 +49,7 @@ def fit_params(estimator: Any, **metadata: Any) -> dict[str, Any]:
 def request_weights(estimator: Any) -> None:
     """With metadata routing, let the classifiers in `estimator` request sample weights, where the user left it open.
 
-    Other parts, such as a scaler, decline them then: scikit-learn accepts no open question, and without routing they
-    get none either.
+    Other parts, such as a scaler, decline them, as without routing: scikit-learn requires a decision of each part.
     """
     if not get_config()["enable_metadata_routing"]:
         return  # set_fit_request raises then

@@ -136,7 +136,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         The parameters from which the network was built.
     """
 
-    # With metadata routing, patients reach the hold-out without a request, as scikit-learn's group splitters have it.
+    # With metadata routing, patients are requested by default, as by scikit-learn's group splitters.
     __metadata_request__fit = {"groups": True}
     #: Names of the parameters that define the network's architecture.
     _ARCHITECTURE: tuple[str, ...]
@@ -185,6 +185,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             `validation_fraction` of `X` is held out, by class and group.
         groups : array-like of shape (n,) or None
             Patients; none of them is on both sides of that hold-out. With None, every image is a patient of its own.
+            With scikit-learn's metadata routing, ``cross_val_score(model, X, y, params={"groups": ...})`` passes them.
 
         Returns
         -------
@@ -248,7 +249,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         if not len(batch):
             raise InputError("there are no images to predict, 0 samples")
         if batch.shape[1:] != self.image_shape_:
-            raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
+            raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
         with every_unreadable(batch):
             logits = predict_outputs(self._network(), self._inputs(batch), self.batch_size)
         probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)

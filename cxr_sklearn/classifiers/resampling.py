@@ -45,11 +45,11 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
     estimator_ : estimator
         The fitted classifier.
     augmenter_ : ImageAugmenter or None
-        Draws the views; None where there are none.
+        Draws the views, if there are any.
     classes_ : ndarray of shape (n_classes,)
     """
 
-    # With metadata routing, patients are passed on without a request, as scikit-learn's group splitters have it.
+    # With metadata routing, patients are requested by default, as by scikit-learn's group splitters.
     __metadata_request__fit = {"groups": True}
 
     estimator: Any

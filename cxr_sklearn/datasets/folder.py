@@ -192,10 +192,10 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         raise DataError(f"{file} has no rows")
     label = _known(table, "label", {**LABELS, "0": "normal", "1": "pneumonia"}, file)
     if (empty := label.isna()).any():
-        raise DataError(f"{file}, row {_row(empty)}: there is no label")
+        raise DataError(f"{file}, row {_row(empty)}: the label is missing")
     split = _known(table, "split", SPLITS, file)
     if (empty := table["path"].isna()).any():
-        raise DataError(f"{file}, row {_row(empty)}: there is no path")
+        raise DataError(f"{file}, row {_row(empty)}: the path is missing")
     path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], table.index, dtype="str")
     if (twice := path.duplicated()).any():
         raise DataError(f"{file}, row {_row(twice)}: duplicate path {path[twice].iloc[0]}")

@@ -38,7 +38,7 @@ except BaseException as error:
 def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     """Download the Kaggle set of 5,856 chest X-rays, unless it is there already, and return its folder.
 
-    No login is needed. A download that was interrupted goes on where it stopped; interrupt one that stalls, since
+    No login is needed. An interrupted download resumes in the next call; interrupt one that stalls, since
     kagglehub has no time limit. The archive has 2.3 GB and is removed after it has been unpacked; until then about 5 GB
     of disk are used.
 
@@ -116,7 +116,7 @@ def _download(settings: dict[str, str]) -> Path:
     if done.returncode:
         raise DataUnavailableError(
             f"the set could not be fetched from Kaggle: {last_line or f'exit status {done.returncode}'}; call again to "
-            f"go on where it stopped, or download the zip at {PAGE}, unpack it and give its folder chest_xray to the "
+            f"resume it, or download the zip at {PAGE}, unpack it and give its folder chest_xray to the "
             "commands"
         )
     return Path(last_line)

@@ -64,7 +64,7 @@ def balanced_subset(
     draw = np.random.default_rng(random_state)
     in_test, in_train = frame["split"] == "test", frame["split"] == "train"
     if test is None and not in_test.any():
-        raise DataError("test=None takes the whole test split, but there is none")
+        raise DataError("test=None takes the whole test split, but no image is in it")
     pool = (in_train if in_train.any() else frame["split"].isna()) & _of_one_class(frame)
     parts = []
     for target, label in enumerate(("normal", "pneumonia")):

@@ -137,7 +137,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ImageBatch | ArrayLike) -> np.ndarray:
-        """Return the features, from the store where it has them.
+        """Return the features, from the store if it has them.
 
         Images are decoded and embedded in batches: besides the result, memory only grows by paths, digests and keys,
         some hundred bytes per image.
@@ -162,7 +162,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         batch = as_batch(X)
         if batch.shape[1:] != self.image_shape_:
-            raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
+            raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
         with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
             rows, self.n_embedded_ = stored_rows(
                 batch, self._store(), self._embed, chunk_size=self.batch_size_, advance=advance, n_jobs=self.n_jobs

@@ -59,7 +59,7 @@ class Decoding:
 
     def __repr__(self) -> str:
         # Part of every content key: defaults are omitted, so that a new field does not invalidate existing stores, and
-        # a number is written the same way whatever its type.
+        # a number is written in the same way for all types.
         fields = [f"height={int(self.height)}, width={int(self.width)}, resize={str(self.resize)!r}"]
         fields += [f"crop={float(self.crop)!r}"] if self.crop != 1 else []
         fields += [f"change={self.change!r}"] if self.change is not None else []

@@ -71,7 +71,7 @@ class Header:
         syntax = next((known for known in AllTransferSyntaxes if known == named), None)
         if syntax is None:
             raise RefusedError("its DICOM header does not name a known transfer syntax")
-        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom would inflate it whatever its size
+        if syntax == DeflatedExplicitVRLittleEndian:  # pydicom inflates it without a limit
             raise RefusedError("deflated DICOM is not read; save it without compression, for example with dcmconv +te")
         tags = [Tag(keyword) for keyword in keywords]
         is_implicit, is_little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
@@ -185,8 +185,8 @@ def text_of(raw: bytes) -> str:
 class Lut:
     """A look-up table: levels below its first entry map to the first, those beyond its last to the last.
 
-    pydicom's own tables index with 8 or 16 bits, so that levels wrap around in long tables, and read big-endian
-    palettes in the wrong byte order.
+    pydicom's own functions index a table with 8 or 16 bits, so that levels wrap around if an 8-bit table is long, and
+    they read big-endian palettes in the wrong byte order.
     """
 
     entries: np.ndarray
@@ -361,7 +361,7 @@ def _window(header: Header) -> Levels | None:
         return None
     width, shape = header.number("WindowWidth"), text_of(header.raw("VOILUTFunction")) or "LINEAR"
     if shape not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise RefusedError("its VOI LUT function is none of LINEAR, LINEAR_EXACT and SIGMOID")
+        raise RefusedError("its VOI LUT function is not LINEAR, LINEAR_EXACT or SIGMOID")
     if width < 1 if shape == "LINEAR" else width <= 0:
         raise RefusedError(f"its window is {width:g} wide")
     window = Dataset()  # of checked values alone; unsigned levels of 8 bits are what the window maps to

@@ -30,7 +30,7 @@ class Augmentation:
     seed: int
 
     def __repr__(self) -> str:
-        # Part of content keys, so a number is written the same way whatever its type, and the class is not named.
+        # Part of content keys, so a number is written in the same way for all types, and the class is not named.
         # Increase the version if the same seed gives other pixels than before.
         amounts = (self.rotation, self.shift, self.zoom, self.brightness, self.contrast)
         return f"augmentation 2: {[float(amount) for amount in amounts]}, {bool(self.flip)}, {int(self.seed)}"

@@ -226,8 +226,8 @@ def test_pooling(data, pooling):
         ({"label_smoothing": 1}, "label_smoothing="),
         ({"average_epochs": 1}, "turn one of them off"),
         ({"checkpoint": "folder", "random_state": None}, "random_state=None must be an integer"),
-        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "give the path of the weights file"),
-        ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "give the path of the weights file"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "path of the weights file"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "path of the weights file"),
     ],
 )
 def test_wrong_parameters(data, options, message):

@@ -17,7 +17,7 @@ from cxr_sklearn.datasets.folder import load_folder
 from cxr_sklearn.exceptions import DataUnavailableError
 
 AGAIN = (
-    f"call again to go on where it stopped, or download the zip at {kaggle.PAGE}, unpack it and give its folder "
+    f"call again to resume it, or download the zip at {kaggle.PAGE}, unpack it and give its folder "
     "chest_xray to the commands"
 )
 #: Unpacks 10 images in the layout of Kaggle's archive, with its second copy and what macOS adds.

@@ -82,8 +82,8 @@ def test_a_few_images_may_be_missing(write):
         ("path,label\nx\\\\a.png,0\n", "with / between folders"),
         ('path,label\n"x/a.png,0\n', "is not a table"),
         ("path,label\nx/a.png,0\nx/b.png,covid\n", "row 3: label 'covid' is not one of normal, pneumonia"),
-        ("path,label\nx/a.png,\n", "row 2: there is no label"),
-        ("path,label\n,0\n", "row 2: there is no path"),
+        ("path,label\nx/a.png,\n", "row 2: the label is missing"),
+        ("path,label\n,0\n", "row 2: the path is missing"),
         (
             "path,label,split\nx/a.png,0,holdout\n",
             "row 2: split 'holdout' is not one of train, val, valid, validation, test",
