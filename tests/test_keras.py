@@ -124,4 +124,4 @@ def test_a_backend_that_is_not_there_is_one_line(backend, tmp_path):
         [sys.executable, "-c", code], env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True,
         check=True,
     )  # fmt: skip
-    assert done.stdout.startswith(f"Keras does not start on its backend '{backend}': ")
+    assert done.stdout.startswith(f"Keras does not start with its backend '{backend}': ")

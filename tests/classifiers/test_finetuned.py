@@ -9,7 +9,6 @@ from sklearn.base import clone
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, make_radiographs
 from cxr_sklearn._keras import import_keras
 from cxr_sklearn.classifiers import _frozen_layers as cut
-from cxr_sklearn.classifiers import _frozen_layers as kept_module
 from cxr_sklearn.exceptions import WeightsUnavailableError
 from cxr_sklearn.features._backbones import Backbone
 
@@ -26,9 +25,9 @@ def data():
 
 @pytest.fixture
 def kept(monkeypatch):
-    """A cache of frozen outputs that only this test uses."""
-    monkeypatch.setattr(kept_module, "KEPT", kept_module.KeptMaps())
-    return kept_module.KEPT
+    """Frozen outputs of this test alone."""
+    monkeypatch.setattr(cut, "KEPT", cut.KeptMaps())
+    return cut.KEPT
 
 
 @pytest.fixture
@@ -213,7 +212,7 @@ def test_pooling(data, pooling):
     [
         ({"backbone": "VGG61"}, "did you mean"),
         ({"trainable_from": "block9"}, "trainable_from='block9' is not a layer of MobileNet"),
-        ({"backbone": "ResNet50", "trainable_from": "conv5_block2_2_conv"}, "a connection runs around"),
+        ({"backbone": "ResNet50", "trainable_from": "conv5_block2_2_conv"}, "a connection bypasses"),
         ({"layer": "block9"}, "layer='block9' is not a layer"),
         ({"pooling": "sum"}, "pooling="),
         ({"head_epochs": -1}, "head_epochs="),
@@ -227,8 +226,8 @@ def test_pooling(data, pooling):
         ({"label_smoothing": 1}, "label_smoothing="),
         ({"average_epochs": 1}, "turn one of them off"),
         ({"checkpoint": "folder", "random_state": None}, "random_state=None must be an integer"),
-        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "name the weights file"),
-        ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "name the weights file"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "path of the weights file"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "path of the weights file"),
     ],
 )
 def test_wrong_parameters(data, options, message):

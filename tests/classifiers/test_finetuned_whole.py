@@ -105,10 +105,10 @@ def test_views_are_drawn_anew_in_every_epoch(data, views):
 
 def test_views_drawn_anew_are_not_kept(data, monkeypatch):
     images, y = data
-    monkeypatch.setattr(cut.kept, "KEPT", cut.kept.KeptMaps())
+    monkeypatch.setattr(cut, "KEPT", cut.KeptMaps())
     options = {**MOBILENET, "trainable_from": "conv_dw_13", "augmenter": ImageAugmenter(), "n_views": None}
     FineTunedClassifier(**options).fit(images, y)
-    assert len(cut.kept.KEPT) == len(images)  # the images themselves, to standardise and to score
+    assert len(cut.KEPT) == len(images)  # the images themselves, to standardise and to score
 
 
 def test_statistics_are_those_of_the_weights_at_the_end(data):

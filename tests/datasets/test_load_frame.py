@@ -81,15 +81,18 @@ def test_a_few_images_may_be_missing(write):
         ("path,label,patient\nx/a.png,0,\x1b[31m7\n", "cannot be printed"),
         ("path,label\nx\\\\a.png,0\n", "with / between folders"),
         ('path,label\n"x/a.png,0\n', "is not a table"),
-        ("path,label\nx/a.png,0\nx/b.png,covid\n", "row 3: label 'covid' is none of normal, pneumonia"),
-        ("path,label\nx/a.png,\n", "row 2: there is no label"),
-        ("path,label\n,0\n", "row 2: there is no path"),
+        ("path,label\nx/a.png,0\nx/b.png,covid\n", "row 3: label 'covid' is not one of normal, pneumonia"),
+        ("path,label\nx/a.png,\n", "row 2: the label is missing"),
+        ("path,label\n,0\n", "row 2: the path is missing"),
         (
             "path,label,split\nx/a.png,0,holdout\n",
-            "row 2: split 'holdout' is none of train, val, valid, validation, test",
+            "row 2: split 'holdout' is not one of train, val, valid, validation, test",
         ),
         ("path,label\nx/a.png,0\n./x/a.png,0\n", "row 3: duplicate path .*a.png"),
-        ("path,label\na.png,0\n", "none of the images .* is there, .*a.png for one; paths are relative to its folder"),
+        (
+            "path,label\na.png,0\n",
+            "the images in .* do not exist, for example .*a.png; paths are relative to its folder",
+        ),
         ('path,label\nx/a.png,0\n"x/b\n.png",0\n', "cannot be printed"),
     ],
 )

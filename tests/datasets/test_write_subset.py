@@ -116,13 +116,13 @@ def test_nothing_but_a_subset_is_replaced(root, tmp_path):
     out.mkdir()
     write_subset(drawn_from(root), out)
     (out / "train" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"notes.txt for one; choose another folder"):
+    with pytest.raises(DataError, match=r"for example .*notes.txt; choose another folder"):
         write_subset(drawn_from(root), out)
     assert (out / "train" / "notes.txt").read_text() == "mine"
-    with pytest.raises(DataError, match="holds what is no part of a subset"):
+    with pytest.raises(DataError, match="contains more than a subset"):
         write_subset(drawn_from(root), root)
     assert len(load_folder(root)) == 24
-    with pytest.raises(DataError, match="is where the images are drawn from"):
+    with pytest.raises(DataError, match="contains the images to draw from"):
         write_subset(drawn_from(out := whole_subset(root, tmp_path)), out)
 
 
@@ -186,7 +186,7 @@ def test_an_invalid_manifest(root, tmp_path):
 def test_two_images_of_one_name(root, tmp_path):
     shutil.copytree(root, tmp_path / "both" / "a")
     shutil.copytree(root, tmp_path / "both" / "b")
-    with pytest.raises(DataError, match=r"two images would be test/NORMAL/IM-0008-0001.png; rename"):
+    with pytest.raises(DataError, match=r"two images would become test/NORMAL/IM-0008-0001.png; rename"):
         write_subset(load_folder(tmp_path / "both"), tmp_path / "out")
 
 

@@ -193,7 +193,7 @@ print(step.weights_id_, step.transform(images).sum())
     def test_weights_that_changed_since_they_were_fitted_with(self, images, tmp_path):
         path = tmp_path / "own.weights.h5"
         path.write_bytes(b"anything")
-        with pytest.raises(WeightsUnavailableError, match="are not those it was fitted with"):
+        with pytest.raises(WeightsUnavailableError, match="are not those used for fitting"):
             self.features(images, weights=str(path), identity="sha256:0000")
 
 

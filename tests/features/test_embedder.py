@@ -177,7 +177,7 @@ def test_vectors_are_refused_with_a_hint():
 
 
 def test_images_of_another_size_are_refused(images):
-    with pytest.raises(ValueError, match=r"after fit saw \(32, 32, 3\)"):
+    with pytest.raises(ValueError, match=r"but fit saw \(32, 32, 3\)"):
         embedder(None).fit(images).transform(np.zeros((1, 64, 64), dtype=np.uint8))
 
 

@@ -187,7 +187,7 @@ def refused(dataset, tmp_path):
         ({"Rows": 0}, "a size of 0"),
         ({"Rows": 61}, "cut short"),
         ({"WindowCenter": 1, "WindowWidth": 0}, "its window is 0 wide"),
-        ({"WindowCenter": 1, "WindowWidth": 2, "VOILUTFunction": "CURVE"}, "none of LINEAR"),
+        ({"WindowCenter": 1, "WindowWidth": 2, "VOILUTFunction": "CURVE"}, "not LINEAR"),
         ({"PhotometricInterpretation": "HSV"}, "1 samples per pixel as unknown"),
         ({"BitsAllocated": 64}, "bits per pixel are not read"),
         ({"BitsStored": 20}, "20 of 16 bits"),
