@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 
@@ -60,6 +61,24 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     if (twice := checked["path"].duplicated()).any():
         raise DataError(f"duplicate path {checked['path'][twice].iloc[0]}")
     return checked
+
+
+#: File beside images that this program drew, so that no figure about them passes for one about patients.
+DRAWN = "drawn-by-cxr_sklearn.txt"
+
+
+def mark_drawn(folder: Path) -> None:
+    """Leave a file in a folder which says that the images below were drawn by this program."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DRAWN).write_text("cxr_sklearn drew the images in this folder. They show no patients.\n")
+
+
+def any_drawn(paths: Iterable[str]) -> bool:
+    """Whether an image lies below a folder that :func:`mark_drawn` marked, or is a link to such an image."""
+    folders = {
+        above for path in map(Path, paths) for place in (path.absolute(), path.resolve()) for above in place.parents
+    }
+    return any((folder / DRAWN).is_file() for folder in folders)
 
 
 def names_no_patient(frame: pd.DataFrame) -> pd.Series:

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from ..features._image_stats import BLANK, MODES, Descriptors, describe
+from ..features._image_stats import BLANK, MODES, ImageStats, image_stats
 from ._frame import MIN_IMAGES_PER_CLASS, SPLIT_NAMES, checked_frame, counted, names_no_patient
 
 #: Correlation with the typical image below which one is a negative; the least typical radiograph has +.2.
@@ -83,24 +83,31 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
     ...     check(load_folder(folder), store=None)["leaks"]
     []
     """
-    rows = checked_frame(frame).reset_index(drop=True)
-    seen = describe(rows["path"], store, "Checking images", verbose)
-    readable = ~rows["path"].isin(seen.failures).to_numpy()
-    is_blank = readable & (seen.measures["contrast"].to_numpy() < BLANK)
+    return audit(checked_frame(frame), store=store, verbose=verbose)[0]
+
+
+def audit(
+    frame: pd.DataFrame, *, store: str | os.PathLike[str] | None, verbose: int
+) -> tuple[dict[str, Any], ImageStats]:
+    """Return what :func:`check` finds in a frame that :func:`checked_frame` returned, and what it measured."""
+    rows = frame.reset_index(drop=True)
+    stats = image_stats(rows["path"], store, "Checking images", verbose, strict=False)
+    readable = ~rows["path"].isin(stats.failures).to_numpy()
+    is_blank = readable & (stats.measures["contrast"].to_numpy() < BLANK)
     found = {
         "images": len(rows),
         "patients": int(rows["patient"].nunique()),
         "patients_unknown": int(names_no_patient(rows).sum()),
         "left_out": frame.attrs.get("left_out", (0, []))[0],
         "counts": _counts(rows),
-        "unreadable": seen.failures,
-        **_copies(rows, seen, readable & ~is_blank),
+        "unreadable": stats.failures,
+        **_copies(rows, stats, readable & ~is_blank),
         "patients_in_several_splits": _in_several_splits(rows),
-        **_sizes_and_modes(rows[readable], seen.measures[readable]),
+        **_sizes_and_modes(rows[readable], stats.measures[readable]),
         "blank": rows["path"][is_blank].tolist(),
-        "inverted": rows["path"][_inverted(seen.spectra, readable & ~is_blank)].tolist(),
+        "inverted": rows["path"][_inverted(stats.spectra, readable & ~is_blank)].tolist(),
     }
-    return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}
+    return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}, stats
 
 
 def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -129,9 +136,9 @@ def _in_order(splits: Iterable[str]) -> list[str]:
     return sorted(set(splits), key=SPLIT_NAMES.index)
 
 
-def _copies(rows: pd.DataFrame, seen: Descriptors, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+def _copies(rows: pd.DataFrame, stats: ImageStats, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Groups of identical files, and of images that look alike although their files differ."""
-    identical = identical_groups(seen.keys)
+    identical = identical_groups(stats.keys)
     # One of each content is compared with the others; its copies belong to the same group.
     copies = {int(group[0]): group for group in identical}
     repeated = np.zeros(len(rows), dtype=bool)
@@ -140,7 +147,7 @@ def _copies(rows: pd.DataFrame, seen: Descriptors, comparable: np.ndarray) -> di
     firsts = np.flatnonzero(comparable & ~repeated)
     near = [
         np.sort(np.concatenate([copies.get(i, np.array([i])) for i in firsts[group].tolist()]))
-        for group in similar_groups(seen.spectra[firsts])
+        for group in similar_groups(stats.spectra[firsts])
     ]
     return {"identical": _groups(rows, identical), "near_identical": _groups(rows, near)}
 
@@ -218,7 +225,7 @@ def similar_groups(spectra: np.ndarray) -> list[np.ndarray]:
     Parameters
     ----------
     spectra : ndarray of shape (n, k * k - 1)
-        Of :func:`cxr_sklearn.features._image_stats.describe`; none of them of a blank image.
+        Of :class:`ImageStats`, none of them of a blank image.
 
     Returns
     -------

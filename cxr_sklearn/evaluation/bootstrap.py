@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm
 
-from .metrics import confusion_metrics
+from .metrics import Ranking
 
 N_DRAWS = 2000
 #: False positive rates at which the band of a ROC curve is drawn.
@@ -96,14 +96,19 @@ def bootstrap(
     """
     names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     rankings = {
-        name: _Ranking(np.asarray(target), np.asarray(score, dtype=float), patient_of, thresholds[name])
+        name: Ranking(np.asarray(target), np.asarray(score, dtype=float), (thresholds[name], 0.5), _DTYPE)
         for name, score in scores.items()
     }
     parts: dict[str, list[Draws]] = {name: [] for name in scores}
     for counts in patient_counts(len(names), n_draws, random_state, len(patient_of)):
         for name, ranking in rankings.items():
-            parts[name].append(ranking.draws(counts))
+            parts[name].append(_draws(ranking, counts[:, patient_of[ranking.order]]))
     return {name: _joined(chunks) for name, chunks in parts.items()}
+
+
+def _draws(ranking: Ranking, drawn: np.ndarray) -> Draws:
+    values, (decisions, at_half), ranks = ranking.measure(drawn)
+    return Draws(values | decisions, at_half, _on_grid(ranks.true, ranks.false))
 
 
 def _joined(chunks: list[Draws]) -> Draws:
@@ -115,60 +120,9 @@ def _joined(chunks: list[Draws]) -> Draws:
     )
 
 
-class _Ranking:
-    """The images from the highest score to the lowest, and what each adds to a metric."""
-
-    def __init__(self, target: np.ndarray, score: np.ndarray, patient_of: np.ndarray, threshold: float) -> None:
-        order = np.argsort(-score, kind="stable")
-        score, positive = score[order], target[order] == 1
-        self._patient_of = patient_of[order]
-        self._positive = positive.astype(_DTYPE)
-        # The first image of every run of equal scores: no threshold can part the images of one.
-        self._starts = np.flatnonzero(np.append(True, np.diff(score) != 0))
-        likely = np.clip(np.where(positive, score, 1 - score), np.finfo(float).eps, 1)
-        sums = [-np.log(likely), (score - positive) ** 2]
-        for cut in (threshold, 0.5):
-            called = score >= cut
-            sums += [positive & called, positive & ~called, ~positive & called, ~positive & ~called]
-        self._sums = np.column_stack(sums).astype(_DTYPE)
-
-    def draws(self, counts: np.ndarray) -> Draws:
-        """Return the metrics of drawn patients, counts of shape (n_draws, n_patients)."""
-        drawn = counts[:, self._patient_of]
-        sick = drawn * self._positive
-        log_loss, brier, *cells = (drawn @ self._sums).astype(float).T
-        if len(self._starts) < drawn.shape[1]:
-            drawn, sick = (np.add.reduceat(weights, self._starts, axis=1) for weights in (drawn, sick))
-        true, called = np.cumsum(sick, axis=1), np.cumsum(drawn, axis=1)
-        n_pneumonia, total = true[:, -1].astype(float), called[:, -1].astype(float)
-        n_normal = total - n_pneumonia
-        both = (n_pneumonia > 0) & (n_normal > 0)
-        # Pairs of a normal image and one with pneumonia in the right order; half of those of equal score.
-        pairs = _dot(drawn - sick, true - sick / 2)
-        precision = np.divide(true, called, where=called > 0, out=np.zeros_like(true))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            metrics = confusion_metrics(*cells[:4]) | {
-                "roc_auc": pairs / (n_pneumonia * n_normal),
-                "average_precision": _dot(sick, precision) / n_pneumonia,
-                "log_loss": log_loss / total,
-                "brier": brier / total,
-                "prevalence": n_pneumonia / total,
-            }
-        metrics, at_half = (
-            {name: np.where(both, values, np.nan) for name, values in part.items()}
-            for part in (metrics, confusion_metrics(*cells[4:]))
-        )
-        return Draws(metrics, at_half, _on_grid(true, called - true, both))
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Scalar product of every row of `a` with the same row of `b`."""
-    return np.matmul(a[:, np.newaxis, :], b[:, :, np.newaxis])[:, 0, 0].astype(float)
-
-
-def _on_grid(true: np.ndarray, false: np.ndarray, both: np.ndarray) -> np.ndarray:
+def _on_grid(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     rows = np.full((len(true), len(FPR_GRID)), np.nan)
-    for i in np.flatnonzero(both):
+    for i in np.flatnonzero((true[:, -1] > 0) & (false[:, -1] > 0)):
         # In counts, and a little more: 0.1 of 10 images is one image, whatever floats make of it.
         last = np.searchsorted(false[i], (FPR_GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
         rows[i] = np.where(last < 0, 0.0, true[i, last]) / true[i, -1]

@@ -13,7 +13,7 @@ from ..exceptions import DataError
 from .bootstrap import FPR_GRID, Draws, bootstrap, interval, rate, wilson
 from .calibration import calibration_facts
 from .diagnosis import diagnose
-from .metrics import DECISION_METRICS, METRICS, compute_metrics, confusion_cells
+from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
 from .probes import occlusion_facts, permutation_facts, stress_facts
 from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
@@ -103,12 +103,12 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
     cells, at_half = (confusion_cells(target, score, value) for value in (cut, 0.5))
     return {
         "cv": {name: _mean_and_std([values[name] for values in by_fold]) for name in METRICS},
-        "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics, METRICS),
+        "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics),
         "threshold": threshold,
         "confusion": cells,
-        "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items() if counts[1]},
+        "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items()},
         "at_half": {
-            **_with_intervals(compute_metrics(target, score, 0.5), at_half, draws.at_half, DECISION_METRICS),
+            **_with_intervals(compute_metrics(target, score, 0.5), at_half, draws.at_half),
             "confusion": at_half,
         },
         "sensitivity_at_specificity": _sensitivities(target, score, draws),
@@ -124,26 +124,23 @@ def _mean_and_std(values: list[float]) -> dict[str, float]:
 
 
 def _rates(cells: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Hits and images of the metrics that are rates."""
-    tp, fn, fp, tn = (cells[name] for name in ("tp", "fn", "fp", "tn"))
-    return {
-        "accuracy": (tp + tn, tp + fn + fp + tn),
-        "precision": (tp, tp + fp),
-        "recall": (tp, tp + fn),
-        "specificity": (tn, tn + fp),
-    }
+    """Hits and images of the metrics that are rates of at least one image."""
+    counts = {name: METRICS[name].function(**cells) for name in RATES}
+    return {name: (hits, images) for name, (hits, images) in counts.items() if images}
 
 
 def _with_intervals(
-    values: Mapping[str, float], cells: Mapping[str, int], draws: Mapping[str, np.ndarray], names: tuple[str, ...]
+    values: Mapping[str, float], cells: Mapping[str, int], draws: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
+    """Describe those metrics of which there are draws."""
     rates = _rates(cells)
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        n_hits, n = rates.get(name, (0, 0))
-        by_draws = {"ci95": interval(draws[name], values[name]), "method": "bootstrap"}
-        found[name] = {**(rate(n_hits, n, draws[name]) if n else by_draws), "value": values[name]}
-    return found
+    return {
+        name: rate(*rates[name], draws[name])
+        if name in rates
+        else {"value": value, "ci95": interval(draws[name], value), "method": "bootstrap"}
+        for name, value in values.items()
+        if name in draws
+    }
 
 
 def _sensitivities(target: pd.Series, score: pd.Series, draws: Draws) -> list[dict[str, Any]]:

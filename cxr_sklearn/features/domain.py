@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import ReadsEarlierFiles, public
 from .._validation import check_groups
-from ..exceptions import ImageReadError, InputError
-from ._image_stats import BLANK, Descriptors, describe
+from ..exceptions import InputError
+from ._image_stats import BLANK, ImageStats, image_stats
 
 #: Share of held-out training images that is flagged.
 FLAGGED = 0.01
@@ -80,13 +80,13 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        found = self._describe(X)
-        n = len(found.keys)
+        stats = self._measured(X)
+        n = len(stats.rows)
         if n < 10:
             raise InputError(f"{n} images do not tell what radiographs look like; at least 10 are needed")
         groups = check_groups(groups, n)
         rows = np.random.default_rng(0).permutation(n)[:_MOST_IMAGES]
-        values, groups = _values(found)[rows], groups[rows]
+        values, groups = _values(stats)[rows], groups[rows]
         n_folds = min(_FOLDS, len(np.unique(groups)))
         if n_folds < 2:
             raise InputError("all images are of one patient, which does not tell what radiographs of others look like")
@@ -126,9 +126,9 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
             If images cannot be read; the error lists every one.
         """
         check_is_fitted(self)
-        found = self._describe(X)
-        is_blank = found.measures["contrast"].to_numpy() < BLANK
-        return np.where(is_blank, -np.inf, self._scores(_values(found)))
+        stats = self._measured(X)
+        is_blank = stats.measures["contrast"].to_numpy() < BLANK
+        return np.where(is_blank, -np.inf, self._scores(_values(stats)))
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Return how far inside the limit images lie, shape (n,): negative where they are flagged.
@@ -148,11 +148,8 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _describe(self, X: Any) -> Descriptors:
-        found = describe(X, self.store, "Looking at images", 0, crop=self.crop)
-        if found.failures:
-            raise ImageReadError(found.failures, len(found.keys))
-        return found
+    def _measured(self, X: Any) -> ImageStats:
+        return image_stats(X, self.store, "Looking at images", 0, crop=self.crop)
 
     def _scores(self, values: np.ndarray) -> np.ndarray:
         scores: np.ndarray = self.neighbours_.score_samples(self.pca_.transform(values))
@@ -166,9 +163,9 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         return tags
 
 
-def _values(found: Descriptors) -> np.ndarray:
-    """Describe each image by numbers of like size, whatever its contrast."""
-    spectra = found.spectra.astype(np.float64)
+def _values(stats: ImageStats) -> np.ndarray:
+    """Describe each image by numbers of similar size, whatever its contrast."""
+    spectra = stats.spectra.astype(np.float64)
     unit = spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1)
-    levels = found.measures[["mean", "contrast"]].to_numpy(dtype=np.float64) / 255
+    levels = stats.measures[["mean", "contrast"]].to_numpy(dtype=np.float64) / 255
     return np.hstack([10 * unit, 3 * levels])

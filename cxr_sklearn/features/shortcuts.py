@@ -10,8 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from .._io import public
-from ..exceptions import ImageReadError
-from ._image_stats import MEASURES, describe
+from ._image_stats import image_stats
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 
@@ -78,10 +77,8 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        found = describe(X, self.store, "Measuring images", self.verbose)
-        if found.failures:
-            raise ImageReadError(found.failures, len(found.keys))
-        width, height, mean, contrast = (found.measures[name].to_numpy() for name in MEASURES[:4])
+        stats = image_stats(X, self.store, "Measuring images", self.verbose)
+        width, height, mean, contrast = stats.rows[:, :4].T
         # In float32, OpenBLAS (0.3.31, AVX-512) reads beyond rows of exactly five and may warn of an invalid value.
         return np.stack([width, height, width / height, mean, contrast], axis=1).astype(np.float64)
 

@@ -11,20 +11,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .._io import versions_here
 from ..datasets._frame import SPLIT_NAMES, names_no_patient
 from ..datasets._names import series_of
-from ..datasets.audit import check
+from ..datasets.audit import audit
 from ..exceptions import DataError, ImageReadError
-from ..features.shortcuts import NAMES, ShortcutFeatures
+from ..features._image_stats import MEASURES
+
+#: Column of a run's frame with the row of :class:`ImageStats` of each image.
+STATS = "image_stats"
 
 
 def check_images(
     frame: pd.DataFrame, store: str | os.PathLike[str] | None, *, allow_leaks: bool, verbose: int
-) -> dict[str, Any]:
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Check images as :func:`check` does, and refuse what would make the figures of a run wrong.
+
+    Returns
+    -------
+    frame : DataFrame
+        With what was measured of each image in the column ``STATS``: the rest of the run measures nothing again.
+    found : dict
+        As :func:`check` returns it.
 
     Raises
     ------
@@ -33,7 +44,7 @@ def check_images(
     DataError
         If there are leaks, and they are not allowed.
     """
-    found = check(frame, store=store, verbose=verbose)
+    found, stats = audit(frame, store=store, verbose=verbose)
     if found["unreadable"]:
         raise ImageReadError(found["unreadable"], found["images"])
     if found["leaks"] and not allow_leaks:
@@ -41,22 +52,18 @@ def check_images(
             f"{'; '.join(found['leaks'])}. Figures on such splits are too good to be true: repair them "
             "(`cxr-sklearn check --json` lists all), or go on with --allow-leaks (allow_leaks=True) and see it reported"
         )
-    return found
+    return frame.assign(**{STATS: list(stats.rows)}), found
 
 
-def describe_images(
-    frame: pd.DataFrame, store: str | os.PathLike[str] | None, found: Mapping[str, Any]
-) -> pd.DataFrame:
+def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
     """Return the rows of ``images.csv``.
 
     Parameters
     ----------
     frame : DataFrame
-        As :func:`load_folder` returns it; one without `subtype` will do.
-    store : str, path or None
-        Where the mean grey levels are kept, as for :class:`ShortcutFeatures`.
+        As :func:`check_images` returns it, with or without `subtype`.
     found : mapping
-        What :func:`check` found.
+        As :func:`check_images` returns it.
 
     Returns
     -------
@@ -64,13 +71,11 @@ def describe_images(
         path, split, patient, target, subtype, series (of a normal radiograph of the Kaggle set), brightness (mean
         grey level, 0 to 255) and copies (a number that an image shares with its copies, identical or nearly so).
     """
-    rows = frame[frame["split"].isin(SPLIT_NAMES)]
-    measured = ShortcutFeatures(store=store).transform(rows["path"])
-    return rows[["path", "split", "patient", "target"]].assign(
-        subtype=rows.get("subtype"),
-        series=rows["path"].map(lambda path: series_of(Path(path).name)),
-        brightness=measured[:, NAMES.index("mean")],
-        copies=rows["path"].map(_copies(found)).astype("Int64"),
+    return frame[["path", "split", "patient", "target"]].assign(
+        subtype=frame.get("subtype"),
+        series=frame["path"].map(lambda path: series_of(Path(path).name)),
+        brightness=np.stack(frame[STATS].to_list())[:, MEASURES.index("mean")],
+        copies=frame["path"].map(_copies(found)).astype("Int64"),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from ..datasets._frame import SPLIT_NAMES
+from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
@@ -145,19 +145,20 @@ def compare(
         if test[test["target"] == target]["patient"].nunique() < 2:
             raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
     folds = patient_folds(train, cv, random_state)
-    checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    frame, checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     # First what is quick and may fail.
     domains = Domains(store, train)
     for candidate in candidates:
         domains.of(candidate.pipeline)
-    images = describe_images(frame, store, checked)
+    images = describe_images(frame, checked)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
-    data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
+    data = {"synthetic": any_drawn(frame["path"])}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
     for candidate in candidates:
         facts["pipelines"][candidate.name] = {

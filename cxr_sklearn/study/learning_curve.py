@@ -17,10 +17,9 @@ from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
 from ..features.embedder import FrozenEmbedder
 from ..models._steps import networks_of
-from ..models.calibration import pneumonia_scores
 from ._metadata import check_images
 from .recipes import Candidate, candidates_of, default_recipes, load_recipe
-from .search import embed_all, fit, images_of, patient_folds, search
+from .search import embed_all, fit, images_of, patient_folds, scores_of, search
 
 SMALLEST = 30
 _FOLDS = 4
@@ -86,20 +85,21 @@ def learning_curve(
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)
     sizes = _sizes(train["patient"].nunique())
-    check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
+    both, _ = check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
+    train, measured = both.iloc[: len(train)], both.iloc[len(train) :]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     tables = []
     for candidate in candidates:
-        facts = embed_all(candidate.pipeline, pd.concat([train, measured]), verbose)
+        facts = embed_all(candidate.pipeline, both, verbose)
         with progress_bar(f"Learning curve, {candidate.name}", len(draws), show=verbose > 0) as advance:
             best = _best_params(candidate, train, random_state)
             pipeline = clone(candidate.pipeline).set_params(**best)
             rows = []
             for n, repeat in draws:
                 drawn = _draw(train, n, random_state + repeat)
-                auc = roc_auc_score(measured["target"], pneumonia_scores(fit(pipeline, drawn), measured["path"]))
+                auc = roc_auc_score(measured["target"], scores_of(fit(pipeline, drawn), measured))
                 rows.append((candidate.name, len(measured), n, repeat, auc))
                 advance(1)
         columns = ["pipeline", "images", "patients", "repeat", "roc_auc"]

@@ -19,7 +19,7 @@ from ..exceptions import DataError, InputError
 from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresser
 from ..models._steps import after_loader
 from ..models.calibration import pneumonia_scores
-from .search import Fitted, Splits, calibrated_rows, fit, patient_folds
+from .search import Fitted, Splits, calibrated_rows, fit, patient_folds, scores_of
 
 _CHUNK_SIZE = 64
 
@@ -112,7 +112,7 @@ def permuted_rows(
     dealt = train.assign(target=permuted_labels(train, random_state))
     fitted, held_out = (dealt.iloc[rows] for rows in patient_folds(dealt, 2, random_state)[0])
     with progress_bar(f"Permuted labels, {name}", 1, show=verbose > 0) as advance:
-        scores = pneumonia_scores(fit(pipeline, fitted), held_out["path"])
+        scores = scores_of(fit(pipeline, fitted), held_out)
         advance(1)
     return score_rows(held_out, name, scores, fold=0).assign(probe="permuted")
 

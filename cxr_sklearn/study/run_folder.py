@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,51 @@ from ..evaluation.summary import learning_facts, summarise
 from ..evaluation.tables import read_scores, read_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError
+from ..report.words import words
 from ._metadata import describe_data
 
 
-def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from the tables in a folder, and render the report; as :func:`write_metrics` does it.
+def write_results(
+    folder: str | os.PathLike[str], *, threshold: str | float | None = None, lang: str | None = None
+) -> dict[str, Any]:
+    """Compute the metrics of a run from its tables again, and render the report again.
+
+    Parameters
+    ----------
+    folder : path
+        That `compare` wrote.
+    threshold : str or float, optional
+        Another rule for thresholds, as for :func:`compare`. The rule of the run was chosen before anybody had seen
+        results on test, another one may not have been: metrics.json keeps the first rule, and the report warns of the
+        second look.
+    lang : {"en", "es"}, optional
+        Another language of the report.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
 
     Raises
     ------
     DataError
-        If the threshold is to be robust, and the run changed no images.
+        If a file is missing or is not what `compare` wrote, or if `threshold` is "robust" and the run changed no
+        images.
+    ValueError
+        If `threshold` or `lang` is wrong.
     """
-    if facts["run"]["threshold"] == "robust" and not facts["run"].get("stress"):
+    folder = Path(folder)
+    facts = read_metrics(folder)
+    run = facts["run"]
+    if threshold is not None:
+        first = run.pop("threshold_before", run["threshold"])
+        run["threshold"] = str(parse_rule(str(threshold)))
+        if run["threshold"] != first:
+            run["threshold_before"] = first
+    if run["threshold"] == "robust" and not run.get("stress"):
         raise DataError("the threshold 'robust' looks at changed images, and there are none; run compare --stress")
+    run["lang"] = lang or run["lang"]
+    words(run["lang"])
     metrics = write_metrics(folder, facts)
     render(folder, metrics)
     return metrics

@@ -28,9 +28,11 @@ from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import DataError, InputError
 from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
+from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
 from ..models.calibration import fit_calibrator, pneumonia_scores
+from ._metadata import STATS
 from .recipes import Candidate
 
 #: With one fold, one patient in so many is held out.
@@ -63,7 +65,20 @@ def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
 
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     """Fit a clone on rows of a frame; a classifier that holds images out gets the patients."""
-    return clone(pipeline).fit(rows["path"], rows["target"], **fit_params(pipeline, groups=rows["patient"].to_numpy()))
+    params = fit_params(pipeline, groups=rows["patient"].to_numpy())
+    return clone(pipeline).fit(_inputs(pipeline, rows), rows["target"], **params)
+
+
+def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
+    """Return the probability of pneumonia for rows of a frame, shape (n,)."""
+    return pneumonia_scores(model, _inputs(model, rows))
+
+
+def _inputs(model: Pipeline, rows: pd.DataFrame) -> Any:
+    """Return the paths of images, or what is measured of them already where a model looks at nothing else."""
+    if STATS in rows and isinstance(steps_of(model)[0], ShortcutFeatures):
+        return np.stack(rows[STATS].to_list())
+    return rows["path"]
 
 
 def search(
@@ -117,7 +132,7 @@ def search(
 
 
 def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
-    return pneumonia_scores(fit(pipeline, rows), held_out["path"])
+    return scores_of(fit(pipeline, rows), held_out)
 
 
 @dataclass(frozen=True)
@@ -174,14 +189,14 @@ def fit_candidate(
         pipeline = clone(candidate.pipeline).set_params(**best_params)
         model = fit(pipeline, rows)
         if is_fitted_once:
-            held_out_scores = [pneumonia_scores(model, train["path"].iloc[splits[0][1]])]
+            held_out_scores = [scores_of(model, train.iloc[splits[0][1]])]
         advance(1)
     fitted = time.perf_counter()
     parts = [
         score_rows(train.iloc[held_out], candidate.name, scores, fold)
         for fold, ((_, held_out), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
-    parts += [score_rows(part, candidate.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
+    parts += [score_rows(part, candidate.name, scores_of(model, part)) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     scores, calibrator = pd.concat(parts, ignore_index=True), None
     if calibrate:
@@ -351,7 +366,7 @@ class Domains:
     ----------
     store : str, path or None
     train : DataFrame
-        With `path` and `patient`.
+        As :func:`check_images` returns it.
     """
 
     def __init__(self, store: str | os.PathLike[str] | None, train: pd.DataFrame) -> None:
@@ -370,6 +385,6 @@ class Domains:
         """
         crop = crop_of(pipeline)
         if crop not in self._fitted:
-            detector = DomainDetector(self._store, crop)
-            self._fitted[crop] = detector.fit(self._train["path"], groups=self._train["patient"])
+            X = np.stack(self._train[STATS].to_list()) if crop == 1 else self._train["path"]
+            self._fitted[crop] = DomainDetector(self._store, crop).fit(X, groups=self._train["patient"])
         return self._fitted[crop]

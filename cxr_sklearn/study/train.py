@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..datasets._frame import any_drawn
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
@@ -77,8 +78,8 @@ def train(
     if others:
         raise RecipeError("train fits one pipeline; compare takes several")
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
+    frame, _ = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     rows = frame[frame["split"] == "train"]
-    check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     # First what is quick and may fail.
     domains = Domains(store, rows)
     domains.of(candidate.pipeline)
@@ -106,7 +107,7 @@ def train(
         "calibrated": fitted.facts["calibrated"],
         "metrics": _metrics(fitted.scores, float(chosen["value"])),
         "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
-        "synthetic": bool(frame.attrs.get("synthetic", False)),
+        "synthetic": any_drawn(frame["path"]),
     }
     return SavedModel(calibrated(fitted.model, fitted.calibrator), domains.of(fitted.model), facts)
 
