@@ -4,6 +4,7 @@ from .classifiers.finetuned import FineTunedClassifier as FineTunedClassifier
 from .classifiers.resampling import AugmentedClassifier as AugmentedClassifier
 from .classifiers.resampling import BalancedClassifier as BalancedClassifier
 from .classifiers.scratch_cnn import ScratchCNNClassifier as ScratchCNNClassifier
+from .datasets.audit import check as check
 from .datasets.folder import load_folder as load_folder
 from .datasets.folder import load_frame as load_frame
 from .datasets.kaggle import fetch_chest_xray as fetch_chest_xray
@@ -22,10 +23,15 @@ from .images.batch import ImageBatch as ImageBatch
 from .images.loader import ImageLoader as ImageLoader
 from .models.explain import explain as explain
 from .models.files import load as load
+from .models.files import load_model as load_model
 from .models.files import save as save
+from .models.files import save_model as save_model
+from .models.model import CXRModel as CXRModel
+from .models.prediction import predict as predict
 from .study.compare import compare as compare
 from .study.learning_curve import learning_curve as learning_curve
 from .study.probes import stress_test as stress_test
+from .study.recipes import load_recipe as load_recipe
 from .study.train import train as train
 
 __version__: str

@@ -15,9 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from typer.testing import CliRunner
 
-from cxr_sklearn import ImageLoader, load, load_folder, save, write_radiographs
+from cxr_sklearn import ImageLoader, load_folder, load_model, save_model, write_radiographs
 from cxr_sklearn.cli import app
-from cxr_sklearn.models.files import load_model
 
 from .conftest import ROOT, write_image
 from .test_decoding import write_png_header
@@ -376,7 +375,7 @@ def kept(tmp_path_factory):
 class TestTrainAndPredict:
     def test_what_the_model_says_of_itself(self, kept):
         folder, frame = kept
-        manifest = load_model(folder / "model.skops").manifest
+        manifest = load_model(folder / "model.skops").metadata
         assert manifest["recipe"] == "shortcuts"
         assert manifest["threshold_source"] == "out-of-fold"
         assert manifest["data"]["train"]["images"] == (frame["split"] == "train").sum()
@@ -392,14 +391,14 @@ class TestTrainAndPredict:
 
     def test_csv_and_json_and_stdin(self, kept):
         folder, frame = kept
-        model = load(folder / "model.skops", store=folder / "store")
+        model = load_model(folder / "model.skops", store=folder / "store")
         options = ["--store", folder / "store"]
         by_folder = call("predict", folder / "model.skops", folder / "set" / "test", "--csv", *options)
         table = pd.read_csv(io.StringIO(by_folder.stdout))
         test = frame[frame["split"] == "test"].sort_values("path")
         assert table["path"].tolist() == test["path"].tolist()
         np.testing.assert_allclose(table["score"], model.predict_proba(test["path"])[:, 1])
-        threshold = load_model(folder / "model.skops").manifest["threshold"]
+        threshold = load_model(folder / "model.skops").metadata["threshold"]
         assert (table["decision"] == np.where(table["score"] >= threshold, "pneumonia", "normal")).all()
         assert table["threshold"].round(9).unique().tolist() == [round(threshold, 9)]
         done = CliRunner().invoke(
@@ -471,7 +470,7 @@ class TestTrainAndPredict:
         assert "file" in said
         assert "no recipe" in fails("train", folder / "set", "--pipeline", "none", "--save", tmp_path / "m.skops")
         model = shutil.copy(folder / "model.skops", tmp_path / "model.joblib")
-        save(load(folder / "model.skops"), tmp_path / "model.joblib")
+        save_model(load_model(folder / "model.skops"), tmp_path / "model.joblib")
         assert "--trust" in fails("predict", model, folder / "set")
         assert call("predict", model, folder / "set", "--trust", "--store", folder / "store").exit_code == 0
 
@@ -479,7 +478,7 @@ class TestTrainAndPredict:
         folder, frame = kept
         pipeline = make_pipeline(ImageLoader(size=32), FunctionTransformer(flattened), LogisticRegression())
         pipeline.fit(frame["path"], frame["target"])
-        save(pipeline, tmp_path / "model.joblib", threshold=0.5)
+        save_model(pipeline, tmp_path / "model.joblib")
         path = frame["path"].iloc[0]
         done = call("explain", tmp_path / "model.joblib", path, "-o", tmp_path / "heat.png", "--trust")
         assert done.exit_code == 0, done.output

@@ -26,8 +26,9 @@ from cxr_sklearn import (
 from cxr_sklearn.exceptions import ImageReadError, InputError
 from cxr_sklearn.models import _gradcam as gradcam
 from cxr_sklearn.models import _occlusion as occlusion
-from cxr_sklearn.models.calibration import KnownScores, calibrated
+from cxr_sklearn.models.calibration import KnownScores
 from cxr_sklearn.models.explain import explain
+from cxr_sklearn.models.model import CXRModel
 
 SIZE = 64
 keras = pytest.mark.keras
@@ -225,7 +226,7 @@ class TestGradCAM:
         np.testing.assert_allclose(explain(balanced, test_images[0][:4], "gradcam"), expected, atol=1e-5)
         scores = balanced.predict_proba(images)[:, [1]]
         known = FrozenEstimator(KnownScores().fit(scores, target))
-        whole = calibrated(balanced, CalibratedClassifierCV(known, method="sigmoid").fit(scores, target))
+        whole = CXRModel(balanced, calibrator=CalibratedClassifierCV(known, method="sigmoid").fit(scores, target))
         assert len(whole.steps) == 2
         np.testing.assert_allclose(explain(whole, test_images[0][:4], "gradcam"), expected, atol=1e-5)
         views = AugmentedClassifier(inner, n_views=1, tta=True, random_state=0)

@@ -29,21 +29,21 @@ from cxr_sklearn import (
     FrozenEmbedder,
     ImageLoader,
     ShortcutFeatures,
-    load,
-    save,
+    load_model,
+    save_model,
     write_radiographs,
 )
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
 from cxr_sklearn.models._steps import parts_of
-from cxr_sklearn.models.calibration import METHODS, calibrated, fit_calibrator
-from cxr_sklearn.models.files import MAGIC, check_saveable, load_model
+from cxr_sklearn.models.calibration import METHODS, fit_calibrator
+from cxr_sklearn.models.files import MAGIC, check_saveable
 from cxr_sklearn.study.recipes import default_recipes, load_recipe
 
 from .conftest import ROOT
 
 SCORE = (
-    "import sys, numpy as np; from cxr_sklearn.models.files import load; "
-    "model = load(sys.argv[1], trusted=True, store=sys.argv[3]); "
+    "import sys, numpy as np; from cxr_sklearn import load_model; "
+    "model = load_model(sys.argv[1], trusted=True, store=sys.argv[3]); "
     "np.save(sys.argv[2], model.predict_proba(sys.argv[4:]))"
 )
 
@@ -80,12 +80,12 @@ def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, 
     pipeline.fit(frame["path"], frame["target"])
     scores = pipeline.predict_proba(frame["path"])
     for ending in ("skops", "joblib"):
-        save(pipeline, tmp_path / f"model.{ending}")
+        save_model(pipeline, tmp_path / f"model.{ending}")
         again = in_another_process(tmp_path / f"model.{ending}", frame.iloc[:5], tmp_path)
         alone = pipeline.predict_proba(frame["path"].iloc[:5])
         np.testing.assert_array_equal(again, alone)
         np.testing.assert_array_equal(
-            load(tmp_path / f"model.{ending}", trusted=True).predict_proba(frame["path"]), scores
+            load_model(tmp_path / f"model.{ending}", trusted=True).predict_proba(frame["path"]), scores
         )
     if "logistic" in name or "mlp" in name:
         assert (tmp_path / "model.skops").stat().st_size < 5_000_000
@@ -95,12 +95,13 @@ def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, 
 def test_calibrated_pipelines_and_what_comes_with_them(frame, fitted, tmp_path, method):
     pipeline, domain = fitted
     scores = frame.assign(score=pipeline.predict_proba(frame["path"])[:, 1])
-    model = calibrated(pipeline, fit_calibrator(scores, method))
-    manifest = save(model, tmp_path / "model.skops", domain=domain, threshold=0.4, metrics={"auc": 0.9})
+    calibrator = fit_calibrator(scores, method)
+    model = CXRModel(pipeline, 0.4, calibrator=calibrator, domain=domain, metadata={"metrics": {"auc": 0.9}})
+    manifest = save_model(model, tmp_path / "model.skops")
     found = load_model(tmp_path / "model.skops")
     np.testing.assert_array_equal(found.pipeline.predict_proba(frame["path"]), model.predict_proba(frame["path"]))
     np.testing.assert_array_equal(found.domain.score_samples(frame["path"]), domain.score_samples(frame["path"]))
-    assert found.manifest == json.loads(json.dumps(manifest))
+    assert found.metadata == json.loads(json.dumps(manifest))
     assert (manifest["threshold"], manifest["metrics"], manifest["classes"]) == (0.4, {"auc": 0.9}, [0, 1])
     assert manifest["versions"]["cxr-sklearn"]
     assert manifest["weights"] == []
@@ -112,21 +113,21 @@ def test_the_manifest_names_the_weights(frame, tmp_path):
     embedder = pipeline[1]
     embedder.fit(pipeline[0].transform(frame["path"]))
     pipeline[-1].classes_ = np.array([0, 1])
-    (found,) = save(pipeline, tmp_path / "model.skops")["weights"]
+    (found,) = save_model(pipeline, tmp_path / "model.skops")["weights"]
     assert found["backbone"] == "VGG16"
     assert found["id"] == "random:0"
     assert found["source"] == "drawn by cxr_sklearn"
 
 
 def test_features_are_looked_for_in_the_store_of_this_machine(fitted, tmp_path):
-    save(fitted[0], tmp_path / "model.skops", domain=fitted[1])
+    save_model(CXRModel(fitted[0], domain=fitted[1]), tmp_path / "model.skops")
     found = load_model(tmp_path / "model.skops", store=tmp_path / "here")
     assert found.pipeline[0].store == found.domain.store == tmp_path / "here"
-    assert load(tmp_path / "model.skops")[0].store == "auto"
+    assert load_model(tmp_path / "model.skops").pipeline[0].store == "auto"
 
 
 def test_nothing_is_left_of_a_write_that_fails(fitted, tmp_path, monkeypatch):
-    save(fitted[0], tmp_path / "model.skops")
+    save_model(fitted[0], tmp_path / "model.skops")
     before = (tmp_path / "model.skops").read_bytes()
 
     def fail(self, data):
@@ -134,7 +135,7 @@ def test_nothing_is_left_of_a_write_that_fails(fitted, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="No space left"):
-        save(fitted[0], tmp_path / "model.skops")
+        save_model(fitted[0], tmp_path / "model.skops")
     monkeypatch.undo()
     assert (tmp_path / "model.skops").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.skops"]
@@ -158,26 +159,24 @@ class TestWhatCannotBeSaved:
                                  LogisticRegression())  # fmt: skip
         pipeline.fit(frame["path"], frame["target"])
         with pytest.raises(ModelError, match=r"parts that nobody could load .*test_persistence.own"):
-            save(pipeline, tmp_path / "model.skops")
+            save_model(pipeline, tmp_path / "model.skops")
         assert not list(tmp_path.iterdir())
-        save(pipeline, tmp_path / "model.joblib")
-        again = load(tmp_path / "model.joblib", trusted=True)
+        save_model(pipeline, tmp_path / "model.joblib")
+        again = load_model(tmp_path / "model.joblib", trusted=True)
         np.testing.assert_array_equal(again.predict_proba(frame["path"]), pipeline.predict_proba(frame["path"]))
 
     def test_what_is_not_fitted(self, tmp_path):
         with pytest.raises(ModelError, match="not fitted"):
-            save(load_recipe("shortcuts").build(), tmp_path / "model.skops")
+            save_model(load_recipe("shortcuts").build(), tmp_path / "model.skops")
 
-    def test_facts_that_are_none(self, fitted, tmp_path):
-        with pytest.raises(ValueError, match="'sha256' is what the manifest says by itself"):
-            save(fitted[0], tmp_path / "model.skops", sha256="x")
+    def test_metadata_that_json_cannot_hold(self, fitted, tmp_path):
         for value in (np.int64(3), float("nan"), {1, 2}):
-            with pytest.raises(ValueError, match="none that JSON can hold"):
-                save(fitted[0], tmp_path / "model.skops", fact=value)
+            with pytest.raises(ValueError, match="must be JSON-serialisable"):
+                save_model(CXRModel(fitted[0], metadata={"fact": value}), tmp_path / "model.skops")
 
-    def test_what_is_no_detector(self, fitted, tmp_path):
+    def test_what_is_not_a_detector(self, fitted, tmp_path):
         with pytest.raises(ValueError, match="must be a fitted DomainDetector"):
-            save(fitted[0], tmp_path / "model.skops", domain=DomainDetector())
+            save_model(CXRModel(fitted[0], domain=DomainDetector()), tmp_path / "model.skops")
 
     def test_it_is_known_before_the_training(self, tmp_path):
         check_saveable(load_recipe("vgg16_mlp").build(weights=Path("mine.h5")), tmp_path / "new" / "model.skops")
@@ -190,7 +189,7 @@ class TestWhatCannotBeSaved:
 
     def test_other_endings(self, fitted, tmp_path):
         with pytest.raises(ValueError, match=r"must end in \.skops or \.joblib"):
-            save(fitted[0], tmp_path / "model.pkl")
+            save_model(fitted[0], tmp_path / "model.pkl")
 
 
 def sealed(payload, **changes):
@@ -221,7 +220,7 @@ class TestHostileFiles:
         path = tmp_path / f"model.{ending}"
         path.write_bytes(content)
         with pytest.raises(ModelError) as caught:
-            load(path, **options)
+            load_model(path, **options)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -273,14 +272,14 @@ class TestHostileFiles:
 
     @pytest.mark.parametrize("share", [0, 0.001, 0.01, 0.3, 0.7, 0.999])
     def test_a_file_cut_short(self, evil, fitted, tmp_path, share):
-        save(fitted[0], tmp_path / "whole.skops")
+        save_model(fitted[0], tmp_path / "whole.skops")
         whole = (tmp_path / "whole.skops").read_bytes()
         assert any(
             word in self.refused(tmp_path, whole[: int(share * len(whole))]) for word in ("damaged", "is not a model")
         )
 
     def test_a_flipped_byte_wherever_it_is(self, evil, fitted, tmp_path):
-        save(fitted[0], tmp_path / "whole.skops")
+        save_model(fitted[0], tmp_path / "whole.skops")
         whole = (tmp_path / "whole.skops").read_bytes()
         places = [*range(0, 1200, 7), *np.random.default_rng(0).integers(0, len(whole), 60)]
         for place in places:
@@ -299,7 +298,7 @@ class TestHostileFiles:
 
     @pytest.mark.parametrize("changes", [{"kind": "exe"}, {"format": "new"}, {"sha256": None}, {"format": None},
                                          {"format": True}, {"format": 0},
-                                         {"versions": [1]}, {"threshold": "x"}, {"threshold": 2},
+                                         {"versions": [1]}, {"threshold": "x"}, {"threshold": -1},
                                          {"threshold": float("nan")}, {"threshold": None}])  # fmt: skip
     def test_an_odd_manifest(self, evil, tmp_path, changes):
         self.refused(tmp_path, sealed(b"x", **changes))
@@ -341,28 +340,28 @@ class TestHostileFiles:
     def test_a_pipe(self, evil, tmp_path):
         os.mkfifo(tmp_path / "model.skops")
         with pytest.raises(ModelError, match="is no file"):
-            load(tmp_path / "model.skops")
+            load_model(tmp_path / "model.skops")
 
     def test_no_file(self, tmp_path):
         with pytest.raises(OSError, match="No such file"):
-            load(tmp_path / "absent.skops")
+            load_model(tmp_path / "absent.skops")
 
 
 def test_another_backend_is_told(fitted, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "numpy")
-    save(fitted[0], tmp_path / "model.skops")
+    save_model(fitted[0], tmp_path / "model.skops")
     monkeypatch.delenv("KERAS_BACKEND")
     with pytest.warns(UserWarning, match=r"was saved with Keras backend numpy .* \(here tensorflow 2"):
-        load(tmp_path / "model.skops")
+        load_model(tmp_path / "model.skops")
 
 
 def test_other_versions_are_told(fitted, tmp_path, monkeypatch):
     monkeypatch.setattr("cxr_sklearn._io.version", lambda name: "0.0.1")
-    save(fitted[0], tmp_path / "model.skops")
+    save_model(fitted[0], tmp_path / "model.skops")
     monkeypatch.undo()
     with pytest.warns(UserWarning, match=r"was saved with .*scikit-learn 0\.0\.1 \(here 1\."):
-        load(tmp_path / "model.skops")
+        load_model(tmp_path / "model.skops")
 
 
 class TestWeights:
@@ -378,7 +377,7 @@ class TestWeights:
             early_stopping=False, random_state=0,
         )  # fmt: skip
         pipeline = make_pipeline(ImageLoader(size=32), classifier).fit(frame["path"], frame["target"])
-        save(pipeline, tmp_path / "model.skops")
+        save_model(pipeline, tmp_path / "model.skops")
         (tmp_path / "mine.weights.h5").rename(tmp_path / "moved.weights.h5")
         return pipeline.predict_proba, tmp_path
 
@@ -387,15 +386,15 @@ class TestWeights:
     def test_weights_that_were_moved_or_changed(self, frame, saved):
         predict_proba, folder = saved
         with pytest.raises(WeightsUnavailableError, match=r"mine\.weights\.h5"):
-            load(folder / "model.skops")
+            load_model(folder / "model.skops")
         moved = folder / "moved.weights.h5"
-        model = load(folder / "model.skops", weights=moved)
+        model = load_model(folder / "model.skops", weights=moved)
         again = model.predict_proba(frame["path"])
         moved.rename(folder / "mine.weights.h5")
         np.testing.assert_array_equal(again, predict_proba(frame["path"]))
         (folder / "mine.weights.h5").write_bytes((folder / "mine.weights.h5").read_bytes() + b"x")
         with pytest.raises(WeightsUnavailableError, match="are not those that the model was trained with"):
-            load(folder / "model.skops")
+            load_model(folder / "model.skops")
 
     def test_a_file_is_given_to_the_network_it_belongs_to(self, frame, tmp_path):
         """Of two networks on files, one was moved; no network is built for that."""
@@ -408,20 +407,20 @@ class TestWeights:
         pipeline = make_pipeline(
             ImageLoader(size=32), union, DummyClassifier().fit([[0]] * len(frame), frame["target"])
         )
-        save(pipeline, tmp_path / "model.joblib")
+        save_model(pipeline, tmp_path / "model.joblib")
         paths["two"].rename(tmp_path / "moved.h5")
-        again = load(tmp_path / "model.joblib", trusted=True, weights=tmp_path / "moved.h5")
+        again = load_model(tmp_path / "model.joblib", trusted=True, weights=tmp_path / "moved.h5")
         kept, moved = (step.weights for _, step in again[1].transformer_list)
         assert (kept, moved) == (str(paths["one"]), str(tmp_path / "moved.h5"))
         with pytest.raises(WeightsUnavailableError, match=r"weights of MobileNet here .* are not those"):
-            load(tmp_path / "model.joblib", trusted=True, weights=paths["one"])
+            load_model(tmp_path / "model.joblib", trusted=True, weights=paths["one"])
 
 
 def test_parts_are_found_whatever_wraps_them(frame, tmp_path):
     inner = make_pipeline(ShortcutFeatures(store=tmp_path), KNeighborsClassifier(3))
     model = make_pipeline(CalibratedClassifierCV(inner, cv=2)).fit(frame["path"], frame["target"])
-    save(model, tmp_path / "model.joblib")  # the tree of the neighbours is nothing for .skops
-    again = load(tmp_path / "model.joblib", trusted=True, store=None, weights="elsewhere.h5")
+    save_model(model, tmp_path / "model.joblib")  # the tree of the neighbours is nothing for .skops
+    again = load_model(tmp_path / "model.joblib", trusted=True, store=None, weights="elsewhere.h5")
     measuring = [part for part in parts_of(again) if isinstance(part, ShortcutFeatures)]
     assert len(measuring) == 3  # the template and two fitted ones
     assert all(part.store is None for part in measuring)
@@ -442,6 +441,6 @@ def test_models_of_earlier_versions_are_still_read(path):
     """With the scores that they gave to the images beside them."""
     known = json.loads(path.with_suffix(".json").read_text())
     model = load_model(path, store=None)
-    scores = model.pipeline.predict_proba([str(path.parent / name) for name in known["images"]])[:, 1]
+    scores = model.predict_proba([str(path.parent / name) for name in known["images"]])[:, 1]
     np.testing.assert_allclose(scores, known["scores"], atol=1e-3)  # JPEG decoders differ a little
-    assert model.manifest["threshold"] == known["threshold"]
+    assert model.threshold == known["threshold"]

@@ -6,7 +6,7 @@ from sklearn.svm import LinearSVC
 
 from cxr_sklearn import DomainDetector, ShortcutFeatures, write_radiographs
 from cxr_sklearn.exceptions import DataError, ModelError
-from cxr_sklearn.models.model import SavedModel
+from cxr_sklearn.models.model import CXRModel
 from cxr_sklearn.models.prediction import image_paths, predict
 
 from .conftest import write_image
@@ -52,7 +52,7 @@ class TestPredict:
         noise = write_image(tmp_path / "noise.png")
         usual = frame["path"][detector.predict(frame["path"]) == 1].iloc[0]
         paths = [usual, tmp_path / "text.png", noise]
-        table = predict(SavedModel(pipeline, detector, {"threshold": 0.3}), paths, store=None)
+        table = predict(CXRModel(pipeline, 0.3, domain=detector), paths, store=None)
         assert table["path"].tolist() == [str(path) for path in paths]
         scores = pipeline.predict_proba([paths[0], noise])[:, 1]
         np.testing.assert_array_equal(table["score"], [scores[0], np.nan, scores[1]])
@@ -63,6 +63,6 @@ class TestPredict:
     def test_models_that_tell_something_else(self, frame):
         said = frame["target"].map({0: "normal", 1: "pneumonia"})
         with pytest.raises(ModelError, match=r"its classes are \['normal', 'pneumonia'\]"):
-            predict(SavedModel(fitted(frame, LogisticRegression(), said), None, {}), frame["path"], store=None)
+            predict(CXRModel(fitted(frame, LogisticRegression(), said)), frame["path"], store=None)
         with pytest.raises(ModelError, match="gives no probabilities"):
-            predict(SavedModel(fitted(frame, LinearSVC(random_state=0)), None, {}), frame["path"], store=None)
+            predict(CXRModel(fitted(frame, LinearSVC(random_state=0))), frame["path"], store=None)

@@ -17,7 +17,8 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from cxr_sklearn import BalancedClassifier, FrozenEmbedder, ImageLoader, ShortcutFeatures, write_radiographs
 from cxr_sklearn.images.changes import ImageOccluder
 from cxr_sklearn.models._steps import after_loader, fill_stores, networks_of, set_store, steps_of
-from cxr_sklearn.models.calibration import calibrated, fit_calibrator
+from cxr_sklearn.models.calibration import fit_calibrator
+from cxr_sklearn.models.model import CXRModel
 
 
 class OwnFeatures(TransformerMixin, BaseEstimator):
@@ -128,7 +129,7 @@ def test_steps(frame, name, kinds):
 def test_steps_of_a_calibrated_pipeline(frame):
     model = clone(COMPOSITIONS["nested"]).fit(frame["path"], frame["target"])
     scores = frame.assign(score=model.predict_proba(frame["path"])[:, 1])
-    joined = calibrated(model, fit_calibrator(scores, "sigmoid"))
+    joined = CXRModel(model, calibrator=fit_calibrator(scores, "sigmoid"))
     assert [type(step) for step in steps_of(joined)] == [type(step) for step in steps_of(model)]
     assert after_loader(joined, "occlude", ImageOccluder()) is not None
 

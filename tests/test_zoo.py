@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss, recall_score, roc_auc_score
 
-from cxr_sklearn import load, write_radiographs
+from cxr_sklearn import load_model, write_radiographs
 from cxr_sklearn.classifiers import _training as training
 from cxr_sklearn.classifiers._training import Checkpoint
 from cxr_sklearn.study.recipes import load_recipe
@@ -144,7 +144,7 @@ def test_cards_say_what_the_scores_say(make, radiographs, tmp_path, monkeypatch)
     exec(code, found)
     assert found["is_pneumonia"].tolist() == [test["score"].iloc[0] >= threshold]
     paths = [str(radiographs / path) for path in scores["path"]]
-    np.testing.assert_allclose(load(entry["file"]).predict_proba(paths)[:, 1], scores["score"], rtol=1e-6)
+    np.testing.assert_allclose(load_model(entry["file"]).predict_proba(paths)[:, 1], scores["score"], rtol=1e-6)
 
 
 def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
@@ -237,7 +237,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(make, tmp_path, monkeypat
     assert "needs the weights file" in frozen
     assert 'load("frozen-seed0.skops", weights="VGG16.h5")' in frozen
     weights.unlink()
-    load(tmp_path / "zoo" / "tiny-seed0.skops")
+    load_model(tmp_path / "zoo" / "tiny-seed0.skops")
 
 
 def test_other_models_stay_in_the_index_as_long_as_their_files_are_there(zoo, tmp_path):

@@ -14,7 +14,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ..models.model import SavedModel
+from ..models.model import CXRModel
 from .app import Images, Store, app, console, load, one_line_errors, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
@@ -48,8 +48,7 @@ def train(
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val, and save it."""
     with one_line_errors():
-        from ..models.files import check_saveable
-        from ..models.files import save as write
+        from ..models.files import check_saveable, save_model
         from ..study.recipes import candidates_of
         from ..study.train import train as run
 
@@ -58,16 +57,15 @@ def train(
         model = run(load(images), pipeline, weights=weights, store=store or "auto", balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
-        write(model.pipeline, save, domain=model.domain, **model.manifest)
-        if model.manifest["calibrated"] == "reversed":
+        manifest = save_model(model, save)
+        if manifest["calibrated"] == "reversed":
             say(
                 "Not calibrated: the fitted map would reverse the ranking, which happens when scores carry no signal.",
                 style="yellow",
             )
-        auc = model.manifest["metrics"]["out_of_fold"]["roc_auc"]
+        auc = manifest["metrics"]["out_of_fold"]["roc_auc"]
         held_out = "Cross-validated AUC" if folds > 1 else "AUC on held-out patients"
-        say(f"{held_out} {auc:.3f}; threshold {model.manifest['threshold']:.3f} "
-            f"({model.manifest['threshold_source']})")  # fmt: skip
+        say(f"{held_out} {auc:.3f}; threshold {model.threshold:.3f} ({manifest['threshold_source']})")
         say(f"Model: {save} ({save.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -90,7 +88,7 @@ def predict(
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        loaded = load_told(model, trust, store or "auto", weights)
+        loaded = load_and_warn(model, trust, store or "auto", weights)
         table = run(loaded, image_paths(places), store=store or "auto", verbose=1)
         if csv:  # bytes, because names of files may be any
             typer.echo(table.to_csv(index=False).encode("utf-8", "surrogateescape"), nl=False)
@@ -126,19 +124,19 @@ def explain(
 
         if out.resolve() in (image.resolve(), model.resolve()):
             raise InputError(f"{out} would be overwritten; choose another file with -o")
-        known = load_told(model, trust, store or "auto", weights)
+        known = load_and_warn(model, trust, store or "auto", weights)
         (row,) = score(known, [str(image)], store=store or "auto").to_dict("records")
         if isinstance(row["error"], str):
             raise InputError(f"{image} cannot be read: {row['error']}")
-        (heat,) = run(known.pipeline, [str(image)], method)
-        batch, _ = loaded(fitted_steps(known.pipeline), [str(image)])
+        (heat,) = run(known, [str(image)], method)
+        batch, _ = loaded(fitted_steps(known), [str(image)])
         write_overlay(out, batch[0], heat, score=row["score"], threshold=row["threshold"])
         say(f"Score {row['score']:.3f}; picture: {out}")
         if row["domain"] == "out":
             say(OUT_OF_DOMAIN, style="yellow")
 
 
-def load_told(model: Path, trust: bool, store: str | None, weights: Path | None) -> SavedModel:
+def load_and_warn(model: Path, trust: bool, store: str | None, weights: Path | None) -> CXRModel:
     """Load a model, and say on stderr what it warns of."""
     from ..models.files import load_model
 

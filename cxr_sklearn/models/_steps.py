@@ -32,7 +32,7 @@ from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
 from ..images.batch import ImageBatch, PassesImages, as_batch
 from ..images.loader import ImageLoader
-from .calibration import PredictedScores
+from .model import CXRModel
 
 #: Wrappers that hand what they are given to one estimator, and where they keep it once they are fitted.
 _WRAPPERS: tuple[tuple[Any, str], ...] = (
@@ -40,7 +40,6 @@ _WRAPPERS: tuple[tuple[Any, str], ...] = (
     (BaseSearchCV, "best_estimator_"),
     (FixedThresholdClassifier, "estimator_"),
     (TunedThresholdClassifierCV, "estimator_"),
-    (PredictedScores, "estimator"),
     (FrozenEstimator, "estimator"),
 )
 _NO_STEP = (None, "passthrough")
@@ -88,18 +87,16 @@ def steps_of(model: Any) -> list[Any]:
     """Return the steps in the order in which images meet them; the last one classifies, if any does.
 
     What hands its images on to a single estimator is left out, and that estimator stands in its place: the fitted one
-    where there is one. Of a calibrated pipeline these are the steps of the pipeline that was calibrated, for
-    calibration leaves the order of scores as it is. What combines several estimators, a stack for example, is one step.
+    where there is one. A calibrator does not count: it leaves the order of scores as it is. What combines several
+    estimators, a stack for example, is one step.
     """
     if isinstance(model, Pipeline):
         steps: list[Any] = []
         for _, step in model.steps:
             if step not in _NO_STEP:
                 steps += steps_of(step)
-            if isinstance(step, PredictedScores):
-                break
         return steps
-    inner = _wrapped(model)
+    inner = model.pipeline if isinstance(model, CXRModel) else _wrapped(model)
     return [model] if inner is None else steps_of(inner)
 
 
@@ -117,14 +114,14 @@ def _wrapped(model: Any) -> Any:
 
 
 def fitted_steps(pipeline: Any) -> list[Any]:
-    """Return the steps of a fitted pipeline, as :func:`steps_of` does.
+    """Return the steps of a fitted pipeline or model, as :func:`steps_of` does.
 
     Raises
     ------
     ValueError
-        If `pipeline` is no Pipeline, is not fitted, or does not tell pneumonia, 1, from normal, 0.
+        If `pipeline` is neither a Pipeline nor a CXRModel, is not fitted, or its classes are not 0 and 1.
     """
-    if not isinstance(pipeline, Pipeline):
+    if not isinstance(pipeline, Pipeline | CXRModel):
         raise InputError(
             f"expected a fitted scikit-learn Pipeline, but got {type(pipeline).__name__}; of a search, pass its "
             "best_estimator_"
@@ -153,6 +150,11 @@ def loaded(steps: list[Any], X: Any) -> tuple[ImageBatch, list[Any]]:
     for step in steps[: places[0] + 1]:
         X = step.transform(X)
     return as_batch(X), steps[places[0] + 1 :]
+
+
+def loader_of(model: Any) -> ImageLoader | None:
+    """Return the loader that images meet first; None where a model has no ImageLoader that sees them all."""
+    return next((step for step in steps_of(model) if isinstance(step, ImageLoader)), None)
 
 
 def images_after(steps: list[Any], images: ImageBatch) -> ImageBatch:

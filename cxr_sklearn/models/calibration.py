@@ -7,11 +7,9 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags
 
 from ..exceptions import DataError, ModelError
 
@@ -41,7 +39,7 @@ def pneumonia_scores(model: Any, X: Any) -> np.ndarray:
 class KnownScores(ClassifierMixin, BaseEstimator):
     """Identity classifier over one column of scores, so that CalibratedClassifierCV can calibrate stored ones.
 
-    A part of calibrated pipelines, not for use elsewhere.
+    A part of calibrators, not for use elsewhere.
     """
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
@@ -67,43 +65,11 @@ class KnownScores(ClassifierMixin, BaseEstimator):
         return self.classes_[(self.decision_function(X) >= 0).astype(int)]
 
 
-class PredictedScores(TransformerMixin, BaseEstimator):
-    """Turn images into the score that a fitted pipeline gives them; a part of calibrated pipelines.
-
-    Parameters
-    ----------
-    estimator : fitted classifier of the classes 0 and 1
-    """
+class PredictedScores(BaseEstimator):
+    """First step of calibrated pipelines in the files of 0.1.0, which are taken apart when they are loaded."""
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: the pipeline is fitted already.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Return the scores.
-
-        Parameters
-        ----------
-        X : as the pipeline takes it, n images
-
-        Returns
-        -------
-        ndarray of shape (n, 1)
-        """
-        return pneumonia_scores(self.estimator, X)[:, None]
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        return tags
 
 
 def fit_calibrator(rows: pd.DataFrame, method: str) -> CalibratedClassifierCV:
@@ -129,11 +95,12 @@ def fit_calibrator(rows: pd.DataFrame, method: str) -> CalibratedClassifierCV:
     return CalibratedClassifierCV(FrozenEstimator(known), method=method, cv=min(5, fewest)).fit(column, target)
 
 
-def calibrated(model: Pipeline, calibrator: CalibratedClassifierCV | None) -> Pipeline:
-    """Join a fitted pipeline with the calibrator of its scores: from images to calibrated probabilities."""
-    if calibrator is None:
-        return model
-    return Pipeline([("score", PredictedScores(FrozenEstimator(model))), ("calibrate", calibrator)])
+def calibrated_scores(scores: np.ndarray, calibrator: CalibratedClassifierCV | None) -> np.ndarray:
+    """Return scores of shape (n,) as calibrated probabilities; as they are where there is no calibrator."""
+    if calibrator is None or not len(scores):
+        return scores
+    after: np.ndarray = calibrator.predict_proba(np.asarray(scores, dtype=float)[:, None])[:, 1]
+    return after
 
 
 METHODS = ("temperature", "sigmoid", "isotonic")

@@ -24,9 +24,9 @@ def explain(pipeline: Any, X: Any, method: str = "auto") -> np.ndarray:
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Fitted on 0 (normal) and 1 (pneumonia), as the shipped recipes build it or as it was saved. Of a calibrated
-        pipeline, the one that was calibrated is explained, and test-time augmentation is left out.
+    pipeline : CXRModel or Pipeline
+        Fitted on 0 (normal) and 1 (pneumonia). The score is explained before calibration and without test-time
+        augmentation.
     X : array-like of n paths, or whatever else the pipeline takes
     method : {"auto", "gradcam", "occlusion"}, default="auto"
         "gradcam" multiplies the last feature maps of the network with the gradient of the score's log-odds with respect

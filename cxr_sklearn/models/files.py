@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import joblib
 import numpy as np
 import skops.io
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 
 from .._io import atomic_write, versions_here
@@ -35,7 +36,8 @@ from ..exceptions import InputError, ModelError, WeightsUnavailableError
 from ..features._backbones import POOLINGS, application, weights_identity
 from ..features.domain import DomainDetector
 from ._steps import networks_of, set_store
-from .model import SavedModel
+from .calibration import PredictedScores
+from .model import CXRModel, as_model, check_threshold
 
 #: Types besides those of scikit-learn and NumPy that skops may build: each was looked at, and does nothing on loading
 #: but take its attributes. Nothing is added to them because a file asks for it.
@@ -51,7 +53,7 @@ TRUSTED = frozenset(
         "cxr_sklearn.AugmentedClassifier",
         "cxr_sklearn.BalancedClassifier",
         "cxr_sklearn.models.calibration.KnownScores",
-        "cxr_sklearn.models.calibration.PredictedScores",
+        "cxr_sklearn.models.calibration.PredictedScores",  # of files of 0.1.0 only
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
         "sklearn.calibration._TemperatureScaling",
@@ -177,110 +179,67 @@ def _count(node: Any, counts: dict[Any, int]) -> int:
 
 
 MAGIC = b"cxr_sklearn model\n"
-#: Counts up when an earlier version could not read what is written now.
-FORMAT = 1
-_OWN_FACTS = frozenset({"format", "kind", "sha256", "created", "classes", "weights", "versions"})
+#: Counts up when an earlier version could not read what is written now: 2 keeps the calibrator apart.
+FORMAT = 2
+#: What a manifest says of the file itself; everything else is the model's metadata.
+_OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "versions")
 #: A manifest is some thousand bytes; a line of more is none.
 _LONGEST_MANIFEST = 10_000_000
 
 
-def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None, **facts: Any) -> dict[str, Any]:
-    """Write a fitted pipeline to a file, wholly or not at all.
+def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write a model to a file, wholly or not at all.
 
     Parameters
     ----------
-    pipeline : Pipeline
-        Fitted.
+    model : CXRModel or fitted Pipeline
+        A pipeline is saved as a model that decides at 0.5.
     path : path
-        Ends in ``.skops``, which :func:`load` reads without running any code from the file, or in ``.joblib``, for
-        pipelines with parts of your own.
-    domain : DomainDetector, optional
-        Fitted on the training images.
-    **facts
-        What else belongs to the model, as JSON can hold it: `threshold`, `metrics`, `data`, ...
+        Ends in ``.skops``, which :func:`load_model` reads without running any code from the file, or in ``.joblib``,
+        for pipelines with parts of your own.
 
     Returns
     -------
     dict
         The manifest: "format", "kind", "sha256" (of what follows it in the file), "created", "classes", "weights" (of
-        every pretrained network: what they are and where they are to be had), "versions", and the facts.
+        every pretrained network: what they are and where they come from), "versions", "threshold", and the metadata.
 
     Raises
     ------
     ModelError
         If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
     ValueError
-        If `path` has another ending, or a fact a name that is taken or a value that JSON cannot hold.
+        If `path` has another ending, the threshold is not a finite number of at least 0, or metadata is not
+        JSON-serialisable.
     OSError
-        If the file cannot be written; what stood there is there still.
+        If the file cannot be written; a file that was there before is still there.
     """
-    target = Path(path)
+    target, model = Path(path), as_model(model)
     kind = _kind(target)
-    if not hasattr(pipeline, "classes_"):
-        raise ModelError("the pipeline is not fitted, so there is nothing to save")
-    if domain is not None and not _tells_domain(domain):
+    check_threshold(model.threshold)
+    if model.domain is not None and not _tells_domain(model.domain):
         raise InputError("domain must be a fitted DomainDetector")
-    if clash := sorted(set(facts) & _OWN_FACTS):
-        raise InputError(f"{clash[0]!r} is what the manifest says by itself; give the fact another name")
-    payload = dump(_portable({"pipeline": pipeline, "domain": domain}), kind)
+    parts = {"pipeline": model.pipeline, "calibrator": model.calibrator, "domain": model.domain}
+    payload = dump(_portable(parts), kind)
     manifest = {
         "format": FORMAT,
         "kind": kind,
         "sha256": sha256(payload).hexdigest(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "classes": np.asarray(pipeline.classes_).tolist(),
-        "weights": [_describe_weights(part) for part in _networks(pipeline)],
+        "classes": np.asarray(model.classes_).tolist(),
+        "weights": [_describe_weights(part) for part in _networks(model.pipeline)],
         "versions": versions_here(),
-        **facts,
+        # A model that was loaded brings along what its own file said of itself.
+        **{name: fact for name, fact in (model.metadata or {}).items() if name not in _OWN_FACTS},
+        "threshold": float(model.threshold),
     }
     try:
         line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
-        raise InputError(f"what is said of the model must be JSON-serialisable: {error}") from error
+        raise InputError(f"the metadata of a model must be JSON-serialisable: {error}") from error
     with atomic_write(target) as draft:
         draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
     return manifest
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    trusted: bool = False,
-    store: str | os.PathLike[str] | None = "auto",
-    weights: str | os.PathLike[str] | None = None,
-) -> Pipeline:
-    """Read a fitted pipeline back; it gives the very scores that it gave when it was saved.
-
-    Parameters
-    ----------
-    path : path
-        Of a file that :func:`save` wrote.
-    trusted : bool, default=False
-        Whether you trust whoever made a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
-        file never does.
-    store : str, path or None, default="auto"
-        Where features are kept here, as for :class:`FrozenEmbedder`.
-    weights : path, optional
-        Where the weights of a pretrained network are here, if not where they were when it was trained; networks whose
-        weights these are not look for theirs where they were.
-
-    Returns
-    -------
-    Pipeline
-
-    Raises
-    ------
-    ModelError
-        If the file is no model, is damaged, was written by a later version, or is not to be trusted.
-    WeightsUnavailableError
-        If the pretrained weights are not here, or are not those that it was trained with.
-
-    Warns
-    -----
-    UserWarning
-        If it was saved with other versions of the libraries that scores depend on.
-    """
-    return load_model(path, trusted=trusted, store=store, weights=weights).pipeline
 
 
 def load_model(
@@ -289,8 +248,39 @@ def load_model(
     trusted: bool = False,
     store: str | os.PathLike[str] | None = "auto",
     weights: str | os.PathLike[str] | None = None,
-) -> SavedModel:
-    """Read a pipeline with its domain detector and manifest; as :func:`load` otherwise."""
+) -> CXRModel:
+    """Read a model back; it scores and decides exactly as it did when it was saved.
+
+    Parameters
+    ----------
+    path : path
+        Of a file that :func:`save_model` wrote.
+    trusted : bool, default=False
+        Whether you trust the author of a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
+        file never does.
+    store : str, path or None, default="auto"
+        Where features are kept here, as for :class:`FrozenEmbedder`.
+    weights : path, optional
+        Where the weights of a pretrained network are here, if not where they were when it was trained. Networks that
+        were trained with other weights ignore it.
+
+    Returns
+    -------
+    CXRModel
+        Its metadata are the manifest, which :func:`save_model` returned.
+
+    Raises
+    ------
+    ModelError
+        If the file is not a model, is damaged, was written by a later version, or is not to be trusted.
+    WeightsUnavailableError
+        If the pretrained weights are not here, or are not those that it was trained with.
+
+    Warns
+    -----
+    UserWarning
+        If it was saved with other versions of the libraries that scores depend on.
+    """
     source = Path(path)
     with _opened(source) as file:
         manifest = _manifest(file, source)
@@ -299,11 +289,11 @@ def load_model(
         raise ModelError(f"{source} holds a .{manifest['kind']} model under another ending; rename it if that is right")
     if manifest["kind"] == "joblib" and not trusted:
         raise ModelError(
-            f"{source} is a .joblib model, and loading it would run code from it; if you trust whoever made it, say so "
+            f"{source} is a .joblib model, and loading it would run code from it; if you trust its author, say so "
             "with trusted=True (--trust), and else ask for a .skops file"
         )
     if sha256(payload).hexdigest() != manifest["sha256"]:
-        raise ModelError(f"{source} is damaged: it is not what was saved; get it again")
+        raise ModelError(f"{source} is damaged: its content has changed since it was saved; get it again")
     try:
         model = _model(undump(payload, manifest["kind"]), manifest)
         _settle(model, store, weights)
@@ -313,18 +303,34 @@ def load_model(
     return model
 
 
+def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None, **facts: Any) -> dict[str, Any]:
+    """Write a fitted pipeline to a file; deprecated, use :func:`save_model`."""
+    warnings.warn(
+        "save is deprecated and goes with the next release; use save_model(CXRModel(pipeline, threshold), path)",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return save_model(CXRModel(pipeline, facts.pop("threshold", 0.5), domain=domain, metadata=facts), path)
+
+
+def load(path: str | os.PathLike[str], **options: Any) -> CXRModel:
+    """Read a model back; deprecated, use :func:`load_model`."""
+    warnings.warn("load is deprecated and goes with the next release; use load_model", FutureWarning, stacklevel=2)
+    return load_model(path, **options)
+
+
 def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
     """See that a pipeline, fitted or not, can be saved at `path`: before hours of training, not after.
 
     Raises
     ------
     ModelError, ValueError, OSError
-        As :func:`save` would.
+        As :func:`save_model` would.
     """
     target = Path(path)
     dump(_portable({"pipeline": pipeline}), _kind(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=target.parent):  # whoever may create a file there may create the model
+    with tempfile.TemporaryFile(dir=target.parent):  # where this can be created, the model can be
         pass
 
 
@@ -336,7 +342,7 @@ def _kind(path: Path) -> str:
 
 def _opened(path: Path) -> BinaryIO:
     if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes to it
-        raise ModelError(f"{path} is no file")
+        raise ModelError(f"{path} is not a file")
     return path.open("rb")
 
 
@@ -345,7 +351,7 @@ def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is not a model that cxr_sklearn saved")
     digest, line = file.readline(65).strip(), file.readline(_LONGEST_MANIFEST)
     if sha256(line).hexdigest().encode() != digest:
-        raise ModelError(f"{path} is damaged: its manifest is not what was saved; get it again")
+        raise ModelError(f"{path} is damaged: its manifest has changed since it was saved; get it again")
     try:
         manifest = json.loads(line)
         number, kind = manifest["format"], manifest["kind"]
@@ -355,15 +361,13 @@ def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
     is_complete = type(number) is int and number >= 1
     is_complete &= isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
-    threshold = manifest.get("threshold", 0.5)
-    is_complete &= type(threshold) in (int, float) and 0 <= threshold <= 1
     if kind not in ("skops", "joblib") or not is_complete:
         raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest is not complete")
     return dict(manifest)
 
 
-def _model(parts: Any, manifest: dict[str, Any]) -> SavedModel:
-    """Return what was loaded, if it is what :func:`save` writes.
+def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
+    """Return what was loaded as a model, if it is what :func:`save_model` writes.
 
     Raises
     ------
@@ -372,12 +376,20 @@ def _model(parts: Any, manifest: dict[str, Any]) -> SavedModel:
     """
     if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), Pipeline):
         raise ModelError("it holds no pipeline")
-    pipeline, domain = parts["pipeline"], parts.get("domain")
+    pipeline, calibrator, domain = parts["pipeline"], parts.get("calibrator"), parts.get("domain")
+    if isinstance(
+        pipeline[0], PredictedScores
+    ):  # so 0.1.0 joined a pipeline, frozen, with the calibrator of its scores
+        pipeline, calibrator = pipeline[0].estimator.estimator, pipeline[1]
+    if not isinstance(calibrator, CalibratedClassifierCV | None):
+        raise ModelError(f"its calibrator is a {type(calibrator).__name__}")
     if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
-        raise ModelError("its pipeline tells other classes apart than its manifest says")
+        raise ModelError("the classes of its pipeline are not those of its manifest")
     if domain is not None and not _tells_domain(domain):
         raise ModelError("its domain detector is not a fitted DomainDetector")
-    return SavedModel(pipeline, domain, manifest)
+    threshold = manifest.get("threshold", 0.5)
+    check_threshold(threshold)
+    return CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest)
 
 
 def _tells_domain(domain: Any) -> bool:
@@ -421,7 +433,7 @@ def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
         warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)
 
 
-def _settle(model: SavedModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
+def _settle(model: CXRModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
     """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
     for part in (model.pipeline, model.domain):
         set_store(part, store)

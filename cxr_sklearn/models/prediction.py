@@ -14,8 +14,7 @@ from ..exceptions import DataError, InputError
 from ..features._image_stats import image_stats
 from ..features.shortcuts import ShortcutFeatures
 from ._steps import steps_of
-from .calibration import pneumonia_scores
-from .model import SavedModel
+from .model import CXRModel, as_model
 
 
 def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
@@ -42,22 +41,22 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def predict(
-    model: SavedModel,
+    model: CXRModel,
     paths: Iterable[str | os.PathLike[str]],
     *,
     store: str | os.PathLike[str] | None = "auto",
     verbose: int = 0,
 ) -> pd.DataFrame:
-    """Score images with a saved model.
+    """Score images, and decide at the threshold of the model.
 
     Parameters
     ----------
-    model : SavedModel
-        With a "threshold" in its manifest; without one, it is 0.5.
+    model : CXRModel or fitted Pipeline
+        A pipeline decides at 0.5.
     paths : iterable of n paths
     store : str, path or None, default="auto"
-        Where what is seen from afar is kept, as for :class:`FrozenEmbedder`; the parts of the model keep what they
-        compute where :func:`load` told them to.
+        Where the statistics of the images are kept, as for :class:`FrozenEmbedder`. Where the model itself keeps
+        features, :func:`load_model` was asked.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -77,6 +76,7 @@ def predict(
     WeightsUnavailableError, StoreError
         As the pipeline does.
     """
+    model = as_model(model)
     listed = [os.fspath(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
@@ -87,20 +87,22 @@ def predict(
     table = pd.DataFrame({"path": listed})
     table["error"] = table["path"].map(stats.failures).astype("str")
     readable = table["error"].isna()
-    scores, domain = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
+    scores, decision = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
+    domain = decision.copy()
     if readable.any():
         X = stats.rows[readable] if sees_stats_alone else table.loc[readable, "path"]
-        scores[readable] = pneumonia_scores(model.pipeline, X)
+        probabilities = model.predict_proba(X)
+        scores[readable] = probabilities[:, 1]
+        decision[readable] = np.take(model.class_names, model.decide(probabilities))
         table.loc[readable & ~np.isfinite(scores), "error"] = "the model gives it no score"
         readable = table["error"].isna()
         if model.domain is not None and readable.any():
             domain[readable] = np.where(model.domain.predict(stats.rows[readable]) == 1, "in", "out")
-    decision = pd.Series(np.where(scores >= model.threshold, "pneumonia", "normal"), dtype="str").where(readable)
     return pd.DataFrame(
         {
             "path": table["path"],
             "score": scores,
-            "decision": decision,
+            "decision": pd.Series(decision, dtype="str").where(readable),
             "threshold": model.threshold,
             "domain": pd.array(domain, dtype="str"),
             "error": table["error"],

@@ -31,12 +31,14 @@ async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
     Raises
     ------
     HTTPException
-        400 if the request is not what it should be, 413 if a file is too large or one too many, or there is too much
-        around them, 415 if it is no multipart/form-data. The rest of the request is not read then.
+        400 if the request is malformed, 413 if a file is too large or one too many, or there is too much around them.
+        The rest of the request is not read then.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data":
-        raise HTTPException(415, f"send the images as multipart/form-data, in parts named {FIELD}")
+    if kind != b"multipart/form-data":  # whatever the type: curl --data-binary calls an image a form
+        if content := await _whole_body(request):
+            yield "image", content
+        return
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MAX_FILES * MAX_BYTES + MAX_AROUND:
         raise HTTPException(413, f"at most {MAX_FILES} files of {MAX_BYTES:,} bytes are taken at once")
@@ -54,6 +56,15 @@ async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
         raise HTTPException(400, f"the request is not well-formed multipart/form-data: {error}") from error
     if not parts.has_ended:
         raise HTTPException(400, "the request is cut short: its last boundary is missing")
+
+
+async def _whole_body(request: Request) -> bytes:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise HTTPException(413, f"the image has more than the {MAX_BYTES:,} bytes allowed")
+    return bytes(content)
 
 
 class _Parts:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sklearn.pipeline import Pipeline
 
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
@@ -18,8 +17,8 @@ from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, ModelError
 from ..features.domain import DomainDetector
 from ..models._steps import crop_of
-from ..models.calibration import calibrated
-from ..models.files import save
+from ..models.files import save_model
+from ..models.model import CXRModel
 from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
@@ -28,6 +27,7 @@ from .run_folder import render, write_metrics
 from .search import (
     CLASSES,
     Domains,
+    Fitted,
     calibrated_rows,
     check_options,
     embed_all,
@@ -178,8 +178,7 @@ def compare(
             # Only a rule that needs them waits for changed images: what is fitted is to be kept at once.
             first = [changed()] if rule.name == "robust" else []
             keep(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
-            path = folder / "models" / f"{name}.skops"
-            _keep_model(path, calibrated(fitted.model, fitted.calibrator), domains.of(fitted.model), name, keep.metrics)
+            _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, keep.metrics)
             if sanity:
                 occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
                 permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
@@ -192,20 +191,21 @@ def compare(
     return keep.metrics
 
 
-def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
+def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
     """Save a model with what the run says of it; one that cannot be saved costs a warning, not the run."""
     found = metrics["pipelines"][name]
-    facts = {
+    metadata = {
         "recipe": name,
-        "threshold": found["threshold"]["value"],
         "threshold_source": found["threshold"]["source"],
         "calibrated": found["calibrated"],
         "metrics": {"test": {metric: figure["value"] for metric, figure in found["test"].items()}},
         "data": {split: metrics["data"]["splits"][split] for split in SPLIT_NAMES},
         "synthetic": metrics["data"]["synthetic"],
     }
+    threshold = found["threshold"]["value"]
+    model = CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
     try:
-        save(model, path, domain=domain, **facts)
+        save_model(model, path)
     except ModelError as error:
         warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
 

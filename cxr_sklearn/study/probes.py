@@ -19,6 +19,7 @@ from ..exceptions import DataError, InputError
 from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresser
 from ..models._steps import after_loader
 from ..models.calibration import pneumonia_scores
+from ..models.model import check_threshold
 from .search import Fitted, Splits, calibrated_rows, fit, patient_folds, scores_of
 
 _CHUNK_SIZE = 64
@@ -160,7 +161,7 @@ def stress_test(
     frame: pd.DataFrame,
     changes: Sequence[str] | Mapping[str, Change] | None = None,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     verbose: int = 0,
 ) -> pd.DataFrame:
     """Score images as they are and changed: overexposed, blurred, tilted and so on.
@@ -180,7 +181,8 @@ def stress_test(
         tries all. Changes of your own are callables by name, from grey pixels ``uint8 (H, W)`` of any size to such;
         what is computed of changed images is kept by the ``repr`` of the change, so that must say all of what it does,
         as that of a frozen dataclass does.
-    threshold : float, default=0.5
+    threshold : float, optional
+        None takes that of a :class:`CXRModel`, and 0.5 for a pipeline.
         The score from which an image is called pneumonia.
     verbose : int, default=0
         1 shows a progress bar.
@@ -213,10 +215,10 @@ def stress_test(
 
     Examples
     --------
-    >>> from cxr_sklearn import load, load_folder, stress_test
+    >>> from cxr_sklearn import load_folder, load_model, stress_test
     >>> frame = load_folder("chest_xray")  # doctest: +SKIP
     >>> val = frame[frame["split"] == "val"]  # doctest: +SKIP
-    >>> stress_test(load("pneumonia.skops"), val, ["tilted", "noisy"])  # doctest: +SKIP
+    >>> stress_test(load_model("pneumonia.skops"), val, ["tilted", "noisy"])  # doctest: +SKIP
               roc_auc  recall  specificity  called_pneumonia
     change
     clean       0.991   0.963        0.948             0.714
@@ -224,8 +226,8 @@ def stress_test(
     noisy       0.954   0.741        0.962             0.548
     """
     chosen = _chosen(changes)
-    if not 0 <= threshold <= 1:
-        raise InputError(f"threshold={threshold!r} must be a number from 0 to 1")
+    threshold = getattr(model, "threshold", 0.5) if threshold is None else threshold
+    check_threshold(threshold)
     if missing := [column for column in ("path", "target") if column not in frame]:
         raise DataError(f"the frame lacks the columns {missing}; those of load_folder and load_frame have them")
     if set(frame["target"]) != {0, 1}:

@@ -31,7 +31,7 @@ from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
-from ..models.calibration import fit_calibrator, pneumonia_scores
+from ..models.calibration import calibrated_scores, fit_calibrator, pneumonia_scores
 from ._metadata import STATS
 from .recipes import Candidate
 
@@ -302,7 +302,7 @@ def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | Non
     """Return rows with their `score` calibrated; as they are where there is no calibrator, or no row."""
     if calibrator is None or rows.empty:
         return rows
-    return rows.assign(score=calibrator.predict_proba(rows[["score"]].to_numpy(dtype=float))[:, 1])
+    return rows.assign(score=calibrated_scores(rows["score"].to_numpy(dtype=float), calibrator))
 
 
 CLASSES = ((0, "normal"), (1, "pneumonia"))

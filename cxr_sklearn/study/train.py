@@ -12,8 +12,7 @@ from ..datasets._frame import any_drawn
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
-from ..models.calibration import calibrated
-from ..models.model import SavedModel
+from ..models.model import CXRModel
 from ._metadata import check_images
 from .probes import stressed_validation
 from .recipes import candidates_of, load_recipe
@@ -35,7 +34,7 @@ def train(
     random_state: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 0,
-) -> SavedModel:
+) -> CXRModel:
     """Fit a pipeline on the train split and choose its threshold on val, as :func:`compare` does, without test.
 
     Parameters
@@ -53,12 +52,11 @@ def train(
 
     Returns
     -------
-    SavedModel
-        The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save`
-        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_rule", "threshold_source", "folds",
-        "calibrated", "metrics" at that threshold ("out_of_fold" and, if there are validation images of both classes,
-        "val"), "data" and "synthetic". ``save(model.pipeline, path, domain=model.domain, **model.manifest)``
-        makes a file of it.
+    CXRModel
+        The fitted pipeline with its threshold, its calibrator if one was asked for, a :class:`DomainDetector` of the
+        training images, and as metadata "recipe", "best_params", "balance", "threshold_rule", "threshold_source",
+        "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are validation images of both
+        classes, "val"), "data" and "synthetic". :func:`save_model` makes a file of it.
 
     Raises
     ------
@@ -96,20 +94,21 @@ def train(
                 stacklevel=2,
             )
     chosen = choose_threshold(fitted.scores, rule, changed)
-    facts = {
+    threshold = float(chosen["value"])
+    metadata = {
         "recipe": candidate.name,
         "best_params": {name: str(value) for name, value in fitted.facts["best_params"].items()},
         "balance": candidate.balance,
-        "threshold": chosen["value"],
         "threshold_rule": chosen["rule"],
         "threshold_source": chosen["source"],
         "folds": cv,
         "calibrated": fitted.facts["calibrated"],
-        "metrics": _metrics(fitted.scores, float(chosen["value"])),
+        "metrics": _metrics(fitted.scores, threshold),
         "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
         "synthetic": any_drawn(frame["path"]),
     }
-    return SavedModel(calibrated(fitted.model, fitted.calibrator), domains.of(fitted.model), facts)
+    domain = domains.of(fitted.model)
+    return CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
 
 
 def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, load, make_radiographs, save
+from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, load_model, make_radiographs, save_model
 from cxr_sklearn.classifiers import _training as training
 from cxr_sklearn.classifiers import finetuned
 from cxr_sklearn.classifiers._training import Checkpoint
@@ -138,9 +138,9 @@ def test_a_model_file_holds_no_path_of_its_checkpoint(data, tmp_path):
     images, y = data
     options = {**OPTIONS, **KINDS["all"], "epochs": 1, "average_epochs": 0, "checkpoint": tmp_path / "half-done"}
     model = make_pipeline(ImageLoader(32), FineTunedClassifier(**options)).fit(images, y)
-    save(model, tmp_path / "model.skops")
+    save_model(model, tmp_path / "model.skops")
     assert b"half-done" not in (tmp_path / "model.skops").read_bytes()
-    loaded = load(tmp_path / "model.skops")
+    loaded = load_model(tmp_path / "model.skops")
     assert loaded[-1].checkpoint is None
     np.testing.assert_allclose(loaded.predict_proba(images), model.predict_proba(images), atol=1e-6)
 

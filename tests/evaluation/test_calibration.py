@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import clone
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
@@ -10,7 +9,8 @@ from sklearn.preprocessing import StandardScaler
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
 from cxr_sklearn.evaluation.calibration import calibration_facts
-from cxr_sklearn.models.calibration import METHODS, calibrated
+from cxr_sklearn.models.calibration import METHODS
+from cxr_sklearn.models.model import CXRModel
 from cxr_sklearn.study.search import calibrate, calibrated_rows
 
 
@@ -107,17 +107,14 @@ def test_the_calibrated_model_gives_the_calibrated_scores():
     scores = pd.DataFrame({"split": np.repeat(["train", "val", "test"], 100), "fold": 0, "target": y,
                            "score": model.predict_proba(X)[:, 1]})  # fmt: skip
     after, calibrator = calibrate(scores, "isotonic")
-    whole = calibrated(model, calibrator)
+    whole = CXRModel(model, calibrator=calibrator)
     np.testing.assert_array_equal(whole.predict_proba(X)[:, 1], after["score"])
     assert whole.classes_.tolist() == [0, 1]
-    np.testing.assert_array_equal(clone(whole)[0].transform(X), scores[["score"]])  # what is frozen stays fitted
 
 
 def test_without_a_calibrator_nothing_changes():
     scores = table(6)
     assert calibrated_rows(scores, None) is scores
-    model = LogisticRegression()
-    assert calibrated(model, None) is model
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic"])

@@ -31,7 +31,8 @@ from cxr_sklearn.images.changes import (
     Rotation,
     Shrinking,
 )
-from cxr_sklearn.models.calibration import calibrated, fit_calibrator
+from cxr_sklearn.models.calibration import fit_calibrator
+from cxr_sklearn.models.model import CXRModel
 from cxr_sklearn.study.probes import stressed, stressed_rows, stressed_validation
 from tests.conftest import write_image
 
@@ -200,7 +201,7 @@ def test_a_stressed_pipeline_sees_the_files_changed(images, tmp_path, build, is_
     model = build().fit(images["path"], images["target"])
     if is_calibrated:
         score = model.predict_proba(images["path"])[:, 1]
-        model = calibrated(model, fit_calibrator(images.assign(score=score), "sigmoid"))
+        model = CXRModel(model, calibrator=fit_calibrator(images.assign(score=score), "sigmoid"))
     plain = model.predict_proba(images["path"][:6])
     for name, change in CHANGES.items():
         paths = []

@@ -13,8 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from cxr_sklearn import DomainDetector, ImageLoader, save, write_radiographs
-from cxr_sklearn.models.files import load_model
+from cxr_sklearn import CXRModel, DomainDetector, ImageLoader, load_model, save_model, write_radiographs
 
 from ..conftest import ROOT
 
@@ -46,7 +45,8 @@ def frame(tmp_path_factory):
 def model_path(frame, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.joblib"
     domain = DomainDetector(None).fit(frame["path"])
-    save(pixel_pipeline(frame), path, domain=domain, threshold=0.4, recipe="pixels", best_params={"w": "/home/me/w.h5"})
+    facts = {"recipe": "pixels", "best_params": {"w": "/home/me/w.h5"}}
+    save_model(CXRModel(pixel_pipeline(frame), 0.4, domain=domain, metadata=facts), path)
     return path
 
 
@@ -58,6 +58,11 @@ def model(model_path):
 @pytest.fixture(scope="session")
 def client(model):
     return client_of(model)
+
+
+def changed(model, **attributes):
+    """Return a copy of a model with other parts."""
+    return CXRModel(**{**model.get_params(deep=False), **attributes})
 
 
 def client_of(model, **options):

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from typer.testing import CliRunner
 
-from cxr_sklearn import DomainDetector, FrozenEmbedder, ImageLoader, save
+from cxr_sklearn import CXRModel, DomainDetector, FrozenEmbedder, ImageLoader, save_model
 from cxr_sklearn.cli import app as cli
 
 from ..conftest import ROOT
@@ -95,7 +95,7 @@ def test_the_schema_tells_of_every_refusal(client):
 
 @pytest.mark.slow
 def test_the_terminal_tells_of_a_model_that_fails_and_not_of_what_clients_send(frame, tmp_path, capfd):
-    save(failing_pipeline(frame), tmp_path / "model.joblib")
+    save_model(failing_pipeline(frame), tmp_path / "model.joblib")
     part = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nab\r\n'
     with BENCHMARK["serving"](tmp_path / "model.joblib") as address, httpx.Client(base_url=address) as client:
         for body in (b"nonsense", b"--x\r\n\xff: \r\n", b"--x\r\n: a\r\n", part, part + b"--x--\r\nand more"):
@@ -140,7 +140,8 @@ def embedder_path(frame, tmp_path):
     embedder = FrozenEmbedder("MobileNet", weights="random", precision="float32", store=None)
     pipeline = make_pipeline(ImageLoader(32), embedder, StandardScaler(), LogisticRegression())
     path = tmp_path / "model.skops"
-    save(pipeline.fit(frame["path"], frame["target"]), path, domain=DomainDetector(None).fit(frame["path"]))
+    domain = DomainDetector(None).fit(frame["path"])
+    save_model(CXRModel(pipeline.fit(frame["path"], frame["target"]), domain=domain), path)
     return path
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_sklearn import DomainDetector, save, write_radiographs
+from cxr_sklearn import CXRModel, DomainDetector, save_model, write_radiographs
 
 pytest.importorskip("fastapi")
 
@@ -35,8 +35,8 @@ def detector(frame):
 @pytest.fixture(scope="module")
 def address(frame, detector, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.joblib"
-    facts = {"threshold": 0.4, "recipe": "pixels", "synthetic": True}
-    save(pixel_pipeline(frame), path, domain=detector, **facts)
+    facts = {"recipe": "pixels", "synthetic": True}
+    save_model(CXRModel(pixel_pipeline(frame), 0.4, domain=detector, metadata=facts), path)
     with SERVING(path) as address:
         yield address
 

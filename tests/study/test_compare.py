@@ -19,7 +19,7 @@ from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
-from cxr_sklearn.models.files import load
+from cxr_sklearn.models.files import load_model
 from cxr_sklearn.report.words import words
 from cxr_sklearn.study.recipes import load_recipe
 from cxr_sklearn.study.run_folder import write_results
@@ -158,7 +158,7 @@ def test_the_saved_model_gives_the_saved_scores(embedded_frame, tmp_path, calibr
     metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, calibrate=calibrate)
     assert metrics["pipelines"]["shortcuts"]["calibrated"] == calibrate
     path = tmp_path / "models" / "shortcuts.skops"
-    model = load(path, store=store)
+    model = load_model(path, store=store)
     scores = pd.read_csv(tmp_path / "scores.csv").query("split == 'test'")
     np.testing.assert_allclose(model.predict_proba(scores["path"])[:, 1], scores["score"], rtol=1e-6)
 
