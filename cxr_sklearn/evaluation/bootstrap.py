@@ -1,4 +1,4 @@
-"""How sure a number is: resampling of whole patients, the same draws for every classifier."""
+"""Confidence intervals by resampling whole patients, with the same draws for every classifier."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .metrics import Ranking
 N_DRAWS = 2000
 #: False positive rates at which the band of a ROC curve is drawn.
 FPR_GRID = np.linspace(0, 1, 101)
-# This many images and patients at a time stay in the cache of a core.
+# Draws of so many images in all fit into the cache of a core.
 _CHUNK = 400_000
-# Counts are exact in it up to 16 million images.
+# It holds counts exactly up to 16 million.
 _DTYPE = np.float32
 
 
 class Draws(NamedTuple):
-    """What a classifier would have scored on other patients, one entry per draw; NaN where a draw lacks a class.
+    """The metrics of a classifier in each bootstrap draw; NaN where a draw lacks a class.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Draws(NamedTuple):
     at_half : dict of str to ndarray of shape (n_draws,)
         The metrics that depend on the threshold, at 0.5.
     roc : ndarray of shape (n_draws, 101)
-        Highest sensitivity that has at most the false positive rate of ``FPR_GRID``.
+        Highest sensitivity at each false positive rate of ``FPR_GRID``.
     """
 
     metrics: dict[str, np.ndarray]
@@ -39,18 +39,9 @@ class Draws(NamedTuple):
 
 
 def patient_counts(n_patients: int, n_draws: int, random_state: int, n_rows: int) -> Iterator[np.ndarray]:
-    """Draw patients with replacement, and count how often each came; the same seed gives the same draws.
+    """Draw patients with replacement, and yield how often each was drawn: `n_draws` rows in all, shape (n, n_patients).
 
-    Parameters
-    ----------
-    n_patients, n_draws, random_state : int
-    n_rows : int
-        Number of images, which says how many draws fit into memory at a time.
-
-    Yields
-    ------
-    ndarray of shape (n, n_patients) and dtype float32
-        `n_draws` rows altogether.
+    The same seed gives the same draws; `n_rows`, the number of images, decides how many fit into memory at a time.
     """
     rng = np.random.default_rng(random_state)
     step = max(1, _CHUNK // max(n_rows, n_patients))
@@ -68,10 +59,10 @@ def bootstrap(
     n_draws: int = N_DRAWS,
     random_state: int = 0,
 ) -> dict[str, Draws]:
-    """Compute every metric of every classifier on draws of patients.
+    """Compute every metric of every classifier on bootstrap draws of patients.
 
-    Images of one patient are alike, so they are drawn together: drawing images would make every interval too narrow.
-    All classifiers are given the same draws, so the difference of two entries is a draw of their difference.
+    Images of one patient are alike, so they are drawn together; drawing single images would make every interval too
+    narrow. All classifiers share the draws, so the difference of two entries is a draw of the difference.
 
     Parameters
     ----------
@@ -123,7 +114,7 @@ def _joined(chunks: list[Draws]) -> Draws:
 def _on_grid(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     rows = np.full((len(true), len(FPR_GRID)), np.nan)
     for i in np.flatnonzero((true[:, -1] > 0) & (false[:, -1] > 0)):
-        # In counts, and a little more: 0.1 of 10 images is one image, whatever floats make of it.
+        # In counts, with a margin for rounding: 0.1 of 10 images is one image.
         last = np.searchsorted(false[i], (FPR_GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
         rows[i] = np.where(last < 0, 0.0, true[i, last]) / true[i, -1]
     return rows
@@ -137,15 +128,15 @@ def bootstrap_rates(
     n_draws: int = N_DRAWS,
     random_state: int = 0,
 ) -> np.ndarray:
-    """Return draws of rates, of whole patients.
+    """Return bootstrap draws of rates, by patient.
 
     Parameters
     ----------
     patients : array-like of shape (n_images,)
     hits, members : ndarray of shape (n_images, n_rates) and dtype bool
-        A rate is the share of its members that are hits.
-    n_draws : int, default=2000
-    random_state : int, default=0
+        Each rate is the share of its members that are hits.
+    n_draws, random_state : int
+        As for :func:`bootstrap`.
 
     Returns
     -------
@@ -166,15 +157,15 @@ def interval(draws: np.ndarray, value: float) -> list[float] | None:
     Parameters
     ----------
     draws : ndarray of shape (n_draws,)
-        NaN is left out.
+        NaN is ignored.
     value : float
-        What was found on the images themselves. Where draws lie below it more often than not, as those of the average
-        precision do, the percentiles are taken higher up.
+        The value on the original images. If more than half of the draws lie below it, as happens with average
+        precision, the percentiles are moved up.
 
     Returns
     -------
     list of float or None
-        Both ends; None where all draws are alike, which says nothing of how sure the value is.
+        Both ends; None if all draws are equal, which says nothing about the uncertainty.
 
     References
     ----------
@@ -191,12 +182,7 @@ def interval(draws: np.ndarray, value: float) -> list[float] | None:
 
 
 def wilson(n_hits: int, n: int) -> list[float]:
-    """Return Wilson's 95 % interval of a rate, as if each image came from a patient of its own.
-
-    Parameters
-    ----------
-    n_hits, n : int
-        Images that count, of all images.
+    """Return Wilson's 95 % interval of a rate, `n_hits` of `n` images, as if each image showed another patient.
 
     References
     ----------
@@ -207,19 +193,9 @@ def wilson(n_hits: int, n: int) -> list[float]:
 
 
 def rate(n_hits: int, n: int, draws: np.ndarray) -> dict[str, float | str | list[float]]:
-    """Describe a rate.
+    """Return "value", "ci95" and its "method" for a rate, `n_hits` of `n` images.
 
-    Parameters
-    ----------
-    n_hits, n : int
-        Images that count, of all images.
-    draws : ndarray of shape (n_draws,)
-        Draws of the rate.
-
-    Returns
-    -------
-    dict
-        "value", "ci95" and its "method": "bootstrap", or "wilson" where all draws are alike.
+    The method is "bootstrap", or "wilson" if all of the rate's draws, shape (n_draws,), are equal.
     """
     by_draws = interval(draws, n_hits / n)
     if by_draws is None:

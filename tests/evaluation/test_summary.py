@@ -299,7 +299,7 @@ def test_pipelines_that_scored_different_images(scores, column):
 
 def test_one_patient_is_no_sample(scores):
     few = scores[(scores["split"] != "test") | (scores["target"] == 0) | (scores["patient"] == "0000")]
-    with pytest.raises(DataError, match="fewer than two patients of a class"):
+    with pytest.raises(DataError, match="a class has fewer than two test patients"):
         summarise(few, Rule("youden", 0), **NOTHING_ELSE)
 
 
