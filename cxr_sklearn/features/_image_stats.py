@@ -61,27 +61,11 @@ class ImageStats(NamedTuple):
 def image_stats(
     X: Any, store: str | os.PathLike[str] | None, title: str, verbose: int, *, crop: float = 1.0, strict: bool = True
 ) -> ImageStats:
-    """Measure images, or look their rows up in the store.
+    """Measure images, or look their statistics up in the store.
 
-    Parameters
-    ----------
-    X : as for :meth:`ImageLoader.transform`, or rows of :class:`ImageStats`
-        Rows measured earlier, ``float32 (n, 580)``, are taken as they are, so that a run measures each image once.
-    store : str, path or None
-        As for :class:`FrozenEmbedder`.
-    title : str
-        Of the progress bar.
-    verbose : int
-        1 shows it.
-    crop : float, default=1.0
-        The central part of each side that is measured; width and height are those of the whole image.
-    strict : bool, default=True
-        Whether images that cannot be read are an error.
-
-    Raises
-    ------
-    ImageReadError
-        If `strict` and images cannot be read; the error lists every one.
+    `X` is as for :meth:`ImageLoader.transform`, or rows of :class:`ImageStats`, ``float32 (n, 580)``: these are taken as
+    they are, so that a run measures each image only once. `crop` is the central part of each side that is measured;
+    width and height are those of the whole image. If `strict`, an ImageReadError lists the images that cannot be read.
     """
     if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2:
         return ImageStats(X, [], {})
