@@ -21,8 +21,15 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from cxr_sklearn import FrozenEmbedder, ImageAugmenter, ImageLoader, balanced_subset, load_folder, stress_test
-from cxr_sklearn.study.recipes import load_recipe
+from cxr_sklearn import (
+    FrozenEmbedder,
+    ImageAugmenter,
+    ImageLoader,
+    balanced_subset,
+    load_folder,
+    load_recipe,
+    stress_test,
+)
 from cxr_sklearn.study.search import fit
 
 #: The features of VGG16's last three blocks, as they stand one behind the other.

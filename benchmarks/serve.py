@@ -18,8 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from cxr_sklearn.models.files import load_model
-from cxr_sklearn.models.prediction import predict
+from cxr_sklearn import load_model, predict
 
 
 @contextlib.contextmanager

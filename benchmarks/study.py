@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import balanced_subset, load_folder
-from cxr_sklearn._io import atomic_write as replacing
+from cxr_sklearn import balanced_subset, load_folder, load_recipe
+from cxr_sklearn._io import atomic_write
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval
 from cxr_sklearn.evaluation.metrics import compute_metrics
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
@@ -36,7 +36,6 @@ from cxr_sklearn.models._steps import crop_of
 from cxr_sklearn.models.calibration import pneumonia_scores
 from cxr_sklearn.models.explain import explain
 from cxr_sklearn.study.probes import stressed_rows
-from cxr_sklearn.study.recipes import load_recipe
 from cxr_sklearn.study.search import fit, patient_folds
 
 RECIPES = ["scratch_cnn", "vgg16_logistic", "vgg16_mlp", "vgg16_finetuned", "vgg16_end_to_end", "shortcuts"]
@@ -117,7 +116,7 @@ def run(part: pd.DataFrame, images: str, name: str, seed: int, options: argparse
         "seconds": seconds,
         **figures(name, model, val, test, options.stress),
     }
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         pd.concat([part for part in (done, pd.DataFrame([fit_of | found])) if len(part)]).to_csv(
             draft, index=False, float_format="%.5f"
         )

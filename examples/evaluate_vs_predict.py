@@ -23,9 +23,15 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, diagnose_discrepancy, write_radiographs
+from cxr_sklearn import (
+    FineTunedClassifier,
+    ImageAugmenter,
+    ImageLoader,
+    diagnose_discrepancy,
+    load_recipe,
+    write_radiographs,
+)
 from cxr_sklearn.evaluation.metrics import compute_metrics, confusion_cells
-from cxr_sklearn.study.recipes import load_recipe
 
 SEED = 0
 #: Recall and false positive rate of the study's list of predictions.

@@ -2,13 +2,13 @@ import errno
 
 import pytest
 
-from cxr_sklearn._io import atomic_write as replacing
+from cxr_sklearn._io import atomic_write
 
 
 def test_the_file_is_replaced_at_the_end(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -20,7 +20,7 @@ def test_a_failure_leaves_what_was_there_and_says_where(tmp_path):
     path.write_text("old")
 
     def fill_the_disk():
-        with replacing(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text("half")
             raise OSError(errno.ENOSPC, "No space left on device")
 

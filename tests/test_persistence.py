@@ -24,6 +24,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from cxr_sklearn import (
+    CXRModel,
     DomainDetector,
     FineTunedClassifier,
     FrozenEmbedder,

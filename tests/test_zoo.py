@@ -235,7 +235,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(make, tmp_path, monkeypat
     assert f"VGG16, `sha256:{digest}` (a file, VGG16.weights.h5)" in frozen
     assert "it needs no other" in tiny
     assert "needs the weights file" in frozen
-    assert 'load("frozen-seed0.skops", weights="VGG16.h5")' in frozen
+    assert 'load_model("frozen-seed0.skops", weights="VGG16.h5")' in frozen
     weights.unlink()
     load_model(tmp_path / "zoo" / "tiny-seed0.skops")
 

@@ -64,7 +64,7 @@ def check(
             typer.echo(json.dumps(found, indent=2))
         else:
             _print_check(images, found)
-        sys.stdout.flush()  # a full disk is told here
+        sys.stdout.flush()  # so that a full disk is reported here
     if found["leaks"] or found["unreadable"]:
         raise typer.Exit(1)
 

@@ -97,7 +97,7 @@ def predict(
             typer.echo(json.dumps(records, indent=2))
         else:
             _print(table)
-        sys.stdout.flush()  # a full disk is told here, not by Python when it ends
+        sys.stdout.flush()  # so that a full disk is reported here, not by Python when it ends
     if table["error"].notna().any():
         raise typer.Exit(1)
 

@@ -37,7 +37,7 @@ def serve(
         application = create_app(load_and_warn(model, trust, None, weights))
         say(f"Open http://{HOST}:{listening.getsockname()[1]}/ in a browser; Ctrl+C ends it.")
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
-        with contextlib.suppress(KeyboardInterrupt):  # how it is to be ended
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
             server.run(sockets=[listening])
 
 

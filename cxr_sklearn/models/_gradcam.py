@@ -86,7 +86,7 @@ def head_obstacle(between: list[Any], head: Any) -> str | None:
     """
     for step in between:
         if not isinstance(step, StandardScaler | PCA | SelectorMixin):
-            return f"{type(step).__name__} is none of StandardScaler, PCA and feature selection"
+            return f"{type(step).__name__} is not a StandardScaler, a PCA or a feature selection"
     if not (isinstance(head, MLPClassifier) or hasattr(head, "coef_")):
         return f"{type(head).__name__} is neither a linear classifier (with coef_) nor an MLPClassifier"
     return None
@@ -150,7 +150,7 @@ Explainer = Callable[[ImageBatch], np.ndarray]
 
 
 def gradcam_obstacle(steps: list[Any]) -> str | None:
-    """Say what stands in the way of Grad-CAM; None where nothing does.
+    """Return why Grad-CAM cannot explain these steps; None where it can.
 
     Parameters
     ----------

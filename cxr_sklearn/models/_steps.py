@@ -1,8 +1,8 @@
-"""The steps of a pipeline, whatever wraps them, in the order in which images meet them.
+"""The steps of a pipeline, through all wrappers, in the order in which images meet them.
 
 scikit-learn composes estimators in many ways: pipelines inside pipelines, steps that are None or "passthrough",
-searches, calibration, thresholds, stacks, and the package's own wrappers. Whoever must know what a model consists of
-(its loader, its networks, the classifier at its end) asks here, and nowhere else takes a pipeline apart.
+searches, calibration, thresholds, stacks, and the package's own wrappers. Every question about the composition of a
+model (its loader, its networks, its final classifier) is answered here, and no other module takes a pipeline apart.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ..images.batch import ImageBatch, PassesImages, as_batch
 from ..images.loader import ImageLoader
 from .model import CXRModel
 
-#: Wrappers that hand what they are given to one estimator, and where they keep it once they are fitted.
+#: Wrappers that pass their input on to one estimator, and the attribute that holds it once they are fitted.
 _WRAPPERS: tuple[tuple[Any, str], ...] = (
     (ResamplingClassifier, "estimator_"),
     (BaseSearchCV, "best_estimator_"),
@@ -48,7 +48,7 @@ _KEEPS_ROWS = (FrozenEmbedder, ShortcutFeatures, DomainDetector)
 
 
 def parts_of(thing: Any) -> Iterator[BaseEstimator]:
-    """Yield every estimator in a model, fitted or not, whatever wraps it, templates of clones too."""
+    """Yield every estimator in a model, fitted or not, at any depth; the templates that clones are made of, too."""
     if isinstance(thing, BaseEstimator):
         yield thing
     if isinstance(thing, BaseEstimator | _CalibratedClassifier):
@@ -86,8 +86,8 @@ def without_stores(step: Any) -> Any:
 def steps_of(model: Any) -> list[Any]:
     """Return the steps in the order in which images meet them; the last one classifies, if any does.
 
-    What hands its images on to a single estimator is left out, and that estimator stands in its place: the fitted one
-    where there is one. A calibrator does not count: it leaves the order of scores as it is. What combines several
+    A wrapper around a single estimator is left out, and that estimator takes its place: the fitted one if there is
+    one. A calibrator does not count: it leaves the order of scores as it is. What combines several
     estimators, a stack for example, is one step.
     """
     if isinstance(model, Pipeline):
@@ -101,7 +101,7 @@ def steps_of(model: Any) -> list[Any]:
 
 
 def _wrapped(model: Any) -> Any:
-    """Return the estimator that a wrapper hands its input to; None where it is no wrapper, or has several of them."""
+    """Return the estimator inside a wrapper; None if `model` is not a wrapper, or holds several estimators."""
     for kind, fitted in _WRAPPERS:
         if isinstance(model, kind):
             return getattr(model, fitted, model.estimator)
@@ -170,7 +170,7 @@ def after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
     Parameters
     ----------
     model : estimator
-        Fitted. The loaders may be in pipelines inside it, whatever wraps these.
+        Fitted. The loaders may be in pipelines inside it, at any depth.
     name : str
     step : transformer of images
         Needs no fitting.

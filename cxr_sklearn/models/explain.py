@@ -27,7 +27,7 @@ def explain(pipeline: Any, X: Any, method: str = "auto") -> np.ndarray:
     pipeline : CXRModel or Pipeline
         Fitted on 0 (normal) and 1 (pneumonia). The score is explained before calibration and without test-time
         augmentation.
-    X : array-like of n paths, or whatever else the pipeline takes
+    X : array-like of n paths, or images in any other form that the pipeline takes
     method : {"auto", "gradcam", "occlusion"}, default="auto"
         "gradcam" multiplies the last feature maps of the network with the gradient of the score's log-odds with respect
         to them, place by place, and sums over the channels. Where maps are averaged to one vector, that is Grad-CAM
@@ -85,7 +85,7 @@ def explain(pipeline: Any, X: Any, method: str = "auto") -> np.ndarray:
 
 
 def _enlarged(coarse: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return what is positive in a map, as large as the image and at most 1."""
+    """Return the positive part of a map, enlarged to the size of the image and scaled to a maximum of 1."""
     positive = Image.fromarray(np.maximum(coarse, 0).astype(np.float32))
     large = np.asarray(positive.resize((width, height), Image.Resampling.BILINEAR))
     return large / large.max() if large.max() > 0 else large

@@ -39,8 +39,8 @@ from ._steps import networks_of, set_store
 from .calibration import PredictedScores
 from .model import CXRModel, as_model, check_threshold
 
-#: Types besides those of scikit-learn and NumPy that skops may build: each was looked at, and does nothing on loading
-#: but take its attributes. Nothing is added to them because a file asks for it.
+#: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: loading it only sets its
+#: attributes. The list is fixed; a file cannot add to it.
 TRUSTED = frozenset(
     {
         "cxr_sklearn.ImageAugmenter",
@@ -147,7 +147,7 @@ def undump(payload: bytes, kind: str) -> Any:
             return skops.io.loads(payload, trusted=sorted(_KNOWN))
     except ModelError:
         raise
-    except Exception as error:  # whatever a stranger's file can bring about
+    except Exception as error:  # a stranger's file can raise anything
         raise ModelError(f"it cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
@@ -183,7 +183,7 @@ MAGIC = b"cxr_sklearn model\n"
 FORMAT = 2
 #: What a manifest says of the file itself; everything else is the model's metadata.
 _OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "versions")
-#: A manifest is some thousand bytes; a line of more is none.
+#: A manifest has some thousand bytes; a longer line is not read.
 _LONGEST_MANIFEST = 10_000_000
 
 
@@ -217,7 +217,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     target, model = Path(path), as_model(model)
     kind = _kind(target)
     check_threshold(model.threshold)
-    if model.domain is not None and not _tells_domain(model.domain):
+    if model.domain is not None and not _is_fitted_detector(model.domain):
         raise InputError("domain must be a fitted DomainDetector")
     parts = {"pipeline": model.pipeline, "calibrator": model.calibrator, "domain": model.domain}
     payload = dump(_portable(parts), kind)
@@ -341,7 +341,7 @@ def _kind(path: Path) -> str:
 
 
 def _opened(path: Path) -> BinaryIO:
-    if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes to it
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
         raise ModelError(f"{path} is not a file")
     return path.open("rb")
 
@@ -385,14 +385,14 @@ def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
         raise ModelError(f"its calibrator is a {type(calibrator).__name__}")
     if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
         raise ModelError("the classes of its pipeline are not those of its manifest")
-    if domain is not None and not _tells_domain(domain):
+    if domain is not None and not _is_fitted_detector(domain):
         raise ModelError("its domain detector is not a fitted DomainDetector")
     threshold = manifest.get("threshold", 0.5)
     check_threshold(threshold)
     return CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest)
 
 
-def _tells_domain(domain: Any) -> bool:
+def _is_fitted_detector(domain: Any) -> bool:
     limit = getattr(domain, "offset_", None)
     return isinstance(domain, DomainDetector) and isinstance(limit, float) and math.isfinite(limit)
 
@@ -473,4 +473,4 @@ def _check_names(part: Any) -> None:
     application(part.backbone)
     layers = part.layer if isinstance(part.layer, list | tuple) else [part.layer or "none"]
     if getattr(part, "pooling", "avg") not in POOLINGS or not all(re.fullmatch(r"[\w.-]+", name) for name in layers):
-        raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are none of {part.backbone}")
+        raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are not names that {part.backbone} can have")

@@ -1,4 +1,4 @@
-"""Scores and decisions for new images, one row each, with the reason where there is none."""
+"""Scores and decisions for new images: one row per image, with the reason if it has no score."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def predict(
     Raises
     ------
     ValueError
-        If there is no path.
+        If `paths` is empty.
     ModelError
         If the model gives no probabilities of 0 (normal) and 1 (pneumonia).
     WeightsUnavailableError, StoreError

@@ -71,7 +71,7 @@ def create_app(model: CXRModel) -> FastAPI:
     Parameters
     ----------
     model : CXRModel
-        Loaded with ``store=None``: nothing of what is scored is to be kept.
+        Loaded with ``store=None``, so that nothing of the images is kept.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def create_app(model: CXRModel) -> FastAPI:
 
     @app.get("/model")
     async def describe_model() -> dict[str, Any]:
-        """What is known of the model: how it was made, and how good it was."""
+        """Facts about the model: how it was made, and how good it was."""
         metadata = model.metadata or {}
         return {
             **{name: metadata[name] for name in _FACTS if name in metadata},

@@ -91,14 +91,14 @@ class Answer(BaseModel):
 
 
 class Scorer:
-    """Answers for one image at a time, whatever thread asks: networks are not safe to share, and memory is finite.
+    """Scores one image at a time, also when several threads ask: networks are not thread-safe, and memory is finite.
 
     The model is given the content of the file in place of its path, so scores and decisions are those of the file.
 
     Parameters
     ----------
     model : CXRModel
-        Loaded with ``store=None``: nothing of what is scored is to be kept.
+        Loaded with ``store=None``, so that nothing of the images is kept.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
 from cxr_sklearn.evaluation.calibration import calibration_facts
 from cxr_sklearn.models.calibration import METHODS
 from cxr_sklearn.models.model import CXRModel
-from cxr_sklearn.study.search import calibrate, calibrated_rows
+from cxr_sklearn.study.search import calibrate_scores, calibrated_rows
 
 
 def sigmoid(x):
@@ -64,7 +64,7 @@ def table(seed, n_val=400):
 @pytest.mark.parametrize("n_val", [400, 10])
 def test_calibration_helps_on_images_it_has_not_seen(method, n_val):
     before = table(1, n_val)
-    after, _ = calibrate(before, method)
+    after, _ = calibrate_scores(before, method)
     test, was = (rows[rows["split"] == "test"] for rows in (after, before))
     assert after.drop(columns="score").equals(before.drop(columns="score"))
     assert test["score"].between(0, 1).all()
@@ -77,7 +77,7 @@ def test_calibration_helps_on_images_it_has_not_seen(method, n_val):
 
 def test_temperature_divides_the_logit():
     before = table(2)
-    after, _ = calibrate(before, "temperature")
+    after, _ = calibrate_scores(before, "temperature")
     ratio = np.log(after["score"] / (1 - after["score"])) / np.log(before["score"] / (1 - before["score"]))
     assert ratio.std() < 1e-3
     assert 0.2 < ratio.mean() < 0.5
@@ -87,7 +87,7 @@ def test_temperature_divides_the_logit():
 def test_only_validation_images_calibrate_if_they_are_enough(split):
     before = table(3)
     turned = before.assign(target=before["target"].where(before["split"] != split, 1 - before["target"]))
-    a, b = (calibrate(rows, "sigmoid")[0]["score"] for rows in (before, turned))
+    a, b = (calibrate_scores(rows, "sigmoid")[0]["score"] for rows in (before, turned))
     pd.testing.assert_series_equal(a, b)
 
 
@@ -96,7 +96,7 @@ def test_scores_of_exactly_zero_and_one():
     scores.loc[::50, "score"] = 0.0
     scores.loc[7::50, "score"] = 1.0
     for method in METHODS:
-        assert np.isfinite(calibrate(scores, method)[0]["score"]).all()
+        assert np.isfinite(calibrate_scores(scores, method)[0]["score"]).all()
 
 
 def test_the_calibrated_model_gives_the_calibrated_scores():
@@ -106,7 +106,7 @@ def test_the_calibrated_model_gives_the_calibrated_scores():
     model = make_pipeline(StandardScaler(), LogisticRegression(C=100)).fit(X[:100], y[:100])
     scores = pd.DataFrame({"split": np.repeat(["train", "val", "test"], 100), "fold": 0, "target": y,
                            "score": model.predict_proba(X)[:, 1]})  # fmt: skip
-    after, calibrator = calibrate(scores, "isotonic")
+    after, calibrator = calibrate_scores(scores, "isotonic")
     whole = CXRModel(model, calibrator=calibrator)
     np.testing.assert_array_equal(whole.predict_proba(X)[:, 1], after["score"])
     assert whole.classes_.tolist() == [0, 1]
@@ -122,7 +122,7 @@ def test_scores_against_the_labels_are_not_turned_round(method):
     """Out-of-fold scores of a classifier that learnt nothing can run against the labels by chance."""
     before = table(7)
     against = before.assign(target=1 - before["target"])
-    after, calibrator = calibrate(against, method)
+    after, calibrator = calibrate_scores(against, method)
     assert calibrator is None
     assert after is against
 
@@ -134,7 +134,7 @@ def test_out_of_fold_scores_are_calibrated_by_those_of_other_folds():
     for _ in range(40):
         scores = pd.DataFrame({"split": "train", "fold": np.arange(60) % 5, "target": rng.integers(0, 2, 60),
                                "score": rng.random(60)})  # fmt: skip
-        after, calibrator = calibrate(scores, "isotonic")
+        after, calibrator = calibrate_scores(scores, "isotonic")
         if calibrator is not None:
             auc += [roc_auc_score(rows["target"], rows["score"]) for _, rows in after.groupby("fold")
                     if rows["target"].nunique() == 2]  # fmt: skip

@@ -34,6 +34,7 @@ from cxr_sklearn.images.changes import (
 from cxr_sklearn.models.calibration import fit_calibrator
 from cxr_sklearn.models.model import CXRModel
 from cxr_sklearn.study.probes import stressed, stressed_rows, stressed_validation
+from cxr_sklearn.study.search import Fitted
 from tests.conftest import write_image
 
 
@@ -257,7 +258,7 @@ def test_validation_where_it_decides_and_else_the_first_fold(images, n_val, n_fo
     model = simple().fit(images["path"], images["target"])
     frame, scores, folds = run_of(images, n_val)
     Brightness.fitted_on.clear()
-    rows = stressed_validation("x", simple(), model, frame, scores=scores, folds=folds[:n_folds], verbose=0)
+    rows = stressed_validation("x", Fitted(simple(), model, None, scores, {}), frame, folds[:n_folds], 0)
     if n_val == 60:  # 30 of either class
         assert Brightness.fitted_on == []
         assert set(rows["split"]) == {"val"}
@@ -276,7 +277,7 @@ def test_no_fit_is_for_nothing(images):
     model = loads_itself().fit(images["path"], images["target"])
     frame, scores, folds = run_of(images, 10)
     Brightness.fitted_on.clear()
-    rows = stressed_validation("x", loads_itself(), model, frame, scores=scores, folds=folds, verbose=0)
+    rows = stressed_validation("x", Fitted(loads_itself(), model, None, scores, {}), frame, folds, 0)
     assert rows.empty
     assert Brightness.fitted_on == []
 
@@ -435,7 +436,7 @@ def test_a_change_may_write_into_its_image(images):
         ({"changes": {"mine": Returning("bool")}}, InputError, "not bool"),
         ({"changes": {"mine": Returning("list")}}, InputError, "not list"),
         ({"changes": {"mine": Returning("oops")}}, InputError, r"Returning\(kind='oops'\) failed: TypeError"),
-        ({"threshold": 1.5}, InputError, "threshold=1.5 must be a number from 0 to 1"),
+        ({"threshold": -0.5}, InputError, "threshold=-0.5 must be a finite number of at least 0"),
         ({"frame": pd.DataFrame({"path": ["a"]})}, DataError, r"lacks the columns \['target'\]"),
         ({"frame": pd.DataFrame({"path": ["a"], "target": [1]})}, DataError, "images of both classes"),
         ({"model": simple()}, NotFittedError, "not fitted"),
@@ -451,5 +452,5 @@ def test_what_is_refused(images, options, error, message):
 def test_a_model_of_other_classes(images):
     model = simple().fit(images["path"], images["target"])
     model[-1].classes_ = np.array(["n", "p"])
-    with pytest.raises(ModelError, match="not 0"):
+    with pytest.raises(ModelError, match="classes are"):
         stress_test(model, images)

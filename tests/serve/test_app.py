@@ -18,7 +18,7 @@ from cxr_sklearn import CXRModel, DomainDetector, FrozenEmbedder, ImageLoader, s
 from cxr_sklearn.cli import app as cli
 
 from ..conftest import ROOT
-from .conftest import BENCHMARK, FORM, ask, client_of, encoded, flat
+from .conftest import BENCHMARK, FORM, ask, changed, client_of, encoded, flat
 
 pytest.importorskip("fastapi")
 
@@ -75,7 +75,7 @@ WHITE = encoded(np.full((9, 9), 255, np.uint8))
 
 
 def test_a_model_that_fails_says_so_and_goes_on(frame, model):
-    client = client_of(model._replace(pipeline=failing_pipeline(frame)), raise_server_exceptions=False)
+    client = client_of(changed(model, pipeline=failing_pipeline(frame)), raise_server_exceptions=False)
     response = ask(client, ("white.png", WHITE))
     assert response.status_code == 500
     assert response.json()["detail"].startswith("the model failed on an image")

@@ -5,9 +5,10 @@ import itertools
 import json
 
 import httpx
+import numpy as np
 import pytest
 
-from .conftest import BENCHMARK, FORM, body_of
+from .conftest import BENCHMARK, FORM, answers, body_of, encoded
 
 pytest.importorskip("fastapi")
 
@@ -125,8 +126,9 @@ def test_25_files_are_taken_and_26_are_not(client):
 @pytest.mark.parametrize(
     ("body", "headers", "status", "words"),
     [
-        (b"{}", {"Content-Type": "application/json"}, 415, "send the images as multipart/form-data"),
-        (b"", {}, 415, "parts named files"),
+        (b"{}", {"Content-Type": "application/json"}, 415, "several as multipart/form-data in parts named files"),
+        (b"", {}, 400, "no image"),
+        (b"", {"Content-Type": "image/png"}, 400, "no image"),
         (b"", FORM, 400, "cut short"),
         (b"--x--\r\n", FORM, 400, "files"),
         (b"nonsense", FORM, 400, "not well-formed"),
@@ -156,3 +158,22 @@ def test_a_real_client_learns_that_its_file_is_too_large(model_path):
         response = client.post("predict", content=body_of([("a.png", uploads.MAX_BYTES + 10_000_000)]), headers=FORM)
         assert response.status_code == 413
         assert client.get("model").status_code == 200  # it goes on
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "image/png", "application/octet-stream", "application/dicom", None]
+)
+def test_an_image_may_be_the_whole_body(client, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    content = encoded(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    (found,) = client.post("/predict", content=content, headers=headers).json()["results"]
+    (expected,) = answers(client, ("image", content))
+    assert found == expected
+    (odd,) = client.post("/predict", content=b"hello", headers=headers).json()["results"]
+    assert odd["error"] == "not a JPEG, PNG, TIFF, BMP, WEBP or DICOM image"
+
+
+def test_a_whole_body_that_is_too_large_is_refused(client):
+    response = client.post("/predict", content=(b"\0" * 65_536 for _ in range(800)))
+    assert response.status_code == 413
+    assert "more than the 50,000,000 bytes" in response.json()["detail"]

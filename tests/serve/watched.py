@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 import uvicorn
 
+from cxr_sklearn import load_model
 from cxr_sklearn.cli import app
-from cxr_sklearn.models.files import load_model
 
 from .conftest import ADDRESS
 
