@@ -87,7 +87,7 @@ def test_it_is_an_estimator(detector):
 def test_what_it_cannot_do(detector, tmp_path, radiographs):
     with pytest.raises(ImageReadError, match="absent"):
         detector.predict([str(tmp_path / "absent.png")])
-    with pytest.raises(ValueError, match="9 images do not tell"):
+    with pytest.raises(ValueError, match="9 images are too few to learn"):
         DomainDetector(store=None).fit(radiographs[0][:9])
     with pytest.raises(ValueError, match="11 patients for 10 images"):
         DomainDetector(store=None).fit(radiographs[0][:10], groups=np.arange(11))

@@ -63,9 +63,9 @@ def image_stats(
 ) -> ImageStats:
     """Measure images, or look their statistics up in the store.
 
-    `X` is as for :meth:`ImageLoader.transform`, or rows of :class:`ImageStats`, ``float32 (n, 580)``: these are taken as
-    they are, so that a run measures each image only once. `crop` is the central part of each side that is measured;
-    width and height are those of the whole image. If `strict`, an ImageReadError lists the images that cannot be read.
+    `X` is as for :meth:`ImageLoader.transform`, or rows of :class:`ImageStats`, ``float32 (n, 580)``. They are returned
+    as they are, so that a run measures each image only once. `crop` is the central part of each side to measure; width
+    and height are always those of the whole image. If `strict`, an ImageReadError lists images that cannot be read.
     """
     if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2:
         return ImageStats(X, [], {})

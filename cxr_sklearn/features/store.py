@@ -115,7 +115,7 @@ class FeatureStore:
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Let this thread's claims share a connection: when the last one closes, SQLite empties its log, which is slow."""
+        """Let this thread's claims share a connection: SQLite empties its log whenever the last one is closed."""
         with open_database(self.path, self._schema) as connection:
             self._kept[get_ident()] = connection
             try:

@@ -426,7 +426,7 @@ def test_a_change_may_write_into_its_image(images):
         ({"changes": ["gamma", "upside down"]}, InputError, r"changes=\['upside down'\] must be among bright, gamma"),
         ({"changes": {"clean": Gamma(2)}}, InputError, "not be called 'clean'"),
         ({"changes": {"mine": 3}}, InputError, "'mine' must be a callable"),
-        ({"changes": {"mine": lambda grey: grey}}, InputError, "make it a frozen dataclass"),
+        ({"changes": {"mine": lambda grey: grey}}, InputError, "make the change a frozen dataclass"),
         ({"changes": {"mine": Masked(np.zeros((200, 200)))}}, InputError, "must describe it completely"),
         (
             {"changes": {"mine": Returning("float32")}},

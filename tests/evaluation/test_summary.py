@@ -308,7 +308,7 @@ def test_one_patient_is_no_sample(scores):
 )
 def test_folds_that_measure_nothing(scores, kept):
     rows = scores[kept(scores).fillna(True)]
-    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not both classes"):
+    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not of both classes"):
         summarise(rows, Rule("youden", 0), **NOTHING_ELSE)
 
 

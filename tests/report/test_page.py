@@ -9,7 +9,7 @@ import pytest
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.tables import read_scores, read_table
 from cxr_sklearn.report.page import HEADLINE, write_report
-from cxr_sklearn.report.words import LANGUAGES, catalogue
+from cxr_sklearn.report.words import LANGUAGES, catalogue, words
 from cxr_sklearn.study.run_folder import write_results
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[\N{NARROW NO-BREAK SPACE}.,]\d+)*")
@@ -98,7 +98,7 @@ def test_every_metric_stands_in_its_own_cell(rendered):
         assert first[label] == [written(pipelines[name]["test"][m]) for m in HEADLINE]
     everything, folds = rows_of(html, 'id="test"'), rows_of(html, 'id="cv"')
     for metric in METRICS:
-        head = catalogue()[f"metric.{metric}"]["en"]
+        head = words("en")(f"metric.{metric}")
         assert everything[head] == [written(pipelines[name]["test"][metric]) for name in pipelines]
         means = [pipelines[name]["cv"][metric] for name in pipelines]
         assert folds[head] == [f"{found['mean']:.3f} ± {found['std']:.3f}" for found in means]
