@@ -1,6 +1,7 @@
 """Fixtures: real radiographs, if available, and kept features that make Keras unnecessary."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader, compare
+from cxr_sklearn.images.batch import ImageBatch
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
@@ -77,3 +79,16 @@ def run(embedded_frame, tmp_path_factory):
     frame, store = embedded_frame
     out = tmp_path_factory.mktemp("run") / "deep" / "er"
     return compare(frame, FROZEN, out=out, weights="random", store=store, cv=3), out, frame
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often each image was decoded, by its path and the height it was decoded to."""
+    counts, plain = Counter(), ImageBatch._decoded
+
+    def counted(self, i):
+        counts[self.name(i), self.shape[1]] += 1
+        return plain(self, i)
+
+    monkeypatch.setattr(ImageBatch, "_decoded", counted)
+    return counts

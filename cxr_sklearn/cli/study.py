@@ -118,9 +118,7 @@ def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
 
     folder = out / f"synthetic-{seed}"
     write_radiographs(folder, 150, random_state=seed)
-    frame = load_folder(folder, sizes=False)
-    frame.attrs["synthetic"] = True
-    return frame
+    return load_folder(folder, sizes=False)
 
 
 @app.command()
@@ -133,19 +131,9 @@ def report(
 ) -> None:
     """Compute the metrics again from scores.csv and render the report, without Keras."""
     with one_line_errors():
-        from ..evaluation.thresholds import parse_rule
-        from ..study.run_folder import read_metrics, write_results
+        from ..study.run_folder import write_results
 
-        facts = read_metrics(run)
-        known = facts["run"]
-        if threshold is not None and str(parse_rule(threshold)) != known["threshold"]:
-            # The first rule was chosen before anybody had seen test; that is told ever after.
-            known.setdefault("threshold_before", known["threshold"])
-            known["threshold"] = str(parse_rule(threshold))
-            if known["threshold"] == known["threshold_before"]:
-                del known["threshold_before"]
-        known["lang"] = lang or known["lang"]
-        _print_summary(write_results(run, facts))
+        _print_summary(write_results(run, threshold=threshold, lang=lang))
 
 
 @app.command()
@@ -168,7 +156,7 @@ def learning_curve(
     with one_line_errors():
         from ..evaluation.summary import learning_facts
         from ..study.learning_curve import learning_curve as run
-        from ..study.run_folder import read_metrics, write_results
+        from ..study.run_folder import write_results
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
@@ -176,7 +164,7 @@ def learning_curve(
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():
-            shown = write_results(out, read_metrics(out))["learning_curve"]
+            shown = write_results(out)["learning_curve"]
             say(f"Report: {out / 'report.html'}" if shown else "The report there is of other images and leaves it out.")
 
 

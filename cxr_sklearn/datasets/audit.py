@@ -1,4 +1,4 @@
-"""What is wrong with a set of radiographs: leaks, copies, labels that the file alone gives away."""
+"""check: leaks, copies and other faults of a set of radiographs that make results wrong."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from ..features._image_stats import BLANK, MODES, Descriptors, describe
+from ..features._image_stats import BLANK, MODES, ImageStats, image_stats
 from ._frame import MIN_IMAGES_PER_CLASS, SPLIT_NAMES, checked_frame, counted, names_no_patient
 
-#: Correlation with the typical image below which one is a negative; the least typical radiograph has +.2.
+#: Correlation with the typical image below which an image is a negative; that of radiographs is +.2 or more.
 INVERTED = -0.2
-#: So few images have no typical one.
+#: Fewer images do not show what is typical.
 _MIN_TYPICAL = 10
 
 
 def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto", verbose: int = 0) -> dict[str, Any]:
-    """Look for what makes results wrong: leaks between splits, copies, unreadable files, labels given away.
+    """Look for faults that make results wrong: leaks between splits, copies, unreadable files, labels given away.
 
-    Every file is decoded once; what was found out about it is kept in the store, so a second check is quick. A
-    near-identical image is the same radiograph saved again: compressed, resized, as a negative, or a little brighter. A
-    crop, a border, a marker, a turn, a mirrored copy or a strong change of contrast is not found.
+    Every file is decoded once; the store keeps its statistics, so a second check is quick. Near-identical images are
+    one radiograph saved twice: compressed, resized, as a negative, or a little brighter. Copies that were cropped,
+    rotated or mirrored, have another border or marker or a very different contrast are not found.
 
     Parameters
     ----------
     frame : DataFrame
-        As :func:`load_folder` or :func:`load_frame` returns it; `path`, `target`, `split` and `patient` are used, and
-        `subtype` if it has it.
+        As :func:`load_folder` or :func:`load_frame` returns it, with `path`, `target`, `split` and `patient`, and
+        optionally `subtype`.
     store : str, path or None, default="auto"
         As for :class:`FrozenEmbedder`.
     verbose : int, default=0
@@ -45,24 +45,24 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
     Returns
     -------
     dict
-        What `cxr-sklearn check --json` prints:
+        The output of `cxr-sklearn check --json`:
 
-        - "images", "patients", "patients_unknown" (images whose names tell no patient), "left_out" (image files that
-          :func:`load_folder` passed by, being in no class folder) and "counts", a list with "images" and "patients" by
-          "split", "label" and "subtype";
+        - "images", "patients", "patients_unknown" (images of unknown patients), "left_out" (image files that
+          :func:`load_folder` skipped because they are in no class folder) and "counts", a list with "images" and
+          "patients" by "split", "label" and "subtype";
         - "unreadable": the reason by path;
         - "identical" and "near_identical": groups with their "paths", "splits", "labels" and "patients"; a
           near-identical group holds at least two different files;
         - "patients_in_several_splits": the splits by patient;
         - "width", "height": smallest, median and largest, in pixels; "modes": images by Pillow's mode and label;
-        - "auc": how well "size" and "mode" alone predict the label, cross-validated by patient; None for too few;
+        - "auc": how well "size" and "mode" alone predict the label, cross-validated by patient; None with too few;
         - "blank", "inverted": paths;
-        - "leaks", "warnings": sentences. The set is fit for use when there are no leaks and no unreadable files.
+        - "leaks", "warnings": sentences. A set without leaks and unreadable files is fit for use.
 
     Raises
     ------
     DataError
-        If the frame lacks a column or a value, or has one that is unknown.
+        If the frame lacks a column or a value, or has an unknown value.
     ImageReadError
         If a file changes while it is being read.
     StoreError
@@ -70,8 +70,8 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
 
     References
     ----------
-    Zauner (2010). Implementation and benchmarking of perceptual image hash functions. Near-identical images are found
-    as there by the low frequencies of their cosine transform, compared as numbers instead of bits.
+    Zauner (2010). Implementation and benchmarking of perceptual image hash functions. Near-identical images are found,
+    as there, by the low frequencies of their cosine transform, but compared as numbers instead of bits.
 
     Examples
     --------
@@ -83,24 +83,31 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
     ...     check(load_folder(folder), store=None)["leaks"]
     []
     """
-    rows = checked_frame(frame).reset_index(drop=True)
-    seen = describe(rows["path"], store, "Checking images", verbose)
-    readable = ~rows["path"].isin(seen.failures).to_numpy()
-    is_blank = readable & (seen.measures["contrast"].to_numpy() < BLANK)
+    return audit(checked_frame(frame), store=store, verbose=verbose)[0]
+
+
+def audit(
+    frame: pd.DataFrame, *, store: str | os.PathLike[str] | None, verbose: int
+) -> tuple[dict[str, Any], ImageStats]:
+    """Return the findings of :func:`check` on a frame from :func:`checked_frame`, and the statistics of its images."""
+    rows = frame.reset_index(drop=True)
+    stats = image_stats(rows["path"], store, "Checking images", verbose, strict=False)
+    readable = ~rows["path"].isin(stats.failures).to_numpy()
+    is_blank = readable & (stats.measures["contrast"].to_numpy() < BLANK)
     found = {
         "images": len(rows),
         "patients": int(rows["patient"].nunique()),
         "patients_unknown": int(names_no_patient(rows).sum()),
         "left_out": frame.attrs.get("left_out", (0, []))[0],
         "counts": _counts(rows),
-        "unreadable": seen.failures,
-        **_copies(rows, seen, readable & ~is_blank),
+        "unreadable": stats.failures,
+        **_copies(rows, stats, readable & ~is_blank),
         "patients_in_several_splits": _in_several_splits(rows),
-        **_sizes_and_modes(rows[readable], seen.measures[readable]),
+        **_sizes_and_modes(rows[readable], stats.measures[readable]),
         "blank": rows["path"][is_blank].tolist(),
-        "inverted": rows["path"][_inverted(seen.spectra, readable & ~is_blank)].tolist(),
+        "inverted": rows["path"][_inverted(stats.spectra, readable & ~is_blank)].tolist(),
     }
-    return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}
+    return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}, stats
 
 
 def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -129,10 +136,10 @@ def _in_order(splits: Iterable[str]) -> list[str]:
     return sorted(set(splits), key=SPLIT_NAMES.index)
 
 
-def _copies(rows: pd.DataFrame, seen: Descriptors, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
-    """Groups of identical files, and of images that look alike although their files differ."""
-    identical = identical_groups(seen.keys)
-    # One of each content is compared with the others; its copies belong to the same group.
+def _copies(rows: pd.DataFrame, stats: ImageStats, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
+    """Return groups of identical files, and of images that look alike although their files differ."""
+    identical = identical_groups(stats.keys)
+    # Only one of several identical files is compared; the others join its group.
     copies = {int(group[0]): group for group in identical}
     repeated = np.zeros(len(rows), dtype=bool)
     for group in identical:
@@ -140,7 +147,7 @@ def _copies(rows: pd.DataFrame, seen: Descriptors, comparable: np.ndarray) -> di
     firsts = np.flatnonzero(comparable & ~repeated)
     near = [
         np.sort(np.concatenate([copies.get(i, np.array([i])) for i in firsts[group].tolist()]))
-        for group in similar_groups(seen.spectra[firsts])
+        for group in similar_groups(stats.spectra[firsts])
     ]
     return {"identical": _groups(rows, identical), "near_identical": _groups(rows, near)}
 
@@ -149,7 +156,7 @@ def _groups(rows: pd.DataFrame, groups: Iterable[np.ndarray]) -> list[dict[str, 
     described = []
     for group in groups:
         part = rows.iloc[group]
-        # One of each split first: these are the ones that a sentence shows.
+        # One image of each split comes first, so that the sentences show these.
         part = part.iloc[np.argsort(part.groupby("split", dropna=False).cumcount(), kind="stable")]
         described.append(
             {"paths": part["path"].tolist(), "splits": _in_order(part["split"].dropna()),
@@ -182,24 +189,24 @@ def _range(values: np.ndarray) -> list[int]:
 
 
 def _inverted(spectra: np.ndarray, comparable: np.ndarray) -> np.ndarray:
-    """Positions of images that look like the negative of the typical one."""
+    """Return the positions of images that look like the negative of the typical image."""
     rows = np.flatnonzero(comparable)
     if len(rows) < _MIN_TYPICAL:
         return rows[:0]
     unit = spectra[rows] / np.linalg.norm(spectra[rows], axis=1, keepdims=True)
-    # The median, so that a few negatives do not make themselves typical.
+    # The median, so that a few negatives do not distort it.
     typical = np.median(unit, axis=0)
     return rows[unit @ (typical / np.linalg.norm(typical)) < INVERTED]
 
 
-#: Correlation from which two images are one radiograph, saved twice. Among 5,000 radiographs of the public set no two
-#: different ones exceed .80; saved again as JPEG of quality 30, or at half the size, one stays above .99.
+#: Correlation from which two images count as one radiograph saved twice. No two different ones of 5,000 in the public
+#: set exceed .80; a radiograph and its copy as JPEG of quality 30, or of half the size, stay above .99.
 SIMILAR = 0.95
 _BLOCK = 1024
 
 
 def identical_groups(keys: Sequence[bytes | None]) -> list[np.ndarray]:
-    """Return the positions of equal keys, a group of two or more each; None is equal to nothing."""
+    """Return the positions of equal keys, in groups of two or more; None equals nothing."""
     positions: dict[bytes, list[int]] = {}
     for i, key in enumerate(keys):
         if key is not None:
@@ -208,21 +215,12 @@ def identical_groups(keys: Sequence[bytes | None]) -> list[np.ndarray]:
 
 
 def similar_groups(spectra: np.ndarray) -> list[np.ndarray]:
-    """Return the positions of images that look alike, a group of two or more each.
+    """Return the positions of images that look alike, in groups of two or more, from the spectra of images not blank.
 
-    Two images are compared by the correlation of their low frequencies, weighted so that all of them count: the
-    spectrum of radiographs falls with the frequency, and the lowest ones are much the same in all chests. The measure
-    hardly changes with size, compression, inversion or a linear change of the grey levels; it does with one that cuts
-    them off or bends them, and with a crop, a border, a marker, a turn or a mirror image.
-
-    Parameters
-    ----------
-    spectra : ndarray of shape (n, k * k - 1)
-        Of :func:`cxr_sklearn.features._image_stats.describe`; none of them of a blank image.
-
-    Returns
-    -------
-    list of ndarray of int
+    Two images are compared by the correlation of their low frequencies. These are weighted so that all of them count:
+    the amplitudes of radiographs fall with the frequency, and the lowest ones are much the same in all chests. Size,
+    compression, inversion and linear changes of the grey levels hardly change the correlation; clipping, non-linear
+    changes, crops, borders, markers, rotation and mirroring do.
     """
     n, side = len(spectra), round((spectra.shape[1] + 1) ** 0.5)
     frequency = np.hypot(*np.meshgrid(np.arange(side), np.arange(side))).ravel()[1:]
@@ -245,18 +243,9 @@ _FOLDS = 5
 
 
 def auc_of(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float] | None:
-    """Cross-validate a small decision tree on features of images, patient by patient.
+    """Cross-validate a small decision tree on features of images, shape (n, k), by patient.
 
-    Parameters
-    ----------
-    features : ndarray of shape (n, k)
-    rows : DataFrame of n rows
-        With `target` and `patient`.
-
-    Returns
-    -------
-    dict or None
-        "value", the ROC AUC, and "p", that of a Mann-Whitney test; None where a class has fewer patients than folds.
+    Returns the ROC AUC, "value", and its "p" in a Mann-Whitney test; None if a class has fewer patients than folds.
     """
     target = rows["target"].to_numpy()
     n_patients = rows.groupby("target")["patient"].nunique()
@@ -273,15 +262,15 @@ def auc_of(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float] | None:
     return {"value": float(roc_auc_score(target, scores)), "p": float(test.pvalue)}
 
 
-#: An AUC below the first matters little; one that chance alone gives in a hundred sets is not mentioned.
+#: A smaller AUC matters little, and one with a larger p may be due to chance; neither is mentioned.
 _MIN_AUC, _MAX_P = 0.55, 0.01
-#: A mode that is all of one label is mentioned from so many images on.
+#: A mode with images of one label only is mentioned from so many images on.
 _MIN_OF_MODE = 30
 _SHOWN = 3
 
 
 def leak_sentences(found: Mapping[str, Any]) -> list[str]:
-    """Say what is on both sides of a split, of what :func:`check` has found."""
+    """Put into words which patients and images :func:`check` found on both sides of a split."""
     said = []
     if shared := found["patients_in_several_splits"]:
         examples = _some(f"{patient} ({', '.join(splits)})" for patient, splits in shared.items())
@@ -294,15 +283,23 @@ def leak_sentences(found: Mapping[str, Any]) -> list[str]:
 
 
 def warning_sentences(found: Mapping[str, Any], attrs: Mapping[Any, Any]) -> list[str]:
-    """Say what else a reader of the results should know, of what :func:`check` has found and `load_folder` noted."""
-    return [
-        *_of_splits(found),
-        *_of_copies(found),
-        *_of_patients(found),
-        *_of_giveaways(found),
-        *_of_pixels(found),
-        *_of_left_out(attrs),
-    ]
+    """Put into words what else readers of the results should know, as found by :func:`check` and `load_folder`."""
+    said = [*_of_splits(found), *_of_copies(found)]
+    if n := found["patients_unknown"]:
+        n_images = counted(n, "image")
+        said.append(
+            f"{n_images} of unknown patients: each is treated as a separate patient, so leaks may go undetected"
+        )
+    said += _of_giveaways(found)
+    for kind, meaning in (("blank", "blank"), ("inverted", "like a negative of the others")):
+        if paths := found[kind]:
+            said.append(f"{counted(len(paths), 'image')} look{'s' * (len(paths) == 1)} {meaning}: {_some(paths)}")
+    n, examples = attrs.get("left_out", (0, []))
+    if n:
+        more = f" and {n - len(examples):,} more" if n > len(examples) else ""
+        said.append(f"{counted(n, 'image file')} in no class folder, or of a kind that is not read, left out: "
+                    f"{', '.join(map(_place, examples))}{more}")  # fmt: skip
+    return said
 
 
 def _of_splits(found: Mapping[str, Any]) -> list[str]:
@@ -334,7 +331,7 @@ def _of_copies(found: Mapping[str, Any]) -> list[str]:
         within = [group for group in found[kind] if len(group["splits"]) <= 1]
         if within:
             mixed = [group for group in within if len(group["patients"]) > 1]
-            apart = f"; the patients differ in {len(mixed)} of them, so folds may part them" if mixed else ""
+            apart = f"; the patients differ in {len(mixed)} of them, so folds may separate them" if mixed else ""
             said.append(
                 f"{counted(len(within), 'group')} of {name} within a split count twice{apart}: {_examples(within)}"
             )
@@ -344,14 +341,6 @@ def _of_copies(found: Mapping[str, Any]) -> list[str]:
                 f"{counted(len(contradictory), 'group')} of {name} with both labels: {_examples(contradictory)}"
             )
     return said
-
-
-def _of_patients(found: Mapping[str, Any]) -> list[str]:
-    if not (n := found["patients_unknown"]):
-        return []
-    return [
-        f"{counted(n, 'image')} of unknown patients: each is treated as a separate patient, so leaks may go undetected"
-    ]
 
 
 def _of_giveaways(found: Mapping[str, Any]) -> list[str]:
@@ -367,31 +356,12 @@ def _of_giveaways(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _of_pixels(found: Mapping[str, Any]) -> list[str]:
-    said = []
-    for kind, meaning in (("blank", "blank"), ("inverted", "like a negative of the others")):
-        if paths := found[kind]:
-            said.append(
-                f"{counted(len(paths), 'image')} {'looks' if len(paths) == 1 else 'look'} {meaning}: {_some(paths)}"
-            )
-    return said
-
-
-def _of_left_out(attrs: Mapping[Any, Any]) -> list[str]:
-    n, examples = attrs.get("left_out", (0, []))
-    if not n:
-        return []
-    more = f" and {n - len(examples):,} more" if n > len(examples) else ""
-    return [f"{counted(n, 'image file')} in no class folder, or of a kind that is not read, left out: "
-            f"{', '.join(map(_place, examples))}{more}"]  # fmt: skip
-
-
 def _examples(groups: Iterable[Mapping[str, Any]]) -> str:
     return _some(" = ".join(_place(path) for path in group["paths"][:_SHOWN]) for group in groups)
 
 
 def _place(path: str) -> str:
-    """Split, class and name are what tells two files apart."""
+    """Return split, class and name of an image, which usually identify it."""
     return "/".join(Path(path).parts[-3:])
 
 

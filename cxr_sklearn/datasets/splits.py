@@ -16,7 +16,7 @@ import pandas as pd
 from .._io import atomic_write
 from ..exceptions import DataError, ImageReadError, InputError
 from ..images._digests import hash_files
-from ._frame import checked_frame, counted, names_no_patient
+from ._frame import DRAWN, any_drawn, checked_frame, counted, mark_drawn, names_no_patient
 
 
 def balanced_subset(
@@ -230,6 +230,8 @@ def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / MANIFEST) as draft:  # first, so that an interrupted run can be repeated
         manifest.sort_values("path").to_csv(draft, index=False, lineterminator="\n")
+    if any_drawn(rows["path"]):
+        mark_drawn(folder)
     how = "hard links"
     for source, place in zip(rows["path"], places, strict=True):
         target = folder / place
@@ -262,7 +264,7 @@ def _clear(folder: Path, sources: pd.Series) -> None:
             raise DataError(f"{folder / MANIFEST} cannot be read as a table; choose another folder") from error
         if earlier.columns.tolist() != [*_COLUMNS, "sha256"]:  # only a list made here permits deletion
             raise DataError(f"{folder / MANIFEST} is not the list of a subset; choose another folder")
-        listed = {folder / MANIFEST, *(folder / path for path in earlier["path"])}
+        listed = {folder / MANIFEST, folder / DRAWN, *(folder / path for path in earlier["path"])}
     if others := sorted(there - listed):
         raise DataError(f"{folder} contains more than a subset, for example {others[0]}; choose another folder")
     inside = os.path.realpath(folder)

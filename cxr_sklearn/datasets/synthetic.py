@@ -14,6 +14,7 @@ from scipy import ndimage
 from sklearn.utils import check_random_state
 
 from ..exceptions import InputError
+from ._frame import mark_drawn
 
 FloatMap = NDArray[np.floating[Any]]
 RandomState = int | np.random.RandomState | None
@@ -79,6 +80,8 @@ def write_radiographs(
 ) -> pd.DataFrame:
     """Write synthetic radiographs as 8-bit grey JPEG files, in the folders of the Kaggle chest X-ray set.
 
+    A text file in `directory` says that the images were drawn: reports and models made of them say so, too.
+
     Parameters
     ----------
     directory : str or Path
@@ -97,6 +100,7 @@ def write_radiographs(
         If `n_patients` or `size` is too small; nothing is written then.
     """
     images, frame = make_radiographs(n_patients, size=size, random_state=random_state)
+    mark_drawn(Path(directory))
     frame["path"] = [str(Path(directory).absolute() / path) for path in frame["path"]]
     for image, path in zip(images, frame["path"], strict=True):
         Path(path).parent.mkdir(parents=True, exist_ok=True)

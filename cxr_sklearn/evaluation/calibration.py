@@ -14,7 +14,7 @@ N_BINS = 10
 
 
 def calibration_facts(target: ArrayLike, score: ArrayLike, draws: Draws) -> dict[str, Any]:
-    """Measure how far scores are from the share of images that are pneumonia.
+    """Compare scores with the share of images that show pneumonia.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ def calibration_facts(target: ArrayLike, score: ArrayLike, draws: Draws) -> dict
     Returns
     -------
     dict
-        "brier_skill" (1 less the Brier score over that of always saying the prevalence; 0 is no better than that) with
-        "value" and "ci95"; "ece", the expected calibration error: how far the mean score of ten equal bins is from
-        the share of pneumonia in them, averaged over the images; and the "bins" themselves.
+        "brier_skill" with "value" and "ci95": the part of the Brier score of a constant forecast, the prevalence, that
+        the scores avoid; "ece", the expected calibration error: the distance between mean score and share of pneumonia
+        in ten equal bins, averaged over the images; and the "bins".
 
     References
     ----------
@@ -51,7 +51,7 @@ def calibration_facts(target: ArrayLike, score: ArrayLike, draws: Draws) -> dict
 
 
 def _bins(y: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
-    # As calibration_curve of scikit-learn, which keeps the sizes of the bins to itself.
+    # As scikit-learn's calibration_curve, which does not return the sizes of the bins.
     bin_of = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], p)
     found = []
     for i in np.unique(bin_of):

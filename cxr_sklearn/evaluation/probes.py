@@ -1,4 +1,4 @@
-"""The numbers of permuted labels, hidden halves and changed images, from the rows of probes.csv."""
+"""The figures on permuted labels, occluded images and changed images, from the rows of probes.csv."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sklearn.metrics import roc_auc_score
 
 from ..exceptions import DataError
 from ..images.changes import CHANGES, PARTS
-from .bootstrap import N_DRAWS, Draws, bootstrap, interval
+from .bootstrap import N_DRAWS, bootstrap, interval
 from .metrics import compute_metrics
 from .tables import CLEAN, STRESS
 
-#: One false alarm in two hundred runs.
+#: p-value below which a run is suspicious: one false alarm in two hundred runs.
 ALARM = 0.005
 
 
 def permutation_facts(rows: pd.DataFrame) -> dict[str, Any]:
-    """Judge scores of held-out images after a training on permuted labels.
+    """Judge scores of held-out images after training on permuted labels.
 
     Parameters
     ----------
@@ -32,9 +32,9 @@ def permutation_facts(rows: pd.DataFrame) -> dict[str, Any]:
     Returns
     -------
     dict
-        "roc_auc"; "chance95", where 95 % of such AUCs lie when the labels are dealt out to these patients again and
-        again; "p", the share of those that are as high; and whether "passed": p is at least .005. A lower one says that
-        held-out images were not new to the classifier.
+        "roc_auc"; "chance95", the interval of 95 % of the AUCs when the labels are permuted among these patients again
+        and again; "p", the share of those AUCs that are as high; and whether it "passed": p is at least .005. A lower p
+        means that the classifier had seen the held-out images.
 
     References
     ----------
@@ -52,62 +52,49 @@ def permutation_facts(rows: pd.DataFrame) -> dict[str, Any]:
     return {"roc_auc": auc, "chance95": [float(low), float(high)], "p": p, "passed": p >= ALARM}
 
 
-def scores_of(probes: pd.DataFrame, probe: str, paths: pd.Series, lacking: str) -> np.ndarray | None:
-    """Return the scores that a probe gave to images, shape (n,); None where it was not tried.
+def _scores_of(probes: pd.DataFrame, names: Mapping[str, str], paths: pd.Series, hint: str) -> dict[str, np.ndarray]:
+    """Return the scores that probes gave to images, by the names of those that were tried; `names` are by probe.
 
     Raises
     ------
     DataError
-        If it was not tried on all of them; `lacking` says what there should be and what to do.
+        If a probe was tried on some of the images only; `hint` says what to do.
     """
-    rows = probes[probes["probe"] == probe]
-    if rows.empty:
-        return None
-    found = rows.set_index("path")["score"].reindex(paths).to_numpy(dtype=float)
-    if np.isnan(found).any():
-        raise DataError(f"probes.csv lacks {lacking}")
+    found = {}
+    for probe, name in names.items():
+        rows = probes[probes["probe"] == probe]
+        if rows.empty:
+            continue
+        found[name] = rows.set_index("path")["score"].reindex(paths).to_numpy(dtype=float)
+        if np.isnan(found[name]).any():
+            raise DataError(f"probes.csv lacks images of the probe {name!r}; `compare {hint}` writes it anew")
     return found
 
 
-def auc_changes(
-    rows: pd.DataFrame, scores: Mapping[str, np.ndarray], before: Draws
+def _changes(
+    rows: pd.DataFrame, scores: Mapping[str, ArrayLike], threshold: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Compare the ROC AUC of probes with that of the same images as they are.
+    """Compare probes with the same images as they are, "clean".
 
-    Parameters
-    ----------
-    rows : DataFrame
-        With `patient`, `target` and `score`, that of the images as they are.
-    scores : mapping of str to ndarray of shape (n,)
-        By probe.
-    before : Draws
-        Of the images as they are.
-
-    Returns
-    -------
-    facts : dict of str to dict
-        By probe: "roc_auc", "change" and the "ci95" of that, by paired bootstrap of patients.
-    drawn : dict of str to ndarray of shape (n_draws,)
-        The draws of the change.
+    Returns the figures of each and draws of its ROC AUC or, for probes, of the change of it, by paired bootstrap of
+    patients. "ci95" is the interval of what was drawn.
     """
-    draws = bootstrap(rows["patient"], rows["target"], scores, dict.fromkeys(scores, 0.5))
-    drawn = {probe: draws[probe].metrics["roc_auc"] - before.metrics["roc_auc"] for probe in scores}
-    auc = roc_auc_score(rows["target"], rows["score"])
-    facts = {probe: auc_change(auc, _auc(rows["target"], score), drawn[probe]) for probe, score in scores.items()}
+    scores = {CLEAN: rows["score"], **scores}
+    draws = bootstrap(rows["patient"], rows["target"], scores, dict.fromkeys(scores, threshold))
+    drawn = {name: draws[name].metrics["roc_auc"] for name in scores}
+    drawn |= {name: drawn[name] - drawn[CLEAN] for name in scores if name != CLEAN}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        facts[name] = figures(rows["target"], score, threshold)
+        value = facts[name]["roc_auc"]
+        if name != CLEAN:
+            value -= facts[CLEAN]["roc_auc"]
+            facts[name]["change"] = value
+        facts[name]["ci95"] = interval(drawn[name], value)
     return facts, drawn
 
 
-def auc_change(before: float, after: float, drawn: np.ndarray) -> dict[str, Any]:
-    """Describe the change from one ROC AUC to another, given draws of it."""
-    change = float(after - before)
-    return {"roc_auc": after, "change": change, "ci95": interval(drawn, change)}
-
-
-def _auc(target: ArrayLike, score: ArrayLike) -> float:
-    return float(roc_auc_score(target, score))
-
-
-def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame, whole: Draws) -> dict[str, Any]:
+def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any]:
     """Compare the ROC AUC on occluded test images with that on whole ones.
 
     Parameters
@@ -116,37 +103,31 @@ def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame, whole: Draws) -> d
         Test rows of ``scores.csv`` of one pipeline.
     probes : DataFrame
         Rows of ``probes.csv`` of the same pipeline.
-    whole : Draws
-        Of the test images as they are.
 
     Returns
     -------
     dict of str to dict
-        By part: "roc_auc", "change" (against whole images) and the "ci95" of that, by paired bootstrap of patients.
+        By part: "roc_auc", its "change" from whole images and the "ci95" of that, by paired bootstrap of patients.
 
     Raises
     ------
     DataError
-        If not all test images were occluded.
+        If only some of the test images were occluded.
     """
-    hidden = {}
-    for part in PARTS:
-        lacking = f"test images without their {part}; `compare --sanity` writes it anew"
-        score = scores_of(probes, part, test["path"], lacking)
-        if score is not None:
-            hidden[part] = score
-    facts, _ = auc_changes(test, hidden, whole)
-    return facts
+    hidden = _scores_of(probes, {part: part for part in PARTS}, test["path"], "--sanity")
+    facts = _changes(test, hidden, 0.5)[0] if hidden else {}
+    return {part: {name: facts[part][name] for name in ("roc_auc", "change", "ci95")} for part in hidden}
 
 
-def _figures(target: pd.Series, score: np.ndarray, threshold: float) -> dict[str, float]:
+def figures(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, Any]:
+    """Return "roc_auc", "recall", "specificity" and "called_pneumonia", the share that reaches the threshold."""
     values = compute_metrics(target, score, threshold)
     called = float(np.mean(np.asarray(score) >= threshold))
     return {**{name: values[name] for name in ("roc_auc", "recall", "specificity")}, "called_pneumonia": called}
 
 
 def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
-    """Say how a pipeline did on changed images.
+    """Describe how a pipeline did on changed images.
 
     Parameters
     ----------
@@ -158,36 +139,29 @@ def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -
     Returns
     -------
     dict or None
-        "source", which is "val" or "held-out"; "n_images" and "n_patients"; the "clean" images and, by name, the
-        "changes", each with "roc_auc", "recall", "specificity" and "called_pneumonia" (the share that reaches the
-        threshold); their "mean" over the changes. "ci95" is of the AUC of clean images, and elsewhere of its "change"
-        against them, by paired bootstrap of patients. None where nothing was tried.
+        "source", "val" or "held-out"; "n_images" and "n_patients"; for the "clean" images, each of the "changes" by
+        name, and their "mean": the :func:`figures`, and for the latter two the "change" of the AUC from clean images.
+        "ci95" is of that change, or of the AUC of clean images, by paired bootstrap of patients. None if no images were
+        changed.
 
     Raises
     ------
     DataError
-        If not all images were changed.
+        If only some of the images were changed.
     """
     refitted = probes[probes["probe"] == STRESS + CLEAN]
     rows = refitted if len(refitted) else scores[scores["split"] == "val"]
-    changed = {}
-    for name in CHANGES:
-        lacking = f"images under the change {name!r}; `compare --stress` writes it anew"
-        score = scores_of(probes, STRESS + name, rows["path"], lacking)
-        if score is not None:
-            changed[name] = score
+    changed = _scores_of(probes, {STRESS + name: name for name in CHANGES}, rows["path"], "--stress")
     if not changed:
         return None
-    before = bootstrap(rows["patient"], rows["target"], {CLEAN: rows["score"]}, {CLEAN: threshold})[CLEAN]
-    aucs, drawn = auc_changes(rows, changed, before)
-    clean = _figures(rows["target"], rows["score"].to_numpy(dtype=float), threshold)
-    facts = {name: {**_figures(rows["target"], score, threshold), **aucs[name]} for name, score in changed.items()}
-    means = {key: float(np.mean([fact[key] for fact in facts.values()])) for key in clean}
+    facts, drawn = _changes(rows, changed, threshold)
+    clean = facts.pop(CLEAN)
+    mean = {key: float(np.mean([fact[key] for fact in facts.values()])) for key in (*clean, "change") if key != "ci95"}
     return {
         "source": "held-out" if len(refitted) else "val",
         "n_images": len(rows),
         "n_patients": int(rows["patient"].nunique()),
-        CLEAN: {**clean, "ci95": interval(before.metrics["roc_auc"], clean["roc_auc"])},
+        CLEAN: clean,
         "changes": facts,
-        "mean": {**means, **auc_change(clean["roc_auc"], means["roc_auc"], np.mean(list(drawn.values()), axis=0))},
+        "mean": {**mean, "ci95": interval(np.mean([drawn[name] for name in changed], axis=0), mean["change"])},
     }

@@ -1,4 +1,4 @@
-"""DomainDetector: whether an image looks like those a model was trained on."""
+"""DomainDetector: whether an image looks like the training images of a model."""
 
 from __future__ import annotations
 
@@ -16,37 +16,36 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import ReadsEarlierFiles, public
 from .._validation import check_groups
-from ..exceptions import ImageReadError, InputError
-from ._image_stats import BLANK, Descriptors, describe
+from ..exceptions import InputError
+from ._image_stats import BLANK, ImageStats, image_stats
 
-#: Share of held-out training images that is flagged.
+#: Share of held-out training images that are flagged.
 FLAGGED = 0.01
 _COMPONENTS, _NEIGHBOURS, _FOLDS = 32, 20, 5
-#: More training images than these make a model large and slow, and tell little more.
+#: More training images would make the detector large and slow, and hardly better.
 _MOST_IMAGES = 5_000
 
 
 @public
 class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
-    """Tell images that look unlike the training images from afar, by local outlier factors.
+    """Flag images that look very unlike the training images, by local outlier factors.
 
     An image is described by the low frequencies of its cosine transform, its mean grey level and its contrast.
-    Photographs, blank images, noise, negatives and images that lie on their side are told apart; a mirrored radiograph
-    is not, and one turned upside down may not be. Less than a hundred training images tell little, and one in twenty
-    radiographs may be flagged then.
+    Photographs, blank images, noise, negatives and images that lie on their side are flagged; a mirrored radiograph is
+    not, and one that is upside down may not be. With fewer than a hundred training images the detector is unreliable
+    and may flag one radiograph in twenty.
 
     Parameters
     ----------
     store : str, path or None, default="auto"
         Folder of the feature store, as for :class:`FrozenEmbedder`.
     crop : float, default=1.0
-        The central part of each side that is looked at, as for :class:`ImageLoader`: that of the model, which does not
-        see the rest either.
+        The central part of each side to look at, as for :class:`ImageLoader`: the part that the model sees.
 
     Attributes
     ----------
     offset_ : float
-        Outlier score below which an image is flagged: one held-out training image in a hundred is.
+        Outlier score below which an image is flagged, as one held-out training image in a hundred is.
 
     References
     ----------
@@ -60,14 +59,14 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         self.crop = crop
 
     def fit(self, X: Any, y: Any = None, groups: ArrayLike | None = None) -> Self:
-        """Learn what images look like, and place the limit by cross-validation.
+        """Learn what images look like, and set the limit by cross-validation.
 
         Parameters
         ----------
         X : array-like of n paths, or images as an array of shape (n, H, W[, C]) and dtype uint8
         y : ignored
         groups : array-like of shape (n,), optional
-            Patients, none of whom is fitted on and held out at once.
+            Patients, to keep the images of each together in cross-validation.
 
         Returns
         -------
@@ -76,45 +75,48 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there are fewer than ten images, or hardly any but those of one patient.
+            If there are fewer than ten images, or nearly all show one patient.
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        found = self._describe(X)
-        n = len(found.keys)
+        stats = self._measured(X)
+        n = len(stats.rows)
         if n < 10:
-            raise InputError(f"{n} images do not tell what radiographs look like; at least 10 are needed")
+            raise InputError(f"{n} images are too few to learn what radiographs look like; at least 10 are needed")
         groups = check_groups(groups, n)
         rows = np.random.default_rng(0).permutation(n)[:_MOST_IMAGES]
-        values, groups = _values(found)[rows], groups[rows]
+        values, groups = _values(stats)[rows], groups[rows]
         n_folds = min(_FOLDS, len(np.unique(groups)))
         if n_folds < 2:
-            raise InputError("all images are of one patient, which does not tell what radiographs of others look like")
+            raise InputError(
+                "all images show one patient; more patients are needed to learn what radiographs look like"
+            )
         folds = list(GroupKFold(n_folds).split(values, groups=groups))
         if (smallest := min(len(fitted) for fitted, _ in folds)) < 5:
-            raise InputError(f"but for {smallest} all images are of one patient; more patients are needed")
-        # The same in every fit, or scores would not be of one scale.
+            raise InputError(f"all images but {smallest} show one patient; more patients are needed")
+        # The same in every fit, so that scores can be compared.
         most = max(min(len(rows) // 4, smallest - 1), 1)
         sizes = min(_COMPONENTS, most), min(_NEIGHBOURS, most)
         held_out_scores = []
-        # Of a thousand images, a fifth places the limit well enough.
+        # A fifth of a thousand images or more sets the limit well enough.
         for fitted, held_out in folds if len(rows) < 1_000 else folds[:1]:
             self._fit(values[fitted], *sizes)
             held_out_scores.append(self._scores(values[held_out]))
-        # "lower": with fewer than a hundred images it is the minimum, where interpolation would flag some of them.
+        # "lower" takes the minimum of fewer than a hundred scores; interpolation would flag an image even then.
         self.offset_ = float(np.quantile(np.concatenate(held_out_scores), FLAGGED, method="lower"))
         self._fit(values, *sizes)
         return self
 
     def _fit(self, values: np.ndarray, n_components: int, n_neighbours: int) -> None:
         self.pca_ = PCA(n_components, random_state=0).fit(values)
-        # Trees are nothing that a .skops file could hold.
+        # "brute", because a .skops file cannot hold a tree.
         self.neighbours_ = LocalOutlierFactor(n_neighbors=n_neighbours, algorithm="brute", novelty=True)
         self.neighbours_.fit(self.pca_.transform(values))
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Return the negated outlier factors, shape (n,): about -1 in the midst of the training images, less outside,
-        and minus infinity for a blank image.
+        """Return the negated outlier factors, shape (n,).
+
+        They are about -1 for images like the training images, lower for others, and minus infinity for blank images.
 
         Parameters
         ----------
@@ -126,12 +128,12 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
             If images cannot be read; the error lists every one.
         """
         check_is_fitted(self)
-        found = self._describe(X)
-        is_blank = found.measures["contrast"].to_numpy() < BLANK
-        return np.where(is_blank, -np.inf, self._scores(_values(found)))
+        stats = self._measured(X)
+        is_blank = stats.measures["contrast"].to_numpy() < BLANK
+        return np.where(is_blank, -np.inf, self._scores(_values(stats)))
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Return how far inside the limit images lie, shape (n,): negative where they are flagged.
+        """Return the distance from the limit, shape (n,), negative for images that are flagged.
 
         Parameters
         ----------
@@ -148,11 +150,8 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def _describe(self, X: Any) -> Descriptors:
-        found = describe(X, self.store, "Looking at images", 0, crop=self.crop)
-        if found.failures:
-            raise ImageReadError(found.failures, len(found.keys))
-        return found
+    def _measured(self, X: Any) -> ImageStats:
+        return image_stats(X, self.store, "Looking at images", 0, crop=self.crop)
 
     def _scores(self, values: np.ndarray) -> np.ndarray:
         scores: np.ndarray = self.neighbours_.score_samples(self.pca_.transform(values))
@@ -166,9 +165,9 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         return tags
 
 
-def _values(found: Descriptors) -> np.ndarray:
-    """Describe each image by numbers of like size, whatever its contrast."""
-    spectra = found.spectra.astype(np.float64)
+def _values(stats: ImageStats) -> np.ndarray:
+    """Describe each image by numbers of similar size, whatever its contrast."""
+    spectra = stats.spectra.astype(np.float64)
     unit = spectra / np.maximum(np.linalg.norm(spectra, axis=1, keepdims=True), 1)
-    levels = found.measures[["mean", "contrast"]].to_numpy(dtype=np.float64) / 255
+    levels = stats.measures[["mean", "contrast"]].to_numpy(dtype=np.float64) / 255
     return np.hstack([10 * unit, 3 * levels])

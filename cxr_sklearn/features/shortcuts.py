@@ -1,4 +1,4 @@
-"""ShortcutFeatures: what tells classes apart without a look at the lung."""
+"""ShortcutFeatures: size and brightness of radiographs, which may separate the classes without showing a lung."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from .._io import public
-from ..exceptions import ImageReadError
-from ._image_stats import MEASURES, describe
+from ._image_stats import image_stats
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 
@@ -20,8 +19,8 @@ NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 class ShortcutFeatures(TransformerMixin, BaseEstimator):
     """Measure width, height, aspect ratio, mean grey level and contrast of radiographs.
 
-    A classifier on these has seen no lung. In many collections it is far better than chance all the same, because the
-    sick and the healthy were imaged with other machines, and a network can learn that too (DeGrave et al., 2021).
+    A classifier on these features has seen no lung. In many collections it is still far better than chance, because
+    sick and healthy patients were imaged on different machines; networks learn that, too (DeGrave et al., 2021).
 
     Parameters
     ----------
@@ -48,7 +47,7 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn.
+        """Return the transformer unchanged: it has nothing to learn.
 
         Parameters
         ----------
@@ -78,11 +77,10 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        found = describe(X, self.store, "Measuring images", self.verbose)
-        if found.failures:
-            raise ImageReadError(found.failures, len(found.keys))
-        width, height, mean, contrast = (found.measures[name].to_numpy() for name in MEASURES[:4])
-        # In float32, OpenBLAS (0.3.31, AVX-512) reads beyond rows of exactly five and may warn of an invalid value.
+        stats = image_stats(X, self.store, "Measuring images", self.verbose)
+        width, height, mean, contrast = stats.rows[:, :4].T
+        # In float32, OpenBLAS 0.3.31 (AVX-512) reads beyond rows of exactly five numbers, and NumPy may warn of
+        # invalid values.
         return np.stack([width, height, width / height, mean, contrast], axis=1).astype(np.float64)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

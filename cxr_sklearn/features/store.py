@@ -1,4 +1,4 @@
-"""Features kept on disk, one SQLite file per fingerprint, and the loop that computes what is missing."""
+"""Features kept on disk, one SQLite file per fingerprint, and the loop that computes missing rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SCHEMA = [
     "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, crc32 INTEGER, row BLOB)",
     "CREATE TABLE IF NOT EXISTS recipe (json TEXT)",
 ]
-_KEYS_PER_QUERY = 900  # SQLite before 3.32 takes 999 of them
+_KEYS_PER_QUERY = 900  # SQLite before 3.32 takes at most 999
 
 
 def store_directory(store: str | os.PathLike[str]) -> Path:
@@ -43,7 +43,7 @@ def store_directory(store: str | os.PathLike[str]) -> Path:
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits that stand for all that decides a feature row besides the image."""
+    """Return eight hexadecimal digits of the hash of everything that a feature row depends on besides the image."""
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -51,17 +51,17 @@ def fingerprint(recipe: Mapping[str, Any]) -> str:
 class FeatureStore:
     """Feature rows by content key, safe against crashes, corruption and concurrent writers.
 
-    The folder belongs on a disk of this machine: SQLite's write-ahead log does not work over a network. No connection
-    is shared between threads or pickled, so a store can be used from any thread or process.
+    The folder must be on a disk of this machine: SQLite's write-ahead log does not work over a network. Connections are
+    neither shared between threads nor pickled, so a store can be used from any thread or process.
 
     Parameters
     ----------
     directory : path
         Created when it is first used.
     name : str
-        What the features are, for people, e.g. ``"VGG16-avg"``.
+        What the features are, for human readers, e.g. ``"VGG16-avg"``.
     recipe : mapping
-        All that decides the value of a row besides the image, as JSON would hold it.
+        Everything that a row depends on besides the image, as JSON can hold it.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class FeatureStore:
         self._kept: dict[int, sqlite3.Connection] = {}  # by thread
 
     def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows there are; a row that fails its checksum counts as absent.
+        """Return the rows that exist; a row that fails its checksum counts as missing.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class FeatureStore:
         Returns
         -------
         rows : ndarray of shape (n, d) and dtype float32
-            Zeros where there is no row; d is 0 where there is none at all.
+            Zeros where there is no row; d is 0 if no key has a row.
         found : ndarray of shape (n,) and dtype bool
 
         Raises
@@ -115,7 +115,7 @@ class FeatureStore:
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Let this thread's claims share a connection; whenever the last one is closed, SQLite empties its log."""
+        """Let this thread's claims share a connection: SQLite empties its log whenever the last one is closed."""
         with open_database(self.path, self._schema) as connection:
             self._kept[get_ident()] = connection
             try:
@@ -126,7 +126,7 @@ class FeatureStore:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         if (kept := self._kept.get(get_ident())) is not None:
-            yield kept  # what goes wrong with it is explained where it was opened
+            yield kept  # its errors are explained where it was opened
         else:
             with open_database(self.path, self._schema) as connection:
                 yield connection
@@ -136,7 +136,7 @@ class FeatureStore:
 
     @contextmanager
     def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
-        """Hold the only right to write while the caller computes the missing rows.
+        """Hold the write lock while the caller computes the missing rows.
 
         Processes that embed the same images take turns, batch by batch, so no image is embedded twice. The rows are
         written in one transaction when the block ends; a block that fails writes nothing.
@@ -144,14 +144,14 @@ class FeatureStore:
         Yields
         ------
         missing : list of bytes
-            Those of `keys` without a row, now that nobody else can write one.
+            The keys without a row, which no other process can write now.
         rows : dict of bytes to ndarray of shape (d,) and dtype float32
             The rows of the other keys; the caller adds the missing ones.
 
         Raises
         ------
         StoreError
-            If the file cannot be written: a read-only folder, a full disk.
+            If the file cannot be written, in a read-only folder or on a full disk, say.
         """
         with self._connection() as connection, transaction(connection):
             rows = {
@@ -166,13 +166,13 @@ class FeatureStore:
             )
 
     def width(self) -> int:
-        """Return the number of features per row; 0 while the store does not tell."""
+        """Return the number of features per row, 0 while the store is empty."""
         with open_database(self.path, self._schema) as connection:
             first = connection.execute("SELECT key FROM features LIMIT 1").fetchone()
             return next((block.shape[1] for _, block in _select(connection, first or ())), 0)
 
     def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
-        """Return the SHA-256 of each file, or the error reading it gave, remembered beside the store."""
+        """Return the SHA-256 of each file, or the error on reading it; digests are remembered beside the store."""
         return DigestIndex(self.path.parent)(paths)
 
     def __len__(self) -> int:
@@ -181,7 +181,7 @@ class FeatureStore:
 
 
 class NoStore:
-    """Stands where a store would and keeps nothing."""
+    """A store that keeps nothing."""
 
     digests = staticmethod(hash_files)
     kept_open = staticmethod(nullcontext)
@@ -201,12 +201,12 @@ class NoStore:
 
 
 def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """Yield keys that have a row, some at a time, and their rows."""
+    """Yield, some at a time, the keys that have a row, and their rows."""
     unique = list(dict.fromkeys(keys))
     for start in range(0, len(unique), _KEYS_PER_QUERY):
         chunk = unique[start : start + _KEYS_PER_QUERY]
         query = f"SELECT key, crc32, row FROM features WHERE key IN ({','.join('?' * len(chunk))})"
-        # SQLite does not guard the types: a flipped bit can turn a blob into text or a number.
+        # SQLite does not enforce types: a flipped bit can turn a blob into text or a number.
         sound = [(key, blob) for key, checksum, blob in connection.execute(query, chunk)
                  if type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum]  # fmt: skip
         if sound:
@@ -218,13 +218,13 @@ def _checksum(key: bytes, blob: bytes) -> int:
     return zlib.crc32(blob, zlib.crc32(key))
 
 
-#: From the images of a chunk and their decoded pixels, each ``uint8 (H, W, 3)``, to ``float32 (k, d)``.
+#: From the k images of a chunk and their decoded pixels, each ``uint8 (H, W, 3)``, to rows ``float32 (k, d)``.
 Compute = Callable[[ImageBatch, list[np.ndarray]], np.ndarray]
-#: The rows of some images, how many of them were computed here (not by another process meanwhile), and how many images
-#: were looked at.
+#: The rows of some images, how many of them this process computed (and not another one meanwhile), and how many images
+#: were tried.
 Computed = Generator[tuple[dict[bytes, np.ndarray], int, int]]
-#: A worker gets at most so many chunks at a time: it decodes one while it computes another, and what it had in hand is
-#: lost if it dies.
+#: A worker gets at most so many chunks at a time: enough to decode one while it computes another, but few, because they
+#: are lost if it dies.
 _CHUNKS_AT_ONCE = 8
 
 
@@ -237,12 +237,12 @@ def stored_rows(
     advance: Callable[[int], None],
     n_jobs: int | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Return one feature row per image and how many images had to be computed; as :func:`readable_rows` does it.
+    """Return one feature row per image and the number of images computed, as :func:`readable_rows` does.
 
     Raises
     ------
     ImageReadError
-        If images cannot be read; the rows of all others are in the store by then.
+        If images cannot be read; the rows of all others are in the store nevertheless.
     StoreError
         If the store cannot be read or written.
     """
@@ -263,7 +263,7 @@ def readable_rows(
     advance: Callable[[int], None],
     n_jobs: int | None = None,
 ) -> tuple[np.ndarray, int, dict[str, str]]:
-    """Return one feature row per image, how many images had to be computed, and which cannot be read.
+    """Return one feature row per image, the number of images computed, and those that cannot be read.
 
     Images are decoded ahead in threads and computed in chunks; a finished chunk is in the store before the next one
     starts. Images with equal content keys are computed once.
@@ -276,14 +276,14 @@ def readable_rows(
     chunk_size : int
         Images per call of `compute`.
     advance : callable
-        Told how many images are done, for a progress bar.
+        Called with numbers of finished images, for a progress bar.
     n_jobs : int or None, default=None
-        Workers of the joblib backend that share the missing images out; they compute, and only the caller writes.
+        Workers of the joblib backend among which the missing images are divided. They only compute; the caller writes.
 
     Returns
     -------
     rows : ndarray of shape (n, d) and dtype float32
-        Zeros where an image cannot be read; d is 0 where none can.
+        Zeros where an image cannot be read; d is 0 if none can.
     n_computed : int
     failures : dict of str to str
         The reason for each unreadable image, by path.
@@ -357,7 +357,7 @@ def _share_out(
     n_chunks = -(-len(keys) // chunk_size)
     step = chunk_size * min(max(n_chunks // (4 * n_workers), 1), _CHUNKS_AT_ONCE)
     shares = [slice(start, start + step) for start in range(0, len(keys), step)]
-    tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size, advance=_tell_nobody)
+    tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size, advance=_no_progress)
              for share in shares)  # fmt: skip
     answers = Parallel(n_jobs=n_workers, batch_size=1, return_as="generator")(tasks)
     for share, (rows, _, failed) in zip(shares, answers, strict=True):
@@ -380,7 +380,7 @@ def _is_worker() -> bool:
     return True
 
 
-def _tell_nobody(steps: int) -> None:
+def _no_progress(steps: int) -> None:
     pass
 
 

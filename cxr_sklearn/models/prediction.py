@@ -11,7 +11,9 @@ import pandas as pd
 
 from ..datasets.folder import IMAGE_SUFFIXES
 from ..exceptions import DataError, InputError
-from ..features._image_stats import describe
+from ..features._image_stats import image_stats
+from ..features.shortcuts import ShortcutFeatures
+from ._steps import steps_of
 from .model import CXRModel, as_model
 
 
@@ -78,24 +80,24 @@ def predict(
     listed = [os.fspath(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
-    # As the detector will look at them, so that an image is read once.
+    # As the detector looks at them, so that no image is measured twice.
     crop = 1.0 if model.domain is None else model.domain.crop
-    failures = describe(listed, store, "Reading images", verbose, crop=crop).failures
+    stats = image_stats(listed, store, "Reading images", verbose, crop=crop, strict=False)
+    sees_stats_alone = crop == 1 and isinstance(steps_of(model.pipeline)[0], ShortcutFeatures)
     table = pd.DataFrame({"path": listed})
-    table["error"] = table["path"].map(failures).astype("str")
+    table["error"] = table["path"].map(stats.failures).astype("str")
     readable = table["error"].isna()
     scores, decision = np.full(len(table), np.nan), np.full(len(table), None, dtype=object)
     domain = decision.copy()
     if readable.any():
-        rows = table.loc[readable, "path"]
-        probabilities = model.predict_proba(rows)
+        X = stats.rows[readable] if sees_stats_alone else table.loc[readable, "path"]
+        probabilities = model.predict_proba(X)
         scores[readable] = probabilities[:, 1]
         decision[readable] = np.take(model.class_names, model.decide(probabilities))
         table.loc[readable & ~np.isfinite(scores), "error"] = "the model gives it no score"
         readable = table["error"].isna()
-        rows = table.loc[readable, "path"]
-        if model.domain is not None and len(rows):
-            domain[readable] = np.where(model.domain.predict(rows) == 1, "in", "out")
+        if model.domain is not None and readable.any():
+            domain[readable] = np.where(model.domain.predict(stats.rows[readable]) == 1, "in", "out")
     return pd.DataFrame(
         {
             "path": table["path"],

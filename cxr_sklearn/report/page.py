@@ -9,7 +9,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._io import atomic_write
-from ..evaluation.metrics import DECISION_METRICS, METRICS
+from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
 from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
@@ -57,6 +57,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "headline": HEADLINE,
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
+        "rates": RATES,
         # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in metrics["pipelines"].values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),

@@ -45,6 +45,8 @@ def words(lang: str) -> Words:
     texts = catalogue()
 
     def say(key: str, **values: Any) -> str:
+        if key.startswith("metric.") and key not in texts:  # a new metric without a name of its own
+            return key.removeprefix("metric.").replace("_", " ").capitalize()
         return texts[key][lang].format(**values)
 
     return say

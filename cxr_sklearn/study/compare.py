@@ -1,4 +1,4 @@
-"""compare: the same images, folds and rules for every pipeline, and one table of scores to judge them by."""
+"""compare: every pipeline on the same images, folds and rules, with one table of scores to judge them by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..datasets._frame import SPLIT_NAMES
+from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
@@ -59,48 +59,47 @@ def compare(
 ) -> dict[str, Any]:
     """Compare pipelines on the same images, folds and rules, and write a report.
 
-    The images are checked first, as by :func:`check`. Every image is embedded once, before any search starts. Then,
-    for each pipeline: a grid search on the training images by stratified folds that keep a patient together, scored
-    by ROC AUC; out-of-fold scores of the best candidate; a refit on all training images; a threshold from the
-    validation images, or from the out-of-fold scores where those are too few; and one look at the test images. A
-    classifier that trains a network holds some of its training patients out for early stopping. The recipe
-    "shortcuts", which sees no lung, is always among them: it is the line to beat.
+    The images are checked first, as by :func:`check`, and embedded once, before any search starts. Each pipeline then
+    goes through a grid search on the training images, with stratified folds of whole patients, scored by ROC AUC;
+    gets out-of-fold scores with the best parameters; is fitted again on all training images; has its threshold chosen
+    on the validation images, or on the out-of-fold scores where those are too few; and looks at the test images once.
+    A classifier that trains a network holds out some of its training patients for early stopping. The recipe
+    "shortcuts", which sees no lung, is always included: it is the line to beat.
 
     Parameters
     ----------
     frame : DataFrame
-        As :func:`load_folder` returns it; `path`, `target`, `split` and `patient` are used, and `subtype` if it has it.
+        As :func:`load_folder` returns it, with `path`, `target`, `split` and `patient`, and optionally `subtype`.
     pipelines : dict, sequence of str or path, or None
         What to compare: ``{"mine": pipeline, "tuned": (pipeline, grid), "frozen": "vgg16_logistic"}``, with estimators,
         pairs of an estimator and its parameter grid, names of shipped recipes, or paths of recipe files; or a list of
-        recipes alone. None takes all that are shipped, but for those that are slow (``ON_REQUEST = True`` in their
-        file).
+        recipes alone. None takes all shipped recipes except the slow ones (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
-        ``training.csv``, ``probes.csv`` and ``models/``; created if need be.
+        ``training.csv``, ``probes.csv`` and ``models/``; created if missing.
     weights, store
-        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; what the check
-        found out about each image is kept in the store, too. Estimators are taken as they are.
+        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
+        their own. The statistics of each image that the check needs are kept in the store, too.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
-        The last step of each pipeline is wrapped in a :class:`BalancedClassifier`; for "augment", which draws views of
-        images, all that comes after the ImageLoader is, and a pipeline without one stays as it is.
+        How a :class:`BalancedClassifier` around the last step of each pipeline balances the classes. For "augment",
+        which draws views of images, it wraps all steps after the ImageLoader, and leaves a pipeline without one alone.
     threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
-        against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images,
-        unchanged and changed, after smoothing, and implies `stress`.
+        against a false alarm) or a number. "robust" is Youden's index over the validation images, unchanged and
+        changed, after smoothing; it implies `stress`.
     calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
-        How to calibrate the scores, on the images that the threshold is chosen on.
+        How to calibrate the scores, on the images on which the threshold is chosen.
     sanity : bool, default=False
-        Also train on permuted labels, and score test images whose border or centre is hidden.
+        Also train on permuted labels, and score test images with their border or centre hidden.
     stress : bool, default=False
-        Also score changed validation images, as :func:`stress_test` does: to choose between pipelines without a look
-        at test. Where there are too few of them to decide anything, each pipeline is fitted once more, without the
-        first fold of the training images, and that fold is scored.
+        Also score changed validation images, as :func:`stress_test` does, to choose between pipelines without a look
+        at test. If there are too few of these, each pipeline is fitted once more, without the first fold of the
+        training images, and scores that fold.
     allow_leaks : bool, default=False
-        Whether to go on although images or patients are on both sides of a split; the report says so then.
+        Whether to go on if images or patients are on both sides of a split; the report says so.
     cv : int, default=5
-        Number of folds. 1 fits once: a tenth of the training patients is held out, takes the place of the folds, and
-        the model fitted on the others is the final one.
+        Number of folds. 1 fits once: a tenth of the training patients is held out instead, and the model fitted on the
+        others is the final one.
     n_jobs : int or None, default=None
         Processes for the grid search.
     random_state : int, default=0
@@ -120,13 +119,13 @@ def compare(
     DataError
         If a split or a class is missing, a class has fewer training patients than folds, or there are leaks.
     RecipeError
-        If a recipe cannot be used.
+        If a recipe or an estimator cannot be used.
     ValueError
         If another parameter is wrong.
     ImageReadError
         If images cannot be read; the error lists every one.
     WeightsUnavailableError
-        If the weights of a backbone are neither here nor to be had.
+        If the weights of a backbone are not on this machine and cannot be downloaded.
     StoreError
         If the store cannot be read or written.
     OSError
@@ -143,21 +142,22 @@ def compare(
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in CLASSES:
         if test[test["target"] == target]["patient"].nunique() < 2:
-            raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
+            raise DataError(f"there is one {label} patient in the test split, too few to measure anything")
     folds = patient_folds(train, cv, random_state)
-    checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
-    # First what is quick and may fail.
+    frame, checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+    # The quick steps that may fail come first.
     domains = Domains(store, train)
     for candidate in candidates:
         domains.of(candidate.pipeline)
-    images = describe_images(frame, store, checked)
+    images = describe_images(frame, checked)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
-    data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
+    data = {"synthetic": any_drawn(frame["path"])}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
     for candidate in candidates:
         facts["pipelines"][candidate.name] = {
@@ -166,7 +166,7 @@ def compare(
             "balance": candidate.balance,
             **embed_all(candidate.pipeline, frame, verbose),
         }
-    keep = _Kept(folder, facts, images)
+    write = _Writer(folder, facts, images)
     try:
         for candidate in candidates:
             name = candidate.name
@@ -174,24 +174,24 @@ def compare(
             facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
             facts["pipelines"][name] |= fitted.facts
             changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
-            # Only a rule that needs them waits for changed images: what is fitted is to be kept at once.
+            # Changed images come before the model is saved only if its threshold depends on them.
             first = [changed()] if rule.name == "robust" else []
-            keep(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
-            _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, keep.metrics)
+            write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
+            _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, write.metrics)
             if sanity:
                 occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
                 permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
-                keep(probes=[occluded, permuted])
+                write(probes=[occluded, permuted])
             if stress and not first:
-                keep(probes=[changed()])
+                write(probes=[changed()])
     finally:
-        if keep.metrics:
-            render(folder, keep.metrics)
-    return keep.metrics
+        if write.metrics:
+            render(folder, write.metrics)
+    return write.metrics
 
 
 def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
-    """Save a model with what the run says of it; one that cannot be saved costs a warning, not the run."""
+    """Save a model with the facts of the run about it; one that cannot be saved causes a warning, not an error."""
     found = metrics["pipelines"][name]
     metadata = {
         "recipe": name,
@@ -209,8 +209,8 @@ def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, m
         warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
 
 
-class _Kept:
-    """The tables and metrics.json of a run, written whenever there is more, so that a failure loses nothing."""
+class _Writer:
+    """Writer of a run's tables and metrics.json, called whenever there are more rows, so that a failure loses none."""
 
     def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame) -> None:
         self._folder, self._facts, self._images = folder, facts, images
@@ -219,7 +219,7 @@ class _Kept:
 
     def __call__(self, **more: list[pd.DataFrame]) -> None:
         if not self.metrics:
-            # Those of an earlier run do not fit.
+            # Those of an earlier run do not fit the new tables.
             for earlier in [*(self._folder / name for name in ("metrics.json", "report.html", "model-card.md",
                             "training.csv", "probes.csv")), *(self._folder / "models").glob("*.skops")]:  # fmt: skip
                 earlier.unlink(missing_ok=True)

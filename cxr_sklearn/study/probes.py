@@ -1,4 +1,4 @@
-"""Scores of images that were changed, and of labels that were permuted."""
+"""Scores of changed images, and of models that were trained on permuted labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress_bar
-from ..evaluation.probes import _figures
+from ..evaluation.probes import figures
 from ..evaluation.tables import CLEAN, STRESS, TABLES, score_rows
 from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import DataError, InputError
@@ -20,46 +20,26 @@ from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresse
 from ..models._steps import after_loader
 from ..models.calibration import pneumonia_scores
 from ..models.model import check_threshold
-from .search import Fitted, Splits, calibrated_rows, fit, patient_folds
+from .search import Fitted, Splits, calibrated_rows, fit, patient_folds, scores_of
 
 _CHUNK_SIZE = 64
+#: The repr of a function holds its address and that of a large array leaves numbers out: it does not say what they do.
+_INCOMPLETE = re.compile(r" at 0x[0-9a-fA-F]+|\.\.\.")
 
 
 def scores_in_chunks(model: Any, paths: pd.Series, advance: Callable[[int], None]) -> np.ndarray:
-    """Return the probability of pneumonia of each image, shape (n,); a part at a time, to show progress."""
-    chunks = [paths.iloc[start : start + _CHUNK_SIZE] for start in range(0, len(paths), _CHUNK_SIZE)]
+    """Return the probability of pneumonia of each image, shape (n,), and advance a progress bar chunk by chunk."""
     scores = []
-    for chunk in chunks:
-        scores.append(pneumonia_scores(model, chunk))
+    for start in range(0, len(paths), _CHUNK_SIZE):
+        scores.append(pneumonia_scores(model, chunk := paths.iloc[start : start + _CHUNK_SIZE]))
         advance(len(chunk))
     return np.concatenate(scores)
 
 
-def probe_rows(
+def _probe_rows(
     name: str, models: Mapping[str, Any], rows: pd.DataFrame, *, title: str, verbose: int, fold: int | None = None
 ) -> pd.DataFrame:
-    """Score the same images with one pipeline after the other.
-
-    Parameters
-    ----------
-    name : str
-        Of the pipeline in ``probes.csv``.
-    models : mapping of str to Pipeline
-        Fitted, by probe; maybe none.
-    rows : DataFrame
-        With `path`, `patient`, `split` and `target`.
-    title : str
-        What the progress bar says.
-    verbose : int
-        1 shows a progress bar.
-    fold : int or None
-        Of training images that were held out.
-
-    Returns
-    -------
-    DataFrame
-        Rows of ``probes.csv``.
-    """
+    """Score the same images with the fitted model of each probe, and return rows of ``probes.csv``."""
     parts = []
     with progress_bar(f"{title}, {name}", len(models) * len(rows), show=verbose > 0) as advance:
         for probe, model in models.items():
@@ -69,18 +49,9 @@ def probe_rows(
 
 
 def permuted_labels(train: pd.DataFrame, random_state: int) -> pd.Series:
-    """Deal the patients' labels out to other patients: nothing in an image can tell them then.
+    """Return a label per row, dealt out anew to the patients, so that images do not predict it.
 
-    Parameters
-    ----------
-    train : DataFrame
-        With `patient` and `target`; a patient of both labels counts as one of the first.
-    random_state : int
-
-    Returns
-    -------
-    Series
-        A label per row; all images of a patient share it.
+    All images of a patient get the same label; a patient with images of both counts as one of the first of them.
     """
     labels = train.groupby("patient")["target"].first()
     dealt = pd.Series(np.random.default_rng(random_state).permutation(labels), index=labels.index)
@@ -90,69 +61,35 @@ def permuted_labels(train: pd.DataFrame, random_state: int) -> pd.Series:
 def permuted_rows(
     name: str, pipeline: Pipeline, train: pd.DataFrame, *, random_state: int, verbose: int
 ) -> pd.DataFrame:
-    """Fit a pipeline on permuted labels of half of the patients, and score the other half.
+    """Fit a pipeline on permuted labels of half of the patients, score the others, and return rows of ``probes.csv``.
 
-    Folds would be fitted on much the same patients: their AUCs go together, and no simple interval holds for a mean.
-
-    Parameters
-    ----------
-    name : str
-        Of the pipeline.
-    pipeline : Pipeline
-        Need not be fitted.
-    train : DataFrame
-        With `path`, `patient`, `split` and `target`.
-    random_state, verbose
-        As for :func:`compare`.
-
-    Returns
-    -------
-    DataFrame
-        Rows of ``probes.csv``, one per held-out image; `target` is the permuted label.
+    There is one split instead of folds: folds share most of their training patients, so their AUCs are correlated, and
+    no simple interval holds for the mean.
     """
     dealt = train.assign(target=permuted_labels(train, random_state))
     fitted, held_out = (dealt.iloc[rows] for rows in patient_folds(dealt, 2, random_state)[0])
     with progress_bar(f"Permuted labels, {name}", 1, show=verbose > 0) as advance:
-        scores = pneumonia_scores(fit(pipeline, fitted), held_out["path"])
+        scores = scores_of(fit(pipeline, fitted), held_out)
         advance(1)
     return score_rows(held_out, name, scores, fold=0).assign(probe="permuted")
 
 
 def occluded(model: Any, part: str) -> Any | None:
-    """Return a fitted pipeline that sees images with a part hidden; None where it loads none by an ImageLoader."""
+    """Return a fitted model to which a part of each image is hidden, or None if it has no ImageLoader."""
     return after_loader(model, "occlude", ImageOccluder(part))
 
 
 def occluded_rows(name: str, model: Any, test: pd.DataFrame, verbose: int) -> pd.DataFrame:
-    """Score test images with their border, then their centre, hidden from a fitted pipeline.
+    """Score test images with their border, then their centre, hidden from a fitted model.
 
-    Parameters
-    ----------
-    name : str
-        Of the pipeline.
-    model : Pipeline
-        Fitted.
-    test : DataFrame
-        With `path`, `patient`, `split` and `target`.
-    verbose : int
-        1 shows a progress bar.
-
-    Returns
-    -------
-    DataFrame
-        Rows of ``probes.csv``; none where the pipeline loads its images itself.
+    The rows of ``probes.csv`` are none if the model has no ImageLoader.
     """
-    blinded = {part: occluded(model, part) for part in PARTS}
-    models = {part: pipeline for part, pipeline in blinded.items() if pipeline is not None}
-    return probe_rows(name, models, test, title="Occluding images", verbose=verbose)
-
-
-#: What Python prints for a function, and NumPy for the middle of a large array: others look the same.
-_UNSAID = re.compile(r" at 0x[0-9a-fA-F]+|\.\.\.")
+    models = {part: changed for part in PARTS if (changed := occluded(model, part)) is not None}
+    return _probe_rows(name, models, test, title="Occluding images", verbose=verbose)
 
 
 def stressed(model: Any, change: Change) -> Any | None:
-    """Return a fitted pipeline that sees changed images; None where it loads none by an ImageLoader."""
+    """Return a fitted model that sees changed images, or None if it has no ImageLoader."""
     return after_loader(model, "stress", ImageStresser(change))
 
 
@@ -166,32 +103,32 @@ def stress_test(
 ) -> pd.DataFrame:
     """Score images as they are and changed: overexposed, blurred, tilted and so on.
 
-    Validation images are drawn as training images are, and good models are all near perfect on them. Changed, they
-    tell models apart without a look at the test images. A model that does better here tends to do better on images of
-    another origin, too, but not always: these are a few changes out of many, and none of them is another hospital.
+    On validation images, which are drawn like the training images, all good models are nearly perfect. Changed images
+    tell them apart without a look at the test images. A model that does better on them tends to do better on images
+    from elsewhere, too, but not always: these are a few changes out of many, and none of them is another hospital.
 
     Parameters
     ----------
     model : Pipeline
         Fitted on 0 (normal) and 1 (pneumonia), with an :class:`ImageLoader`.
     frame : DataFrame of n rows
-        With `path` and `target`, both classes; best the validation images, ``frame[frame["split"] == "val"]``.
+        With `path` and `target`, and images of both classes: best the validation images.
     changes : sequence of str, or mapping of str to callable, default=None
         Which of "bright", "gamma", "blurred", "collimated", "tilted", "noisy", "small" and "combined" to try; None
-        tries all. Changes of your own are callables by name, from grey pixels ``uint8 (H, W)`` of any size to such;
-        what is computed of changed images is kept by the ``repr`` of the change, so that must say all of what it does,
-        as that of a frozen dataclass does.
+        tries all. A mapping names changes of your own, callables from and to grey pixels ``uint8 (H, W)`` of any size.
+        Features of changed images are stored under the ``repr`` of the change, which must therefore describe it
+        completely, as that of a frozen dataclass does.
     threshold : float, optional
-        None takes that of a :class:`CXRModel`, and 0.5 for a pipeline.
-        The score from which an image is called pneumonia.
+        The score from which an image is called pneumonia. None takes that of a :class:`CXRModel`, and 0.5 for a
+        pipeline.
     verbose : int, default=0
         1 shows a progress bar.
 
     Returns
     -------
     DataFrame of shape (1 + n_changes, 4) and dtype float64
-        By change, "clean" first, which is the images as they are: `roc_auc`, and, at the threshold, `recall`,
-        `specificity` and `called_pneumonia`, the share of images that reach it.
+        For the unchanged images, "clean", and for each change: `roc_auc` and, at the threshold, `recall`,
+        `specificity` and `called_pneumonia`, the share of images that reach the threshold.
 
     Raises
     ------
@@ -206,8 +143,8 @@ def stress_test(
 
     See Also
     --------
-    compare : With ``stress=True``, does it for every pipeline and puts intervals around the changes.
-    ImageAugmenter : Changes training images, so that a model learns to bear with it.
+    compare : With ``stress=True``, tests every pipeline this way, with confidence intervals.
+    ImageAugmenter : Changes training images, so that a model learns to cope with changes.
 
     References
     ----------
@@ -240,7 +177,7 @@ def stress_test(
     with progress_bar("Changing images", len(models) * len(frame), show=verbose > 0) as advance:
         for name, changed in models.items():
             score = scores_in_chunks(changed, frame["path"], advance)
-            found[name] = _figures(frame["target"], score, threshold)
+            found[name] = figures(frame["target"], score, threshold)
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("change")
 
 
@@ -255,79 +192,43 @@ def _chosen(changes: Sequence[str] | Mapping[str, Change] | None) -> dict[str, C
     for name, change in changes.items():
         if name == CLEAN or not callable(change):
             raise InputError(f"the change {name!r} must be a callable, and not be called {CLEAN!r}")
-        if _UNSAID.search(repr(change)):
+        if _INCOMPLETE.search(repr(change)):
             raise InputError(
-                f"the repr of the change {name!r} must say all of what it does, but is {change!r}; make it a frozen "
-                "dataclass with a __call__"
+                f"the repr of the change {name!r} must describe it completely, but is {change!r}; make the change a "
+                "frozen dataclass with a __call__"
             )
     return dict(changes)
 
 
 def stressed_rows(name: str, model: Any, rows: pd.DataFrame, verbose: int, fold: int | None = None) -> pd.DataFrame:
-    """Score changed images.
+    """Score changed images with a fitted model, and return rows of ``probes.csv``, none if it has no ImageLoader.
 
-    Parameters
-    ----------
-    name : str
-        Of the pipeline.
-    model : Pipeline
-        Fitted.
-    rows : DataFrame
-        With `path`, `patient`, `split` and `target`.
-    verbose : int
-        1 shows a progress bar.
-    fold : int or None
-        That `rows` were held out of. Rows of the images as they are come first then, probe "stress:clean": the scores
-        that ``scores.csv`` has of them are of another fit, or calibrated on other folds.
-
-    Returns
-    -------
-    DataFrame
-        Rows of ``probes.csv``, `probe` "stress:bright" and so on; none where the pipeline loads its images itself.
+    With `fold`, which `rows` were held out of, the images as they are come first: their scores in ``scores.csv`` are
+    those of another fit, or were calibrated on other folds.
     """
-    models = {} if fold is None else {CLEAN: model}
+    models = {} if fold is None else {STRESS + CLEAN: model}
     for change_name, change in CHANGES.items():
-        changed = stressed(model, change)
-        if changed is None:
+        if (changed := stressed(model, change)) is None:
             models = {}
             break
-        models[change_name] = changed
-    probes = {STRESS + change_name: changed for change_name, changed in models.items()}
-    return probe_rows(name, probes, rows, title="Changing images", verbose=verbose, fold=fold)
+        models[STRESS + change_name] = changed
+    return _probe_rows(name, models, rows, title="Changing images", verbose=verbose, fold=fold)
 
 
 def stressed_validation(name: str, fitted: Fitted, frame: pd.DataFrame, folds: Splits, verbose: int) -> pd.DataFrame:
-    """Score changed validation images or, where these are too few to decide anything, the first fold of the training.
+    """Score changed validation images or, if these are too few to decide anything, the first fold of train.
 
-    Parameters
-    ----------
-    name : str
-        Of the pipeline.
-    fitted : Fitted
-        The pipeline is fitted again, without the first fold, where that is what is scored.
-    frame : DataFrame
-        With `path`, `patient`, `split` and `target`; rows of the test split are left alone.
-    folds : list of (ndarray, ndarray)
-        Positions among the training rows.
-    verbose : int
-        1 shows progress bars.
-
-    Returns
-    -------
-    DataFrame
-        As :func:`stressed_rows`, calibrated as the other scores are.
+    For that fold the pipeline is fitted once more, on the other folds. The scores are calibrated as all others are.
     """
-    model = fitted.model
+    model, fold = fitted.model, None
     source, _ = images_to_choose_on(fitted.scores)
-    if source == "val":
-        changed = stressed_rows(name, model, frame[frame["split"] == "val"], verbose)
-        return calibrated_rows(changed, fitted.calibrator)
-    train = frame[frame["split"] == "train"]
-    rows, held_out = (train.iloc[positions] for positions in folds[0])
-    if stressed(model, CHANGES["combined"]) is None:
-        return stressed_rows(name, model, held_out, verbose)  # none; a fit would be for nothing
-    if len(folds) > 1:  # of one fold alone, the final model has not seen the images either
-        with progress_bar(f"Fitting without the first fold, {name}", 1, show=verbose > 0) as advance:
-            model = fit(fitted.pipeline, rows)
-            advance(1)
-    return calibrated_rows(stressed_rows(name, model, held_out, verbose, fold=0), fitted.calibrator)
+    rows = frame[frame["split"] == "val"]
+    if source != "val":
+        train, fold = frame[frame["split"] == "train"], 0
+        others, rows = (train.iloc[positions] for positions in folds[0])
+        # No fit is needed without images to change, or with one fold, which the final model has not seen either.
+        if len(folds) > 1 and stressed(model, CHANGES["combined"]) is not None:
+            with progress_bar(f"Fitting without the first fold, {name}", 1, show=verbose > 0) as advance:
+                model = fit(fitted.pipeline, others)
+                advance(1)
+    return calibrated_rows(stressed_rows(name, model, rows, verbose, fold), fitted.calibrator)

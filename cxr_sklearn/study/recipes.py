@@ -1,10 +1,11 @@
-"""Recipes: one small file per approach, found by name among the shipped ones or by path."""
+"""Recipes, one small file per approach, and the candidates of a run: recipes and estimators."""
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,26 +46,21 @@ class Recipe:
 
     @property
     def on_request(self) -> bool:
-        """Whether the file says ``ON_REQUEST = True``: it takes long, and is compared only where it is named."""
+        """Whether the file says ``ON_REQUEST = True``: the recipe is slow and only compared if it is named."""
         return bool(getattr(self._module, "ON_REQUEST", False))
 
     def takes(self, option: str) -> bool:
-        """Whether the file's ``build`` has a parameter of that name, or takes any."""
+        """Whether the file's ``build`` accepts an option."""
         parameters = inspect.signature(self._module.build).parameters
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def build(self, **options: Any) -> Pipeline:
-        """Call the file's ``build`` with those of `options` that it has parameters for.
-
-        Parameters
-        ----------
-        **options
-            ``store``, ``weights``, ``random_state`` and ``checkpoint``.
+        """Call the file's ``build`` with those of `store`, `weights`, `random_state`, `checkpoint` that it accepts.
 
         Raises
         ------
         RecipeError
-            If it fails, does not return a Pipeline that can predict probabilities, or PARAM_GRID does not fit that.
+            If ``build`` fails or does not return a Pipeline that predicts probabilities and that PARAM_GRID fits.
         """
         known = {name: value for name, value in options.items() if self.takes(name)}
         try:
@@ -78,19 +74,19 @@ class Recipe:
 
 
 def recipes_folder() -> Path:
-    """Folder of the shipped recipes: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the shipped recipes: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "pipelines"
     return installed if installed.is_dir() else package.parent / "pipelines"
 
 
 def recipe_names() -> list[str]:
-    """Names of the shipped recipes, sorted."""
+    """Return the names of the shipped recipes, sorted."""
     return sorted(path.stem for path in recipes_folder().glob("*.py"))
 
 
 def default_recipes() -> list[str]:
-    """Names of the shipped recipes that are compared where none is named: all that are not on request."""
+    """Return the names of the shipped recipes that are compared by default: all that are not on request."""
     return [name for name in recipe_names() if not load_recipe(name).on_request]
 
 
@@ -113,10 +109,13 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     if spec is None or spec.loader is None:
         raise RecipeError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    finally:
+        del sys.modules[spec.name]  # so that workers, which could not import it, get its classes by value
     if not callable(getattr(module, "build", None)):
         raise RecipeError(f"{path} defines no function build(store, weights, random_state, checkpoint)")
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)
@@ -124,7 +123,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A pipeline to be judged, not fitted yet, and the parameters worth searching.
+    """An unfitted pipeline to compare, and the parameters worth searching.
 
     Attributes
     ----------
@@ -135,7 +134,7 @@ class Candidate:
     param_grid : dict, or list of dict
         As :class:`sklearn.model_selection.GridSearchCV` takes it.
     balance : str
-        How its training images are balanced, "none" where they are not.
+        How its training images are balanced, or "none".
     """
 
     name: str
@@ -148,19 +147,19 @@ class Candidate:
 def candidates_of(
     pipelines: Any, otherwise: Sequence[str], *, balance: str = "none", **options: Any
 ) -> list[Candidate]:
-    """Build what is to be judged.
+    """Build the candidates of a run.
 
     Parameters
     ----------
     pipelines : str, path or estimator; sequence of str or path; mapping; or None
-        Names of shipped recipes or paths of recipe files. In a mapping, from the names that reports are to use, also
+        Names of shipped recipes or paths of recipe files. A mapping from names for the report may also hold
         estimators, and pairs of an estimator and its parameter grid.
     otherwise : sequence of str
-        The recipes that None stands for.
+        The recipes to take for None.
     balance : str
-        How :class:`BalancedClassifier` is to balance the training images.
+        The method of :class:`BalancedClassifier`.
     **options
-        For the recipes; estimators are as they are.
+        For the recipes; estimators keep their own.
 
     Raises
     ------
@@ -197,7 +196,7 @@ def _candidate(name: str, source: Any, options: dict[str, Any]) -> Candidate:
             f"{name} must be a recipe, an estimator or a pair of an estimator and its grid, not {type(source).__name__}"
         )
     description = ", ".join(type(step).__name__ for step in steps_of(estimator)) + "."
-    if not isinstance(estimator, Pipeline):  # so that all that follows deals with pipelines alone
+    if not isinstance(estimator, Pipeline):  # the rest of the study deals only with pipelines
         estimator = Pipeline([("model", estimator)])
         grid = _renamed(grid, lambda key: f"model__{key}")
     _check(f"the pipeline {name}", estimator, grid)
@@ -221,10 +220,10 @@ def _renamed(grid: Any, rename: Callable[[str], str]) -> Any:
 
 
 def balanced(candidate: Candidate, method: str, random_state: int | None) -> Candidate:
-    """Wrap the end of a pipeline in a :class:`BalancedClassifier`, and rename what is searched accordingly.
+    """Wrap the last step of a pipeline in a :class:`BalancedClassifier`, and rename the searched parameters to match.
 
-    It is the last step that is wrapped. Views are drawn of images, so for "augment" it is all that comes after the
-    loader; a pipeline without an ImageLoader stays as it is then.
+    For "augment", which draws views of images, all steps after the ImageLoader are wrapped; a pipeline without one
+    stays unchanged.
     """
     steps = candidate.pipeline.steps
     first = len(steps) - 1

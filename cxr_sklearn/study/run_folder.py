@@ -1,8 +1,9 @@
-"""From the tables of a run to metrics.json, report.html and model-card.md; no network is needed for it."""
+"""From the tables of a run to metrics.json, report.html and model-card.md, without Keras."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,49 @@ from ..evaluation.summary import learning_facts, summarise
 from ..evaluation.tables import read_scores, read_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError
+from ..report.words import words
 from ._metadata import describe_data
 
 
-def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from the tables in a folder, and render the report; as :func:`write_metrics` does it.
+def write_results(
+    folder: str | os.PathLike[str], *, threshold: str | float | None = None, lang: str | None = None
+) -> dict[str, Any]:
+    """Compute the metrics of a run from its tables again, and render the report again.
+
+    Parameters
+    ----------
+    folder : path
+        The `out` of :func:`compare`.
+    threshold : str or float, optional
+        Another rule for thresholds. Whoever chooses it may have seen results on test, unlike with the rule of the run:
+        metrics.json keeps that first rule as "threshold_before", and the report warns of a second look.
+    lang : {"en", "es"}, optional
+        Another language of the report.
+
+    Returns
+    -------
+    dict
+        The content of ``metrics.json``.
 
     Raises
     ------
     DataError
-        If the threshold is to be robust, and the run changed no images.
+        If a file is missing or damaged, or if `threshold` is "robust" and the run changed no images.
+    ValueError
+        If `threshold` or `lang` is wrong.
     """
-    if facts["run"]["threshold"] == "robust" and not facts["run"].get("stress"):
+    folder = Path(folder)
+    facts = read_metrics(folder)
+    run = facts["run"]
+    if threshold is not None:
+        first = run.pop("threshold_before", run["threshold"])
+        run["threshold"] = str(parse_rule(str(threshold)))
+        if run["threshold"] != first:
+            run["threshold_before"] = first
+    if run["threshold"] == "robust" and not run.get("stress"):
         raise DataError("the threshold 'robust' looks at changed images, and there are none; run compare --stress")
+    run["lang"] = lang or run["lang"]
+    words(run["lang"])
     metrics = write_metrics(folder, facts)
     render(folder, metrics)
     return metrics
@@ -34,7 +65,7 @@ def write_results(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
 
 def render(folder: Path, metrics: dict[str, Any]) -> None:
     """Render report.html and model-card.md from the tables in a folder and the content of its metrics.json."""
-    from ..report.page import write_report  # matplotlib is wanted only once there is something to show
+    from ..report.page import write_report  # imports Matplotlib, which takes a while
 
     write_report(metrics, read_scores(folder), read_table(folder, "training"), folder)
 
@@ -45,10 +76,10 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        With ``scores.csv``, and maybe ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
+        With ``scores.csv``, and perhaps ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
     facts : dict
-        What only the run knew, by the keys of metrics.json: an earlier metrics.json will do. `run` says how thresholds
-        are chosen and in which language the report is.
+        Facts that are in no table, by the keys of metrics.json, of which an earlier version will do. `run` holds the
+        rule for thresholds and the language of the report.
 
     Returns
     -------
@@ -58,7 +89,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     DataError
-        If a table is not what `compare` wrote, or does not fit the facts.
+        If a table is not as `compare` writes it, or does not fit the facts.
     """
     scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
@@ -80,17 +111,17 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
     with atomic_write(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
-    kept: dict[str, Any] = json.loads(text)  # what is returned and shown is what is kept
+    kept: dict[str, Any] = json.loads(text)  # so that callers get exactly what the file holds
     return kept
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Read ``metrics.json`` of a run back.
+    """Read ``metrics.json`` of a run.
 
     Raises
     ------
     DataError
-        If there is no such file or it is not what `compare` wrote.
+        If the file is missing, or is not as `compare` writes it.
     """
     path = folder / "metrics.json"
     if not path.is_file():
@@ -106,7 +137,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def fits(curve: pd.DataFrame, data: dict[str, Any]) -> bool:
-    """Whether a learning curve is of the images of a run, as far as their numbers tell."""
+    """Whether a learning curve belongs to the images of a run, judged by their numbers."""
     if curve.empty:
         return False
     train, val = data["splits"]["train"], data["splits"]["val"]
@@ -117,5 +148,5 @@ def fits(curve: pd.DataFrame, data: dict[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Write NumPy scalars, paths and whatever else a parameter grid may hold as JSON."""
+    """Turn NumPy scalars, and any other objects in a parameter grid, into something that JSON can hold."""
     return value.item() if isinstance(value, np.generic) else str(value)

@@ -1,4 +1,4 @@
-"""Fitting a candidate: whole patients in each fold, features in advance, a search, a calibrator."""
+"""From a candidate to its fitted model and scores: folds of whole patients, a search, a refit, calibration."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import DataError, InputError
 from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
+from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
 from ..models.calibration import calibrated_scores, fit_calibrator, pneumonia_scores
+from ._metadata import STATS
 from .recipes import Candidate
 
-#: With one fold, one patient in so many is held out.
+#: With one fold, a tenth of the patients is held out.
 HELD_OUT = 10
 Splits = list[tuple[np.ndarray, np.ndarray]]
 
 
 def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
-    """Return stratified folds of whole patients, as positions in `train`; of one fold, a tenth is held out.
+    """Return stratified folds of whole patients, as positions in `train`; a single fold holds out a tenth.
 
     Raises
     ------
@@ -62,8 +64,21 @@ def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
 
 
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
-    """Fit a clone on rows of a frame; a classifier that holds images out gets the patients."""
-    return clone(pipeline).fit(rows["path"], rows["target"], **fit_params(pipeline, groups=rows["patient"].to_numpy()))
+    """Fit a clone on rows of a frame; a classifier that holds images out receives their patients."""
+    params = fit_params(pipeline, groups=rows["patient"].to_numpy())
+    return clone(pipeline).fit(_inputs(pipeline, rows), rows["target"], **params)
+
+
+def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
+    """Return the probability of pneumonia for rows of a frame, shape (n,)."""
+    return pneumonia_scores(model, _inputs(model, rows))
+
+
+def _inputs(model: Pipeline, rows: pd.DataFrame) -> Any:
+    """Return the paths of images, or their known statistics for a model that looks at nothing else."""
+    if STATS in rows and isinstance(steps_of(model)[0], ShortcutFeatures):
+        return np.stack(rows[STATS].to_list())
+    return rows["path"]
 
 
 def search(
@@ -75,30 +90,10 @@ def search(
     n_jobs: int | None,
     advance: Callable[[int], None],
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Return the candidate of the highest mean ROC AUC over the folds, and its out-of-fold scores.
+    """Return the parameters with the highest mean ROC AUC over the folds, and the scores of each held-out part.
 
-    GridSearchCV would throw those scores away, and fitting every fold of the best candidate again for them can take
-    as long as the search.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-    candidates : sequence of dict
-        Parameters to set.
-    train : DataFrame
-        With `path`, `target` and `patient`.
-    splits : list of (ndarray, ndarray)
-        Positions in `train` to fit on and to hold out.
-    n_jobs : int or None
-        Processes.
-    advance : callable
-        Told of every finished fit.
-
-    Returns
-    -------
-    best : dict
-    held_out : list of ndarray
-        Scores of the held-out rows of each split.
+    GridSearchCV would discard those scores, and computing them again can take as long as the search. `advance` is
+    called after every fit.
     """
     tasks = [
         delayed(_fold_scores)(clone(pipeline).set_params(**candidate), train.iloc[rows], train.iloc[held_out])
@@ -117,22 +112,22 @@ def search(
 
 
 def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
-    return pneumonia_scores(fit(pipeline, rows), held_out["path"])
+    return scores_of(fit(pipeline, rows), held_out)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What fitting a candidate gave.
+    """A fitted candidate.
 
     Attributes
     ----------
     pipeline : Pipeline
-        With the best parameters, not fitted.
+        Unfitted, with the best parameters.
     model : Pipeline
-        Fitted on all training images; with one fold, on those that were not held out.
+        Fitted on all training images, or with one fold on those that were not held out.
     calibrator : CalibratedClassifierCV or None
     scores : DataFrame
-        Rows of ``scores.csv``, calibrated if that was asked for.
+        Rows of ``scores.csv``, calibrated if requested.
     facts : dict
         "best_params", "seconds", "batch_norm", "backbones" and "calibrated", as metrics.json has them.
     """
@@ -153,10 +148,10 @@ def fit_candidate(
     n_jobs: int | None,
     verbose: int,
 ) -> Fitted:
-    """Search, cross-validate and refit on train, score what else there is, and calibrate if asked to.
+    """Search, cross-validate and refit on train, score val and test, and calibrate if requested.
 
-    With one split, the model is fitted on the images that were not held out and no others; without a search, the fit
-    whose scores of the held-out images are kept is that model, and what takes long to fit is fitted once.
+    With one split, the final model is fitted on the images that were not held out. Without a search it is also the
+    model that scores the held-out images, so that a slow classifier is fitted only once.
     """
     start = time.perf_counter()
     train = frame[frame["split"] == "train"]
@@ -174,14 +169,14 @@ def fit_candidate(
         pipeline = clone(candidate.pipeline).set_params(**best_params)
         model = fit(pipeline, rows)
         if is_fitted_once:
-            held_out_scores = [pneumonia_scores(model, train["path"].iloc[splits[0][1]])]
+            held_out_scores = [scores_of(model, train.iloc[splits[0][1]])]
         advance(1)
     fitted = time.perf_counter()
     parts = [
         score_rows(train.iloc[held_out], candidate.name, scores, fold)
         for fold, ((_, held_out), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
-    parts += [score_rows(part, candidate.name, pneumonia_scores(model, part["path"])) for split in ("val", "test")
+    parts += [score_rows(part, candidate.name, scores_of(model, part)) for split in ("val", "test")
               if len(part := frame[frame["split"] == split])]  # fmt: skip
     scores, calibrator = pd.concat(parts, ignore_index=True), None
     if calibrate:
@@ -197,7 +192,7 @@ def fit_candidate(
 
 
 def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:
-    """Fill the store with the features of every image, and say with what and in how many seconds."""
+    """Fill the store with the features of every image, and return facts about the networks and the time taken."""
     start = time.perf_counter()
     filled = fill_stores(pipeline, frame["path"], verbose)
     embedders = [step for step in filled if isinstance(step, FrozenEmbedder)]
@@ -210,7 +205,7 @@ def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str
 
 
 def training_of(name: str, model: Pipeline) -> list[pd.DataFrame]:
-    """Return the table of the epochs of a fitted pipeline, nothing where it trained no network."""
+    """Return the training history of a fitted pipeline as rows of ``training.csv``, nothing if it has no network."""
     classifier = steps_of(model)[-1]
     if not isinstance(classifier, KerasImageClassifier):
         return []
@@ -218,28 +213,19 @@ def training_of(name: str, model: Pipeline) -> list[pd.DataFrame]:
 
 
 def training_table(name: str, histories: Mapping[str, Mapping[str, list[float]]]) -> pd.DataFrame:
-    """Return one row per epoch.
-
-    Parameters
-    ----------
-    name : str
-        Of the pipeline.
-    histories : mapping of str to mapping of str to list of float
-        ``history_`` by phase, in the order in which they were trained.
-    """
-    parts = [
+    """Return one row per epoch from the histories of each phase, in the order in which these were trained."""
+    return pd.concat(
         pd.DataFrame({"pipeline": name, "phase": phase, "epoch": range(1, 1 + len(history["loss"])), **history})
         for phase, history in histories.items()
         if history
-    ]
-    return pd.concat(parts)
+    )
 
 
 def calibrate_scores(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, CalibratedClassifierCV | None]:
     """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
 
-    Out-of-fold scores that calibrate are themselves calibrated by those of the other folds, so that their figures stay
-    cross-validated.
+    Out-of-fold scores that the calibrator is fitted on are calibrated by those of the other folds, so that their
+    figures stay cross-validated.
 
     Parameters
     ----------
@@ -252,8 +238,8 @@ def calibrate_scores(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, C
     scores : DataFrame
         The same rows with calibrated scores.
     calibrator : CalibratedClassifierCV or None
-        Takes scores, shape (n, 1). None where calibration would turn the ranking round or make all scores alike, as it
-        does with scores that tell nothing; the scores are as they were then.
+        Takes scores, shape (n, 1). None if calibration would reverse the ranking or make all scores equal, as happens
+        when scores carry no signal; the scores stay unchanged then.
 
     References
     ----------
@@ -266,7 +252,7 @@ def calibrate_scores(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, C
     if not _keeps_order(calibrator, used):
         return scores, None
     after = calibrated_rows(scores, calibrator)
-    # Of one fold there are no others: its own scores are those of the calibration, a little too good.
+    # A single fold has no others: the calibrator was fitted on its scores, whose figures are a little too good.
     if source == "out-of-fold" and len(folds := used["fold"].unique()) > 1:
         for fold in folds:
             others = fit_calibrator(used[used["fold"] != fold], method)
@@ -284,9 +270,7 @@ def _keeps_order(calibrator: CalibratedClassifierCV, rows: pd.DataFrame) -> bool
 
 
 def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | None) -> pd.DataFrame:
-    """Return rows with their `score` calibrated; as they are where there is no calibrator, or no row."""
-    if calibrator is None or rows.empty:
-        return rows
+    """Return rows with calibrated `score`, unchanged without a calibrator."""
     return rows.assign(score=calibrated_scores(rows["score"].to_numpy(dtype=float), calibrator))
 
 
@@ -294,13 +278,7 @@ CLASSES = ((0, "normal"), (1, "pneumonia"))
 
 
 def check_options(balance: str, calibrate: str | None, cv: Any, n_jobs: Any) -> None:
-    """See that options are among those that there are.
-
-    Raises
-    ------
-    ValueError
-        If one is not.
-    """
+    """Raise an InputError for an option that does not exist."""
     for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
@@ -311,22 +289,13 @@ def check_options(balance: str, calibrate: str | None, cv: Any, n_jobs: Any) -> 
 
 
 def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: Sequence[str], cv: int) -> pd.DataFrame:
-    """Return the images of a table that are in some splits, or say why no run can be made of them.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        As :func:`load_folder` returns it.
-    splits : sequence of str
-    with_both_classes : sequence of str
-        Those that must have images of both classes.
-    cv : int
-        Folds that the training patients of each class must be enough for.
+    """Return the images of a frame that are in `splits`, checked.
 
     Raises
     ------
     DataError
-        If the table is none that :func:`checked_frame` takes, a split lacks a class, or patients are too few.
+        If :func:`checked_frame` refuses the frame, one of the splits `with_both_classes` lacks a class, or a class has
+        fewer training patients than `cv`.
     """
     if isinstance(frame, pd.DataFrame) and "split" in frame:
         frame = frame[frame["split"].notna()]
@@ -345,31 +314,16 @@ def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: 
 
 
 class Domains:
-    """Detectors of images unlike the training images: one for each part of the images that a model looks at.
-
-    Parameters
-    ----------
-    store : str, path or None
-    train : DataFrame
-        With `path` and `patient`.
-    """
+    """Domain detectors of the training images, one for each `crop` that the pipelines of a run load images with."""
 
     def __init__(self, store: str | os.PathLike[str] | None, train: pd.DataFrame) -> None:
         self._store, self._train = store, train
         self._fitted: dict[float, DomainDetector] = {}
 
     def of(self, pipeline: Pipeline) -> DomainDetector:
-        """Return the one that looks at what a pipeline looks at.
-
-        Raises
-        ------
-        ValueError
-            If the images are too few.
-        ImageReadError
-            If images cannot be read.
-        """
+        """Return the detector that looks at the same part of each image as a pipeline does."""
         crop = crop_of(pipeline)
         if crop not in self._fitted:
-            detector = DomainDetector(self._store, crop)
-            self._fitted[crop] = detector.fit(self._train["path"], groups=self._train["patient"])
+            X = np.stack(self._train[STATS].to_list()) if crop == 1 else self._train["path"]
+            self._fitted[crop] = DomainDetector(self._store, crop).fit(X, groups=self._train["patient"])
         return self._fitted[crop]

@@ -1,4 +1,4 @@
-"""train: one pipeline, searched, calibrated if asked for, and with its threshold."""
+"""train: fit one pipeline, with its parameters searched and its threshold chosen."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from ..datasets._frame import any_drawn
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
 from ..models.model import CXRModel
-from ._metadata import check_images
+from ._metadata import check_images, count_images
 from .probes import stressed_validation
 from .recipes import candidates_of, load_recipe
 from .search import Domains, check_options, embed_all, fit_candidate, images_of, patient_folds
@@ -34,7 +35,7 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 0,
 ) -> CXRModel:
-    """Fit a pipeline on the train split and choose its threshold on val, as :func:`compare` does, without test.
+    """Fit a pipeline on the train split and choose its threshold on val, as :func:`compare` does, without test images.
 
     Parameters
     ----------
@@ -43,11 +44,11 @@ def train(
     pipeline : str, path, estimator, or dict of one of them
         A recipe, an estimator, or ``{"name": ...}`` with one of them or a pair of an estimator and its parameter grid.
     weights, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
-        As for :func:`compare`; with ``cv=1``, the recipe is fitted once, on nine tenths of the training patients, and
-        the threshold comes from the others where there are too few validation images.
+        As for :func:`compare`. With ``cv=1``, if there are too few validation images, the threshold is chosen on the
+        tenth of the training patients that is held out.
     checkpoint : path or None, default=None
-        Passed to the recipe, and by it to :class:`FineTunedClassifier`: a training that was killed goes on from there
-        when it is run again.
+        Passed to the recipe, and by it to :class:`FineTunedClassifier`: the same call resumes a training that was
+        interrupted.
 
     Returns
     -------
@@ -69,15 +70,17 @@ def train(
     options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
     if checkpoint is not None:
         if not (isinstance(pipeline, str | os.PathLike) and load_recipe(pipeline).takes("checkpoint")):
-            raise RecipeError(f"{pipeline} has nothing to continue: it is no recipe whose build() takes a checkpoint")
+            raise RecipeError(
+                f"{pipeline} cannot resume a training: it is not a recipe whose build() takes a checkpoint"
+            )
         options["checkpoint"] = checkpoint
     candidate, *others = candidates_of(pipeline, (), balance=balance, **options)
     if others:
         raise RecipeError("train fits one pipeline; compare takes several")
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
+    frame, _ = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     rows = frame[frame["split"] == "train"]
-    check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
-    # First what is quick and may fail.
+    # The quick steps that may fail come first.
     domains = Domains(store, rows)
     domains.of(candidate.pipeline)
     embed_all(candidate.pipeline, frame, verbose)
@@ -88,8 +91,8 @@ def train(
         changed = stressed_validation(candidate.name, fitted, frame, folds, verbose)
         if changed.empty:
             warnings.warn(
-                f"{candidate.name} loads no images by an ImageLoader, so none can be changed: its threshold is by "
-                "Youden's index over images as they are",
+                f"{candidate.name} has no ImageLoader, so its images cannot be changed: its threshold is chosen by "
+                "Youden's index on unchanged images",
                 stacklevel=2,
             )
     chosen = choose_threshold(fitted.scores, rule, changed)
@@ -103,8 +106,8 @@ def train(
         "folds": cv,
         "calibrated": fitted.facts["calibrated"],
         "metrics": _metrics(fitted.scores, threshold),
-        "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
-        "synthetic": bool(frame.attrs.get("synthetic", False)),
+        "data": {split: count_images(frame[frame["split"] == split]) for split in ("train", "val")},
+        "synthetic": any_drawn(frame["path"]),
     }
     domain = domains.of(fitted.model)
     return CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
@@ -116,12 +119,4 @@ def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
         name: compute_metrics(part["target"], part["score"], threshold)
         for name, part in parts.items()
         if part["target"].nunique() == 2
-    }
-
-
-def _count(rows: pd.DataFrame) -> dict[str, int]:
-    return {
-        "images": len(rows),
-        "patients": int(rows["patient"].nunique()),
-        "pneumonia": int(rows["target"].sum()),
     }

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from cxr_sklearn import load_folder, make_radiographs
 from cxr_sklearn.datasets.audit import check, similar_groups
 from cxr_sklearn.exceptions import DataError
-from cxr_sklearn.features._image_stats import describe
+from cxr_sklearn.features._image_stats import image_stats
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_what_splits_lack(radiographs, tmp_path):
 
 def test_a_second_check_reads_no_image_again(root, monkeypatch):
     first = checked(root)
-    monkeypatch.setattr("cxr_sklearn.features._image_stats._describe", None)
+    monkeypatch.setattr("cxr_sklearn.features._image_stats._measure", None)
     assert checked(root) == first
 
 
@@ -217,7 +217,7 @@ def test_a_table_without_its_columns():
 def test_different_radiographs_are_not_alike(monkeypatch):
     """All pairs of drawn images; `test_the_real_folder` compares all pairs of real ones."""
     images, _ = make_radiographs(100, size=64, random_state=1)
-    spectra = describe(images, None, "", 0).spectra
+    spectra = image_stats(images, None, "", 0).spectra
     assert similar_groups(spectra) == []
     copied = np.concatenate([spectra, spectra[:3] * 1.2])
     for block in (1024, 7):

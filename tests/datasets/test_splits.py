@@ -76,7 +76,7 @@ def test_nothing_to_draw(frame):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": "TRAIN"}, "split 'TRAIN' is none of train, val, test"),
+        ({"split": "TRAIN"}, "split 'TRAIN' must be one of train, val, test"),
         ({"patient": None}, "images without patient"),
         ({"target": 2}, "neither 0"),
         ({"path": "a.png"}, "duplicate path a.png"),

@@ -15,6 +15,8 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cxr_sklearn import load_frame, write_subset
+from cxr_sklearn.datasets._frame import DRAWN, any_drawn
 from cxr_sklearn.datasets.synthetic import make_radiographs, write_radiographs
 
 COLUMNS = ["path", "label", "target", "split", "patient", "subtype", "width", "height", "mode"]
@@ -189,7 +191,7 @@ def test_write_puts_grey_jpegs_where_the_frame_says(tmp_path: Path) -> None:
     images, frame = make_radiographs(10, size=48, random_state=3)
     assert written["path"].tolist() == [str(root / path) for path in frame["path"]]
     pd.testing.assert_frame_equal(written.drop(columns="path"), frame.drop(columns="path"))
-    assert {str(path) for path in root.rglob("*") if path.is_file()} == set(written["path"])
+    assert {str(path) for path in root.rglob("*") if path.is_file()} == {*written["path"], str(root / DRAWN)}
     for path, drawn in zip(written["path"], images, strict=True):
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "L", (48, 48))
@@ -200,6 +202,19 @@ def test_written_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     written = write_radiographs("here", 10, size=32, random_state=0)
     assert all(Path(path).is_absolute() and Path(path).is_file() for path in written["path"])
+
+
+def test_drawn_images_are_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = write_radiographs(tmp_path / "drawn", 10, size=32, random_state=0)
+    (tmp_path / "link.jpeg").symlink_to(frame["path"][0])
+    (tmp_path / "copy.jpeg").write_bytes(Path(frame["path"][0]).read_bytes())
+    assert any_drawn(frame["path"])
+    assert any_drawn([str(tmp_path / "copy.jpeg"), str(tmp_path / "link.jpeg")])
+    assert not any_drawn([str(tmp_path / "copy.jpeg"), "elsewhere.jpeg"])
+    monkeypatch.chdir(tmp_path / "drawn")
+    assert any_drawn(["train/NORMAL/x.jpeg"])
+    assert write_subset(frame, tmp_path / "subset") == write_subset(frame, tmp_path / "subset")
+    assert any_drawn(load_frame(tmp_path / "subset" / "manifest.csv")["path"])
 
 
 def test_too_few_patients_writes_nothing(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_what_cannot_be_written(root, tmp_path):
         write_subset(drawn_from(root), tmp_path / "file")
     with pytest.raises(DataError, match="nothing to write"):
         write_subset(load_folder(root).assign(split=None), tmp_path / "out")
-    with pytest.raises(DataError, match="is none of train"):
+    with pytest.raises(DataError, match="must be one of train"):
         write_subset(load_folder(root).assign(split="../x"), tmp_path / "out")
 
 

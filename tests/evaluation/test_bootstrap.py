@@ -15,7 +15,9 @@ from cxr_sklearn.evaluation.bootstrap import (
     rate,
     wilson,
 )
-from cxr_sklearn.evaluation.metrics import DECISION_METRICS, METRICS, compute_metrics
+from cxr_sklearn.evaluation.metrics import METRICS, compute_metrics
+
+from .test_summary import all_metrics, decision_metrics
 
 MU, SHARED, OWN, CUT = 1.5, 0.8, 0.6, 0.5  # the last is on the scale of the score
 
@@ -49,12 +51,10 @@ def test_draws_are_what_scikit_learn_computes_on_the_drawn_images():
     assert (counts.sum(axis=1) == 60).all()
     for i, times in enumerate(counts[:, patients].astype(int)):
         rows = np.repeat(np.arange(len(target)), times)
-        expected = compute_metrics(target[rows], score[rows], 0.4)
-        at_half = compute_metrics(target[rows], score[rows], 0.5)
+        expected = all_metrics(target[rows], score[rows], 0.4)
+        at_half = decision_metrics(target[rows], score[rows], 0.5)
         assert {name: found.metrics[name][i] for name in METRICS} == pytest.approx(expected, abs=3e-6)
-        assert {name: found.at_half[name][i] for name in DECISION_METRICS} == pytest.approx(
-            {name: at_half[name] for name in DECISION_METRICS}, abs=1e-9
-        )
+        assert {name: values[i] for name, values in found.at_half.items()} == pytest.approx(at_half, abs=1e-9)
         fpr, tpr, _ = roc_curve(target[rows], score[rows], drop_intermediate=False)
         assert found.roc[i] == pytest.approx([tpr[fpr <= x + 1e-9].max() for x in FPR_GRID], abs=1e-6)
         assert found.metrics["prevalence"][i] == pytest.approx(target[rows].mean())

@@ -299,7 +299,7 @@ def test_pipelines_that_scored_different_images(scores, column):
 
 def test_one_patient_is_too_few(scores):
     few = scores[(scores["split"] != "test") | (scores["target"] == 0) | (scores["patient"] == "0000")]
-    with pytest.raises(DataError, match="fewer than two patients of a class"):
+    with pytest.raises(DataError, match="a class has fewer than two test patients"):
         summarise(few, Rule("youden", 0), **NOTHING_ELSE)
 
 
@@ -308,7 +308,7 @@ def test_one_patient_is_too_few(scores):
 )
 def test_folds_that_measure_nothing(scores, kept):
     rows = scores[kept(scores).fillna(True)]
-    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not both classes"):
+    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not of both classes"):
         summarise(rows, Rule("youden", 0), **NOTHING_ELSE)
 
 

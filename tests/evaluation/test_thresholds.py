@@ -141,7 +141,7 @@ def test_no_validation_split():
 
 def test_out_of_fold_scores_of_one_class():
     one = scores(0, 0).query("split != 'train' or target == 1")
-    with pytest.raises(DataError, match="not both classes"):
+    with pytest.raises(DataError, match="not of both classes"):
         choose_threshold(one, YOUDEN)
 
 

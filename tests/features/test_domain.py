@@ -87,14 +87,14 @@ def test_it_is_an_estimator(detector):
 def test_what_it_cannot_do(detector, tmp_path, radiographs):
     with pytest.raises(ImageReadError, match="absent"):
         detector.predict([str(tmp_path / "absent.png")])
-    with pytest.raises(ValueError, match="9 images do not tell"):
+    with pytest.raises(ValueError, match="9 images are too few to learn"):
         DomainDetector(store=None).fit(radiographs[0][:9])
     with pytest.raises(ValueError, match="11 patients for 10 images"):
         DomainDetector(store=None).fit(radiographs[0][:10], groups=np.arange(11))
-    with pytest.raises(ValueError, match="but for 2 all images are of one patient"):
+    with pytest.raises(ValueError, match="all images but 2 show one patient"):
         DomainDetector(store=None).fit(radiographs[0][:20], groups=[1] * 18 + [2, 3])
     DomainDetector(store=None).fit(radiographs[0][:40], groups=[1] * 34 + [2, 3, 4, 5, 6, 7])
-    with pytest.raises(ValueError, match="all images are of one patient"):
+    with pytest.raises(ValueError, match="all images show one patient"):
         DomainDetector(store=None).fit(radiographs[0][:10], groups=np.zeros(10))
 
 

@@ -20,7 +20,7 @@ def test_they_are_kept(tmp_path, monkeypatch):
     paths = [write_image(tmp_path / "a.png")]
     transformer = ShortcutFeatures(store=tmp_path / "store")
     first = transformer.fit_transform(paths)
-    monkeypatch.setattr("cxr_sklearn.features._image_stats._describe", None)
+    monkeypatch.setattr("cxr_sklearn.features._image_stats._measure", None)
     np.testing.assert_array_equal(transformer.transform(paths), first)
 
 

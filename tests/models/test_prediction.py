@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -59,6 +61,13 @@ class TestPredict:
         assert (table["threshold"] == 0.3).all()
         assert table["domain"].fillna("").tolist() == ["in", "", "out"]
         assert table["error"].isna().tolist() == [True, False, True]
+
+    def test_each_image_is_decoded_once(self, frame, decoded):
+        model = CXRModel(fitted(frame, LogisticRegression()), domain=DomainDetector(store=None).fit(frame["path"]))
+        decoded.clear()
+        table = predict(model, frame["path"], store=None)
+        assert decoded == Counter({(path, 64): 1 for path in frame["path"]})
+        np.testing.assert_array_equal(table["score"], model.predict_proba(frame["path"])[:, 1])
 
     def test_models_that_tell_something_else(self, frame):
         said = frame["target"].map({0: "normal", 1: "pneumonia"})

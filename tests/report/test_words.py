@@ -44,6 +44,11 @@ def test_a_text_is_filled_in():
         words("en")("label.random")
 
 
+def test_a_metric_that_the_catalogue_does_not_name():
+    assert words("es")("metric.roc_auc") == "AUC ROC"
+    assert words("es")("metric.balanced_accuracy") == "Balanced accuracy"
+
+
 def test_an_unknown_language():
     with pytest.raises(InputError, match="lang='fr' must be one of"):
         words("fr")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,16 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from cxr_sklearn import ImageLoader, compare, load_folder, train, write_radiographs
+from cxr_sklearn import ImageLoader, compare, load_folder, load_frame, train, write_radiographs
+from cxr_sklearn.datasets import audit
+from cxr_sklearn.datasets._frame import checked_frame
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
+from cxr_sklearn.features._image_stats import SIZE
 from cxr_sklearn.models.files import load_model
 from cxr_sklearn.report.words import words
+from cxr_sklearn.study import search
 from cxr_sklearn.study.recipes import load_recipe
 from cxr_sklearn.study.run_folder import write_results
 
@@ -241,12 +246,13 @@ def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
     assert np.isfinite(training[["loss", "auc", "val_loss", "val_auc"]]).all(axis=None)
     assert facts["batch_norm"]["used"] == "moving"
     hidden = pd.read_csv(tmp_path / "run" / "probes.csv").query("pipeline == 'cnn' and probe == 'centre'")
-    assert facts["sanity"]["occlusion"]["centre"]["roc_auc"] == sk.roc_auc_score(hidden["target"], hidden["score"])
+    auc = sk.roc_auc_score(hidden["target"], hidden["score"])
+    assert facts["sanity"]["occlusion"]["centre"]["roc_auc"] == pytest.approx(auc)
     scores = pd.read_csv(tmp_path / "run" / "scores.csv").query("split == 'test'")
     assert facts["diagnosis"] == diagnose(scores, facts["test"]["roc_auc"]["value"], training, facts["batch_norm"])
     page = (tmp_path / "run" / "report.html").read_text()
     assert "How the training went" in page
-    assert write_results(tmp_path / "run", metrics) == metrics  # as `cxr-sklearn report` does
+    assert write_results(tmp_path / "run") == metrics  # as `cxr-sklearn report` does
     assert (tmp_path / "run" / "report.html").read_text() == page
 
 
@@ -340,7 +346,7 @@ def test_changed_images_are_scored_and_reported(embedded_frame, tmp_path, n_move
     for name, found in {"clean": facts["stress"]["clean"], **facts["stress"]["changes"]}.items():
         changed = rows if (name, source) == ("clean", "val") else probes[probes["probe"] == f"stress:{name}"]
         assert set(changed["path"]) == set(rows["path"])
-        assert found["roc_auc"] == sk.roc_auc_score(changed["target"], changed["score"])
+        assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(changed["target"], changed["score"]))
         called = changed["score"] >= facts["threshold"]["value"]
         assert found["recall"] == sk.recall_score(changed["target"], called)
         assert found["specificity"] == sk.recall_score(changed["target"], called, pos_label=0)
@@ -352,7 +358,7 @@ def test_changed_images_are_scored_and_reported(embedded_frame, tmp_path, n_move
     assert "by this table, not by test" in page
     assert "does not load its images with an ImageLoader: shortcuts</p>" in " ".join(page.split())
     assert "by this table, not by test" in (out / "model-card.md").read_text()
-    assert write_results(out, metrics) == metrics  # as `cxr-sklearn report` does
+    assert write_results(out) == metrics  # as `cxr-sklearn report` does
     assert (out / "report.html").read_text() == page
 
 
@@ -411,20 +417,19 @@ def test_one_fold_and_a_robust_threshold_are_reported_alike_twice(embedded_frame
     assert texts("cv.caption_of_one") in page
     assert "±" not in page[page.index('id="cv"') : page.index('id="data"')]
     assert texts("card.selection_of_one") in card
-    assert write_results(tmp_path, metrics) == metrics
+    assert write_results(tmp_path) == metrics
     assert (tmp_path / "report.html").read_text() == page
 
 
 def test_pipelines_that_cannot_be_stressed_have_a_robust_run_of_their_own(embedded_frame, tmp_path):
     frame, store = embedded_frame
     metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, threshold="robust")
-    assert write_results(tmp_path, metrics) == metrics
+    assert write_results(tmp_path) == metrics
 
 
 def test_a_robust_threshold_without_changed_images(run):
-    metrics, out, _ = run
     with pytest.raises(DataError, match="run compare --stress"):
-        write_results(out, {**metrics, "run": {**metrics["run"], "threshold": "robust"}})
+        write_results(run[1], threshold="robust")
 
 
 class OwnFeatures(TransformerMixin, BaseEstimator):
@@ -510,3 +515,50 @@ def test_recipes_and_estimators_side_by_side(embedded_frame, tmp_path):
 def test_what_cannot_be_compared(embedded_frame, tmp_path, pipelines, message):
     with pytest.raises(RecipeError, match=message):
         compare(embedded_frame[0], pipelines, out=tmp_path)
+
+
+def test_each_image_is_decoded_once_to_be_measured(decoded, tmp_path):
+    """By the check; brightness, domain detectors, the recipe "shortcuts" and its folds take what that found."""
+    frame = write_radiographs(tmp_path / "images", 40, size=48, random_state=0)
+    with pytest.warns(UserWarning, match="is not kept"):
+        compare(frame, ["shortcuts", ROW_MEANS], out=tmp_path / "run", store=None, cv=3, sanity=True)
+    assert {path: n for (path, size), n in decoded.items() if size == SIZE} == dict.fromkeys(frame["path"], 1)
+    decoded.clear()
+    train(frame, make_pipeline(ImageLoader(8, crop=0.8), OwnFeatures(), head()), store=None, cv=3)
+    # The detector looks at the central part of the training images, which the check did not measure.
+    n = frame.set_index("path")["split"].map({"train": 2, "val": 1}).dropna().to_dict()
+    assert {path: n for (path, size), n in decoded.items() if size == SIZE} == n
+
+
+def test_a_frame_is_checked_once(monkeypatch, embedded_frame, tmp_path):
+    checked = []
+    for module in (search, audit):
+        monkeypatch.setattr(module, "checked_frame", lambda frame: checked.append(1) or checked_frame(frame))
+    compare(embedded_frame[0], ["shortcuts"], out=tmp_path, store=embedded_frame[1], cv=3)
+    assert len(checked) == 1
+
+
+def test_another_rule_for_thresholds_is_a_second_look(run, tmp_path):
+    first, out, _ = run
+    shutil.copytree(out, tmp_path / "run")
+    notice = "The rule for thresholds was changed"
+    for threshold, before in ((0.3, "youden"), (None, "youden"), ("sensitivity=.9", "youden"), ("youden", None)):
+        metrics = write_results(tmp_path / "run", threshold=threshold)
+        assert metrics["run"].get("threshold_before") == before
+        for name in ("report.html", "model-card.md"):
+            assert (notice in (tmp_path / "run" / name).read_text()) == (before is not None)
+    assert metrics == first
+    with pytest.raises(InputError, match="lang='fr'"):
+        write_results(tmp_path / "run", lang="fr")
+
+
+def test_drawn_images_are_called_that(tmp_path):
+    write_radiographs(tmp_path / "images", 60, size=48, random_state=0)
+    frame = load_folder(tmp_path / "images")
+    frame = pd.concat([frame[frame["target"] == target] for target in (0, 1)])
+    frame.to_csv(tmp_path / "frame.csv", index=False)
+    metrics = compare(load_frame(tmp_path / "frame.csv"), "shortcuts", out=tmp_path, store=tmp_path / "store", cv=3)
+    assert metrics["data"]["synthetic"]
+    assert "drawn by a program" in (tmp_path / "report.html").read_text()
+    assert load_model(tmp_path / "models" / "shortcuts.skops").metadata["synthetic"]
+    assert train(frame, "shortcuts", store=tmp_path / "store", cv=3).metadata["synthetic"]

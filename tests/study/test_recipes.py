@@ -119,6 +119,13 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert recipe.build(store=None, weights="random", random_state=5)["classify"].random_state == 5
 
 
+def test_a_recipe_may_hold_a_dataclass(tmp_path):
+    imports = "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom sklearn.dummy"
+    text = OWN.replace("from sklearn.dummy", imports) + "\n@dataclass\nclass Own:\n    number: int = 3\n"
+    (tmp_path / "mine.py").write_text(text)
+    load_recipe(tmp_path / "mine.py").build()
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -347,7 +347,7 @@ def test_nothing_tried_and_images_that_are_missing(tables):
     scores, probes = tables
     assert stress_facts(scores, probes[:0], 0.5) is None
     assert stress_facts(scores, probes.assign(probe="border"), 0.5) is None
-    with pytest.raises(DataError, match="lacks images under the change 'gamma'; `compare --stress`"):
+    with pytest.raises(DataError, match="lacks images of the probe 'gamma'; `compare --stress`"):
         stress_facts(scores, probes.drop(index=probes.index[probes["probe"] == "stress:gamma"][3]), 0.5)
 
 
@@ -427,8 +427,8 @@ def test_a_change_may_write_into_its_image(images):
         ({"changes": ["gamma", "upside down"]}, InputError, r"changes=\['upside down'\] must be among bright, gamma"),
         ({"changes": {"clean": Gamma(2)}}, InputError, "not be called 'clean'"),
         ({"changes": {"mine": 3}}, InputError, "'mine' must be a callable"),
-        ({"changes": {"mine": lambda grey: grey}}, InputError, "make it a frozen dataclass"),
-        ({"changes": {"mine": Masked(np.zeros((200, 200)))}}, InputError, "must say all of what it does"),
+        ({"changes": {"mine": lambda grey: grey}}, InputError, "make the change a frozen dataclass"),
+        ({"changes": {"mine": Masked(np.zeros((200, 200)))}}, InputError, "must describe it completely"),
         (
             {"changes": {"mine": Returning("float32")}},
             InputError,

@@ -68,7 +68,7 @@ def test_a_robust_threshold_travels_with_the_model(frame, tmp_path, calibrate, c
 
 
 def test_a_threshold_that_cannot_be_robust_says_so(frame, tmp_path):
-    with pytest.warns(UserWarning, match="shortcuts loads no images by an ImageLoader"):
+    with pytest.warns(UserWarning, match="shortcuts has no ImageLoader"):
         model = train(frame, "shortcuts", store=tmp_path, cv=3, threshold="robust")
     assert (model.metadata["threshold_rule"], model.metadata["folds"]) == ("youden", 3)
     save_model(model, tmp_path / "model.skops")
@@ -78,7 +78,7 @@ def test_a_threshold_that_cannot_be_robust_says_so(frame, tmp_path):
 def test_what_cannot_be_trained(frame, tmp_path):
     with pytest.raises(ValueError, match="cv=0 must be an integer of at least 1"):
         train(frame, "shortcuts", cv=0)
-    with pytest.raises(RecipeError, match="shortcuts has nothing to continue"):
+    with pytest.raises(RecipeError, match="shortcuts cannot resume a training"):
         train(frame, "shortcuts", checkpoint=tmp_path)
     with pytest.raises(ValueError, match="calibrate='no' must be one of"):
         train(frame, "shortcuts", calibrate="no")
