@@ -40,7 +40,7 @@ def fetch(
         Path | None, typer.Argument(help="Folder to put chest_xray into; without one, the cache of kagglehub.")
     ] = None,
 ) -> None:
-    """Download the Kaggle set (2.3 GB, no login); a download that was stopped goes on where it ended."""
+    """Download the Kaggle set (2.3 GB, no login); an interrupted download resumes."""
     with one_line_errors():
         from ..datasets.kaggle import NOTICE, fetch_chest_xray
 

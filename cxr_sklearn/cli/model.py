@@ -46,7 +46,7 @@ def train(
     ] = None,
     allow_leaks: AllowLeaks = False,
 ) -> None:
-    """Fit a pipeline on the train split, choose its threshold on val, and save it."""
+    """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
     with one_line_errors():
         from ..models.files import check_saveable, save_model
         from ..study.recipes import candidates_of
@@ -79,7 +79,7 @@ def predict(
     store: Store = None,
     trust: Trust = False,
 ) -> None:
-    """Score images: a row each with score, decision, threshold and domain. Not a diagnosis."""
+    """Score images: one row per image with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
         from ..models.prediction import image_paths
@@ -114,7 +114,7 @@ def explain(
     store: Store = None,
     trust: Trust = False,
 ) -> None:
-    """Draw what raised the score of an image over it. Not a diagnosis."""
+    """Draw a heat map over an image: what raised its score. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
         from ..models._steps import fitted_steps, loaded
@@ -132,6 +132,8 @@ def explain(
         batch, _ = loaded(fitted_steps(known), [str(image)])
         write_overlay(out, batch[0], heat, score=row["score"], threshold=row["threshold"])
         say(f"Score {row['score']:.3f}; picture: {out}")
+        if not heat.any():
+            say("Nothing in the image raises the score, so the map is empty.", style="yellow")
         if row["domain"] == "out":
             say(OUT_OF_DOMAIN, style="yellow")
 

@@ -22,7 +22,7 @@ def serve(
     weights: Annotated[Path | None, typer.Option(help="Weights of the backbone, if they are elsewhere now.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Score images in the browser, on this machine and for it alone. Not a diagnosis."""
+    """Score images in the browser, on this machine only. Not a diagnosis."""
     with one_line_errors(), socket.socket() as listening:
         from ..exceptions import InputError
 

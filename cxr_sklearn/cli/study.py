@@ -129,11 +129,15 @@ def report(
     ] = None,
     lang: Annotated[Literal["en", "es"] | None, typer.Option(help="Another language of the report.")] = None,
 ) -> None:
-    """Compute the metrics again from scores.csv and render the report, without Keras."""
+    """Compute the metrics again from the tables of a run and render the report, without Keras."""
     with one_line_errors():
         from ..study.run_folder import write_results
 
-        _print_summary(write_results(run, threshold=threshold, lang=lang))
+        metrics = write_results(run, threshold=threshold, lang=lang)
+        _print_summary(metrics)
+        if before := metrics["run"].get("threshold_before"):
+            say(f"A second look at test: the thresholds of this run were first chosen by {before!r}.", style="yellow")
+        say(f"Report: {run / 'report.html'}")
 
 
 @app.command()
@@ -152,7 +156,7 @@ def learning_curve(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
-    """Measure how the frozen recipes get better with the number of training patients."""
+    """Measure how the frozen recipes improve with the number of training patients."""
     with one_line_errors():
         from ..evaluation.summary import learning_facts
         from ..study.learning_curve import learning_curve as run
@@ -186,7 +190,7 @@ def _print_summary(metrics: dict[str, Any]) -> None:
     from ..report.words import words
 
     labels = pipeline_labels(metrics["pipelines"], words("en"))
-    heads = {"accuracy": "accuracy", "recall": "recall", "roc_auc": "AUC"}
+    heads = {"accuracy": "accuracy", "recall": "recall", "specificity": "specificity", "roc_auc": "AUC"}
     table = Table("pipeline", "threshold", *heads.values(), "95 % interval", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]

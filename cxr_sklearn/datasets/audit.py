@@ -309,7 +309,7 @@ def _of_splits(found: Mapping[str, Any]) -> list[str]:
         by_label[row["label"]] += row["images"]
     n_unsplit = sum(sizes.pop(None, {}).values())
     if not sizes:
-        return ["there are no splits: `cxr-sklearn subset` or datasets.group_split draws them by patient"]
+        return ["there are no splits: `cxr-sklearn subset` or cxr_sklearn.group_split draws them by patient"]
     said = [f"{counted(n_unsplit, 'image')} in no split"] if n_unsplit else []
     said += [f"there is no {split} split" for split in SPLIT_NAMES if split not in sizes]
     for split, by_label in sizes.items():
@@ -318,7 +318,7 @@ def _of_splits(found: Mapping[str, Any]) -> list[str]:
             n = counted(sum(by_label.values()), "image")
             said.append(
                 f"a validation split of {n} decides nothing: a threshold needs at least {MIN_IMAGES_PER_CLASS} of each "
-                "class; `cxr-sklearn subset` or datasets.group_split draws more"
+                "class; `cxr-sklearn subset` or cxr_sklearn.group_split draws more"
             )
         elif not rarer:
             said.append(f"the {split} split has images of one class only")

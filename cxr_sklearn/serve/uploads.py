@@ -114,7 +114,7 @@ class _Parts:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if options.get(b"name") != FIELD.encode():
-            raise HTTPException(400, f"a part of the request has another name than {FIELD}")
+            raise HTTPException(400, f"a part of the form has another name than {FIELD}; call it so")
         self._name = _plain_name(options.get(b"filename", b""))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
