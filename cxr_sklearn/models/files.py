@@ -308,7 +308,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
     if isinstance(pipeline, CXRModel):
         raise InputError("this is a CXRModel: use save_model(model, path), which keeps its threshold and metadata")
     warnings.warn(
-        "save is deprecated and will be removed in the next release; use save_model(CXRModel(pipeline, threshold), path)",
+        "save is deprecated and will be removed; use save_model(CXRModel(pipeline, threshold), path)",
         FutureWarning,
         stacklevel=2,
     )
@@ -317,9 +317,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
 
 def load(path: str | os.PathLike[str], **options: Any) -> CXRModel:
     """Read a model back; deprecated, use :func:`load_model`."""
-    warnings.warn(
-        "load is deprecated and will be removed in the next release; use load_model", FutureWarning, stacklevel=2
-    )
+    warnings.warn("load is deprecated and will be removed; use load_model", FutureWarning, stacklevel=2)
     return load_model(path, **options)
 
 

@@ -132,7 +132,7 @@ def _parts(frame: pd.DataFrame, random_state: int) -> tuple[pd.DataFrame, pd.Dat
 def _sizes(n_patients: int) -> list[int]:
     if n_patients < SMALLEST:
         raise DataError(
-            f"{n_patients} training patients that are not held out are too few for a learning curve; it starts at {SMALLEST}"
+            f"{n_patients} training patients, less those held out, are too few; the curve starts at {SMALLEST}"
         )
     sizes = [SMALLEST]
     # The last step, to all patients, multiplies their number by at least 1.5.

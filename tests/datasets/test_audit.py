@@ -46,7 +46,7 @@ def test_nothing_wrong(root):
     assert found["leaks"] == []
     assert found["warnings"] == [
         "a validation split of 8 images decides nothing: a threshold needs at least 30 of each class; "
-        "`cxr-sklearn subset` or datasets.group_split draws more"
+        "`cxr-sklearn subset` or cxr_sklearn.group_split draws more"
     ]
     assert (found["images"], found["patients"], found["patients_unknown"]) == (60, 60, 0)
     assert found["counts"][:2] == [
@@ -192,7 +192,7 @@ def test_a_faint_image_is_not_blank(root, radiographs):
 def test_what_splits_lack(radiographs, tmp_path):
     save(radiographs[0], tmp_path / "normal" / "scan 1.png")
     assert checked(tmp_path)["warnings"] == [
-        "there are no splits: `cxr-sklearn subset` or datasets.group_split draws them by patient",
+        "there are no splits: `cxr-sklearn subset` or cxr_sklearn.group_split draws them by patient",
         "1 image of unknown patients: each is treated as a separate patient, so leaks may go undetected",
     ]
     save(radiographs[1], tmp_path / "train" / "normal" / "IM-0001-0001.png")
