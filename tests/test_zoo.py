@@ -192,7 +192,7 @@ def test_the_fine_tuned_model_carries_its_frozen_part(zoo):
     assert recipe.name == "vgg16_finetuned"
     shipped = load_recipe("vgg16_finetuned").build(weights="random", random_state=1, checkpoint="there")
     built = recipe.build(weights="random", random_state=1, checkpoint="there")
-    assert built[-1].estimator.carry_frozen
+    assert built[-1].carry_frozen
     assert repr(built.set_params(classify__carry_frozen=False)) == repr(shipped)
 
 

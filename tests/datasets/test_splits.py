@@ -69,7 +69,7 @@ def test_the_order_of_rows_does_not_matter(frame):
 def test_nothing_to_draw(frame):
     with pytest.raises(ValueError, match="nothing to draw"):
         balanced_subset(frame, 0, 0, 0)
-    with pytest.raises(DataError, match="there is none"):
+    with pytest.raises(DataError, match="no image is in it"):
         balanced_subset(frame[frame["split"] == "train"], 5, 5, None)
 
 

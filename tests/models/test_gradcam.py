@@ -68,9 +68,7 @@ class TestHeads:
         self.check(between, LogisticRegression(max_iter=5000))
 
     def test_others_are_named(self):
-        assert "MinMaxScaler is none of" in heads.head_obstacle(
-            [StandardScaler(), MinMaxScaler()], LogisticRegression()
-        )
+        assert "MinMaxScaler is not a" in heads.head_obstacle([StandardScaler(), MinMaxScaler()], LogisticRegression())
         assert "KNeighborsClassifier is neither" in heads.head_obstacle([], KNeighborsClassifier())
         rbf = SVC(kernel="rbf").fit(self.rows, self.target)
         assert "SVC is neither" in heads.head_obstacle([], rbf)

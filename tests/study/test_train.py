@@ -22,7 +22,7 @@ def test_it_gives_what_compare_gives_and_does_not_look_at_test(frame, tmp_path):
     model = train(blind, "shortcuts", store=tmp_path / "store", cv=3)
     metrics = compare(frame, "shortcuts", out=tmp_path, store=tmp_path / "store", cv=3)
     compared = load_model(tmp_path / "models" / "shortcuts.skops", store=None)
-    np.testing.assert_array_equal(model.pipeline.predict_proba(frame["path"]), compared.predict_proba(frame["path"]))
+    np.testing.assert_array_equal(model.predict_proba(frame["path"]), compared.predict_proba(frame["path"]))
     threshold = metrics["pipelines"]["shortcuts"]["threshold"]["value"]  # from scores as scores.csv has them
     assert model.threshold == pytest.approx(threshold, abs=1e-8)
     assert isinstance(model.domain, DomainDetector)
@@ -39,7 +39,7 @@ def test_with_one_fold_it_is_fitted_once_and_a_tenth_of_the_patients_decides(tmp
     model = train(frame, "shortcuts", store=tmp_path / "store", cv=1)
     expected = load_recipe("shortcuts").build(store=None, random_state=0)
     expected.fit(rows["path"].iloc[fitted], rows["target"].iloc[fitted])
-    score = model.pipeline.predict_proba(rows["path"])[:, 1]
+    score = model.predict_proba(rows["path"])[:, 1]
     np.testing.assert_allclose(score, expected.predict_proba(rows["path"])[:, 1])
     auc = roc_auc_score(rows["target"].iloc[held_out], score[held_out])
     assert model.metadata["metrics"]["out_of_fold"]["roc_auc"] == pytest.approx(auc)
@@ -62,7 +62,7 @@ def test_a_robust_threshold_travels_with_the_model(frame, tmp_path, calibrate, c
     loaded = load_model(tmp_path / "model.joblib", trusted=True, store=None)
     assert loaded.threshold == model.threshold
     table = predict(loaded, frame["path"])
-    score = model.pipeline.predict_proba(frame["path"])[:, 1]
+    score = model.predict_proba(frame["path"])[:, 1]
     np.testing.assert_array_equal(table["score"], score)
     np.testing.assert_array_equal(table["decision"] == "pneumonia", score >= model.threshold)
 
