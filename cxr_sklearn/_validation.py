@@ -10,6 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn import get_config
 from sklearn.base import is_classifier
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._split import GroupsConsumerMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
@@ -43,6 +45,8 @@ def fit_params(estimator: Any, **metadata: Any) -> dict[str, Any]:
         name, last = estimator.steps[-1]
         return {f"{name}__{key}": value for key, value in fit_params(last, **given).items()}
     weight = {key: value for key, value in given.items() if key == "sample_weight" and key not in accepted}
+    if isinstance(estimator, BaseSearchCV) and isinstance(estimator.cv, GroupsConsumerMixin):
+        accepted |= {key: value for key, value in given.items() if key == "groups"}  # for its folds
     return accepted | (fit_params(estimator.estimator, **weight) if hasattr(estimator, "estimator") else weight)
 
 

@@ -76,7 +76,10 @@ def mark_drawn(folder: Path) -> None:
 def any_drawn(paths: Iterable[str]) -> bool:
     """Whether an image lies below a folder that :func:`mark_drawn` marked, or is a link to such an image."""
     folders = {
-        above for path in map(Path, paths) for place in (path.absolute(), path.resolve()) for above in place.parents
+        above
+        for path in map(Path, paths)
+        for place in (Path(os.path.abspath(path)), path.resolve())  # absolute() would keep ".."
+        for above in place.parents
     }
     return any((folder / DRAWN).is_file() for folder in folders)
 

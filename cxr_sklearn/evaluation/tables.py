@@ -48,9 +48,12 @@ TABLES = {
 
 
 def write_table(rows: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write a table as ``<name>.csv``, with nine digits per number, which every CSV reader reads alike."""
+    """Write a table as ``<name>.csv``, with as many digits as it takes to read the same numbers back.
+
+    A threshold may be a score itself, so a rounded score could be decided otherwise than the model decides.
+    """
     with atomic_write(folder / f"{name}.csv") as draft:
-        rows.to_csv(draft, index=False, float_format="%.9g")
+        rows.to_csv(draft, index=False)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:

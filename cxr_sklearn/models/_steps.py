@@ -109,7 +109,9 @@ def _wrapped(model: Any) -> Any:
         calibrated = getattr(model, "calibrated_classifiers_", None)
         if calibrated is None:
             return model.estimator
-        return calibrated[0].estimator if len(calibrated) == 1 else None
+        # What is calibrated need not give probabilities itself, and is not taken for the classifier then.
+        inner = calibrated[0].estimator
+        return inner if len(calibrated) == 1 and hasattr(inner, "predict_proba") else None
     return None
 
 

@@ -97,9 +97,12 @@ def fit_calibrator(rows: pd.DataFrame, method: str) -> CalibratedClassifierCV:
 
 def calibrated_scores(scores: np.ndarray, calibrator: CalibratedClassifierCV | None) -> np.ndarray:
     """Return scores of shape (n,) as calibrated probabilities; as they are where there is no calibrator."""
-    if calibrator is None or not len(scores):
+    if calibrator is None:
         return scores
-    after: np.ndarray = calibrator.predict_proba(np.asarray(scores, dtype=float)[:, None])[:, 1]
+    after = np.array(scores, dtype=float)
+    known = np.isfinite(after)  # an image without a score is to stay without one, and not to stop the others
+    if known.any():
+        after[known] = calibrator.predict_proba(after[known][:, None])[:, 1]
     return after
 
 

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import joblib
 import numpy as np
 import skops.io
+from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 
@@ -217,6 +218,8 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     target, model = Path(path), as_model(model)
     kind = _kind(target)
     check_threshold(model.threshold)
+    if not isinstance(model.metadata, dict | None):
+        raise InputError(f"metadata must be a dict, not {type(model.metadata).__name__}")
     if model.domain is not None and not _is_fitted_detector(model.domain):
         raise InputError("domain must be a fitted DomainDetector")
     parts = {"pipeline": model.pipeline, "calibrator": model.calibrator, "domain": model.domain}
@@ -237,6 +240,10 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
         line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise InputError(f"the metadata of a model must be JSON-serialisable: {error}") from error
+    if len(line) > _LONGEST_MANIFEST:
+        raise InputError(
+            f"the metadata of a model take {len(line):,} bytes, more than the {_LONGEST_MANIFEST:,} allowed"
+        )
     with atomic_write(target) as draft:
         draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
     return manifest
@@ -331,6 +338,8 @@ def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
     """
     target = Path(path)
     dump(_portable({"pipeline": pipeline}), _kind(target))
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the model another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target.parent):  # where this can be created, the model can be
         pass
@@ -376,7 +385,7 @@ def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
     ModelError
         If it is not.
     """
-    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), Pipeline):
+    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), BaseEstimator):
         raise ModelError("it holds no pipeline")
     pipeline, calibrator, domain = parts["pipeline"], parts.get("calibrator"), parts.get("domain")
     if isinstance(
@@ -401,7 +410,10 @@ def _is_fitted_detector(domain: Any) -> bool:
 
 def _portable(parts: dict[str, Any]) -> dict[str, Any]:
     """Copy a model without the paths of this machine's store and checkpoints, and with those of weights as text."""
-    parts = copy.deepcopy(parts)
+    try:
+        parts = copy.deepcopy(parts)
+    except Exception as error:  # of parts of the user's own
+        raise ModelError(f"the pipeline cannot be copied, so it cannot be saved: {error}") from error
     for part in parts.values():
         set_store(part, "auto")
     for network in networks_of(parts["pipeline"]):

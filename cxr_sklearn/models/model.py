@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
 from ..exceptions import InputError, ModelError
@@ -114,11 +115,12 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         ModelError
             If the pipeline gives no probabilities of 0 and 1.
         """
+        check_is_fitted(self)
         scores = calibrated_scores(pneumonia_scores(self.pipeline, X), self.calibrator)
         return np.column_stack([1 - scores, scores])
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Return the class of each row of :meth:`predict_proba` at the threshold, shape (n,).
+        """Decide for each row of :meth:`predict_proba`: the position of its class, shape (n,).
 
         Raises
         ------
@@ -126,7 +128,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
             If the threshold is not a finite number of at least 0.
         """
         check_threshold(self.threshold)
-        return self.classes_[(probabilities[:, 1] >= self.threshold).astype(int)]
+        return (probabilities[:, 1] >= self.threshold).astype(int)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the class of each image at the threshold, shape (n,).
@@ -135,7 +137,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         ----------
         X : array-like of n paths, or images in any other form that the pipeline takes
         """
-        return self.decide(self.predict_proba(X))
+        return self.classes_[self.decide(self.predict_proba(X))]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self.pipeline, "classes_")

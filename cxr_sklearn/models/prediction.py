@@ -70,13 +70,15 @@ def predict(
     Raises
     ------
     ValueError
-        If `paths` is empty.
+        If `paths` is empty, a single path or a frame.
     ModelError
         If the model gives no probabilities of 0 (normal) and 1 (pneumonia).
     WeightsUnavailableError, StoreError
         As the pipeline does.
     """
     model = as_model(model)
+    if isinstance(paths, str | os.PathLike | pd.DataFrame):
+        raise InputError(f"paths must be a list or Series of paths, not a {type(paths).__name__}")
     listed = [os.fspath(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")

@@ -116,7 +116,7 @@ def create_app(model: CXRModel) -> FastAPI:
         metadata = model.metadata or {}
         return {
             **{name: metadata[name] for name in _FACTS if name in metadata},
-            "threshold": model.threshold,
+            "threshold": float(model.threshold),
             "tells_domain": model.domain is not None,
             "explains": scorer.explains,
         }

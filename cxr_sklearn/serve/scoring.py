@@ -15,7 +15,7 @@ from ..exceptions import ImageReadError, ModelError
 from ..images._decoding import FORMATS, Decoding, reason_of, size_and_mode
 from ..models._steps import loader_of
 from ..models.explain import explain
-from ..models.model import CXRModel
+from ..models.model import CXRModel, check_threshold
 
 _LONGEST_SIDE = 640
 #: EXIF orientations that exchange width and height.
@@ -107,6 +107,7 @@ class Scorer:
     """
 
     def __init__(self, model: CXRModel) -> None:
+        check_threshold(model.threshold)
         self.model = model
         self._lock = Lock()
         loader = loader_of(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,6 +122,10 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)
 
 
+#: What names of pipelines may be: their models are files of these names.
+_NAME = re.compile(r"(?!\.)[^\x00-\x1f/\\:*?\"<>|]{1,100}")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An unfitted pipeline to compare, and the parameters worth searching.
@@ -175,7 +180,14 @@ def candidates_of(
         if len({recipe.name for recipe in loaded}) < len(loaded):
             raise RecipeError("two recipes have the same name; rename one of the files")
         pipelines = {recipe.name: recipe for recipe in loaded}
-    found = [_candidate(str(name), source, options) for name, source in pipelines.items()]
+    if not pipelines:
+        raise RecipeError("there is no pipeline; give a recipe, or estimators in a dict, {'mine': pipeline}")
+    if odd := [name for name in pipelines if not isinstance(name, str) or not _NAME.fullmatch(name)]:
+        raise RecipeError(
+            f"{odd[0]!r} cannot be the name of a pipeline, because its model file has this name; use at most 100 "
+            "characters that a file name may have"
+        )
+    found = [_candidate(name, source, options) for name, source in pipelines.items()]
     return [balanced(candidate, balance, options.get("random_state")) for candidate in found]
 
 
@@ -232,8 +244,9 @@ def balanced(candidate: Candidate, method: str, random_state: int | None) -> Can
     if method == "none" or (first == 0 and method == "augment"):
         return candidate
     rest = [(name, step if step in (None, "passthrough") else clone(step)) for name, step in steps[first:]]
-    if "class_weight" in rest[-1][1].get_params(deep=False):
-        rest[-1][1].set_params(class_weight=None)  # classes would be weighted twice
+    # Classes would be weighted twice.
+    last = rest[-1][1]
+    last.set_params(**{key: None for key in last.get_params() if key.split("__")[-1] == "class_weight"})
     is_one = len(rest) == 1
     name = rest[0][0] if is_one else "balanced"
     wrapped = BalancedClassifier(rest[0][1] if is_one else Pipeline(rest), method, random_state=random_state)

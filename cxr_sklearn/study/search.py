@@ -182,13 +182,18 @@ def fit_candidate(
     if calibrate:
         scores, calibrator = calibrate_scores(scores, calibrate)
     facts = {
-        "best_params": best_params,
+        # JSON holds no infinity, which scikit-learn takes for no penalty.
+        "best_params": {key: _finite(value) for key, value in best_params.items()},
         "seconds": {"fitting": fitted - start, "scoring": time.perf_counter() - fitted},
         "batch_norm": getattr(steps_of(model)[-1], "batch_norm_scores_", None),
         "backbones": describe_networks(model),
         "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
     }
     return Fitted(pipeline, model, calibrator, scores, facts)
+
+
+def _finite(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def embed_all(pipeline: Pipeline, frame: pd.DataFrame, verbose: int) -> dict[str, Any]:

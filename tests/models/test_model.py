@@ -1,7 +1,9 @@
 """CXRModel: one threshold wherever it decides, and a classifier for scikit-learn."""
 
+import copy
 import json
 import pickle
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from typer.testing import CliRunner
 
 import cxr_sklearn
 from cxr_sklearn import (
+    BalancedClassifier,
     CXRModel,
     DomainDetector,
     ShortcutFeatures,
@@ -173,3 +176,50 @@ class TestFiles:
         assert (model.threshold, model.metadata["recipe"]) == (0.9, "mine")
         scores = pipeline.predict_proba(frame["path"])[:, 1]
         np.testing.assert_array_equal(model.predict(frame["path"]), scores >= 0.9)
+
+
+class TestWhatMayGoWrong:
+    @pytest.mark.parametrize("dtype", [bool, float])
+    def test_classes_of_another_type_decide_alike(self, frame, dtype):
+        fitted = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"].astype(dtype))
+        model = CXRModel(fitted, 0.4)
+        decision = predict(model, frame["path"], store=None)["decision"]
+        assert ((decision == "pneumonia") == model.predict(frame["path"]).astype(bool)).all()
+
+    @pytest.mark.parametrize("method", [None, *METHODS])
+    def test_an_image_without_a_score_does_not_stop_the_others(self, pipeline, frame, method):
+        class SometimesNaN(LogisticRegression):
+            def predict_proba(self, X):
+                found = super().predict_proba(X)
+                found[:1] = np.nan
+                return found
+
+        calibrator = None if method is None else calibrator_of(pipeline, frame, method)
+        odd = make_pipeline(ShortcutFeatures(None), SometimesNaN(max_iter=5000)).fit(frame["path"], frame["target"])
+        table = predict(CXRModel(odd, calibrator=calibrator), frame["path"].iloc[:3], store=None)
+        assert table["error"].isna().tolist() == [False, True, True]
+        assert table["decision"].notna().tolist() == [False, True, True]
+
+    def test_other_classifiers_than_pipelines_come_back(self, pipeline, frame, tmp_path):
+        whole = BalancedClassifier(load_recipe("shortcuts").build(store=None), "undersample", random_state=0)
+        model = CXRModel(whole.fit(frame["path"], frame["target"]), 0.3)
+        save_model(model, tmp_path / "model.skops")
+        again = load_model(tmp_path / "model.skops", store=None)
+        np.testing.assert_array_equal(again.predict(frame["path"]), model.predict(frame["path"]))
+
+    def test_a_pipeline_that_cannot_be_copied(self, pipeline, frame, tmp_path):
+        locked = copy.copy(pipeline)
+        locked.lock_ = threading.Lock()
+        with pytest.raises(ModelError, match="cannot be copied"):
+            save_model(locked, tmp_path / "model.joblib")
+
+    @pytest.mark.parametrize("paths", ["scan.jpeg", Path("scan.jpeg"), pd.DataFrame({"path": ["scan.jpeg"]})])
+    def test_a_single_path_or_a_frame_is_no_list_of_paths(self, pipeline, paths):
+        with pytest.raises(InputError, match="paths must be a list or Series of paths"):
+            predict(pipeline, paths)
+
+    def test_metadata_of_another_kind(self, pipeline, tmp_path):
+        with pytest.raises(InputError, match="metadata must be a dict, not list"):
+            save_model(CXRModel(pipeline, metadata=[1]), tmp_path / "model.skops")
+        with pytest.raises(InputError, match="bytes, more than the"):
+            save_model(CXRModel(pipeline, metadata={"notes": "x" * 11_000_000}), tmp_path / "model.skops")

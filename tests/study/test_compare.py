@@ -8,6 +8,7 @@ from PIL import Image
 from sklearn import metrics as sk
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import StackingClassifier
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
@@ -568,3 +569,43 @@ def test_drawn_images_are_called_that(tmp_path):
     assert "drawn by a program" in (tmp_path / "report.html").read_text()
     assert load_model(tmp_path / "models" / "shortcuts.skops").metadata["synthetic"]
     assert train(frame, "shortcuts", store=tmp_path / "store", cv=3).metadata["synthetic"]
+
+
+def test_the_saved_model_decides_as_the_report_says(embedded_frame, tmp_path):
+    """At a threshold that is a score: rounded scores would be on the other side of it."""
+    frame, store = embedded_frame
+    thirds = make_pipeline(ImageLoader(size=8), OwnFeatures(), DummyClassifier())
+    for rule, calibrate in (("sensitivity=.99", "isotonic"), ("youden", None), ("specificity=.99", "temperature")):
+        with pytest.warns(UserWarning, match="is not kept"):
+            metrics = compare(
+                frame, {"mine": thirds}, out=tmp_path, store=store, cv=3, threshold=rule, calibrate=calibrate
+            )
+        facts = metrics["pipelines"]["shortcuts"]
+        model = load_model(tmp_path / "models" / "shortcuts.skops", store=store)
+        test = frame[frame["split"] == "test"]
+        cells = sk.confusion_matrix(test["target"], model.predict(test["path"])).ravel().tolist()
+        assert cells == [facts["confusion"][name] for name in ("tn", "fp", "fn", "tp")]
+        scores = pd.read_csv(tmp_path / "scores.csv").query("pipeline == 'shortcuts' and split == 'test'")
+        np.testing.assert_array_equal(model.predict_proba(scores["path"])[:, 1], scores["score"])
+
+
+@pytest.mark.parametrize("name", ["a/b", "../evil", "", "x" * 101, "a\0b", 1, ".hidden"])
+def test_names_that_no_model_file_can_have(frame, tmp_path, name):
+    with pytest.raises(RecipeError, match="cannot be the name of a pipeline"):
+        compare(frame, {name: make_pipeline(features(), head())}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_infinite_parameter_stands_in_the_report(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    with pytest.warns(UserWarning, match="is not kept"):
+        metrics = compare(frame, {"mine": (make_pipeline(features(), head()), {"logisticregression__C": [np.inf]})},
+                          out=tmp_path, store=store, cv=2)  # fmt: skip
+    assert metrics["pipelines"]["mine"]["best_params"] == {"logisticregression__C": "inf"}
+
+
+@pytest.mark.parametrize("run_of", [lambda frame, out: compare(frame, {}, out=out),
+                                    lambda frame, out: train(frame, {}), lambda frame, out: train(frame, None)])  # fmt: skip
+def test_nothing_to_fit(frame, tmp_path, run_of):
+    with pytest.raises(RecipeError, match="there is no pipeline"):
+        run_of(frame, tmp_path / "run")
