@@ -78,7 +78,7 @@ def any_drawn(paths: Iterable[str]) -> bool:
     folders = {
         above
         for path in map(Path, paths)
-        for place in (Path(os.path.abspath(path)), path.resolve())  # absolute() would keep ".."
+        for place in (Path(os.path.normpath(path.absolute())), path.resolve())  # absolute() keeps ".."
         for above in place.parents
     }
     return any((folder / DRAWN).is_file() for folder in folders)

@@ -590,7 +590,8 @@ def test_the_saved_model_decides_as_the_report_says(embedded_frame, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a/b", "../evil", "", "x" * 101, "a\0b", 1, ".hidden"])
-def test_names_that_no_model_file_can_have(frame, tmp_path, name):
+def test_names_that_no_model_file_can_have(embedded_frame, tmp_path, name):
+    frame, _ = embedded_frame
     with pytest.raises(RecipeError, match="cannot be the name of a pipeline"):
         compare(frame, {name: make_pipeline(features(), head())}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -604,8 +605,12 @@ def test_an_infinite_parameter_stands_in_the_report(embedded_frame, tmp_path):
     assert metrics["pipelines"]["mine"]["best_params"] == {"logisticregression__C": "inf"}
 
 
-@pytest.mark.parametrize("run_of", [lambda frame, out: compare(frame, {}, out=out),
-                                    lambda frame, out: train(frame, {}), lambda frame, out: train(frame, None)])  # fmt: skip
-def test_nothing_to_fit(frame, tmp_path, run_of):
-    with pytest.raises(RecipeError, match="there is no pipeline"):
-        run_of(frame, tmp_path / "run")
+def test_nothing_to_fit(embedded_frame, tmp_path):
+    frame, _ = embedded_frame
+    for run_of in (
+        lambda: compare(frame, {}, out=tmp_path / "run"),
+        lambda: train(frame, {}),
+        lambda: train(frame, None),
+    ):
+        with pytest.raises(RecipeError, match="there is no pipeline"):
+            run_of()
