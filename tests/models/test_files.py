@@ -37,7 +37,7 @@ from cxr_sklearn import (
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
 from cxr_sklearn.models._steps import parts_of
 from cxr_sklearn.models.calibration import METHODS, fit_calibrator
-from cxr_sklearn.models.files import MAGIC, check_saveable
+from cxr_sklearn.models.files import FORMAT, MAGIC, check_saveable
 from cxr_sklearn.study.recipes import load_recipe, recipe_names
 
 from ..conftest import ROOT
@@ -81,15 +81,14 @@ def test_every_recipe_gives_the_same_scores_in_another_process(frame, tmp_path, 
     small = {"load__size": 32, "classify__epochs": 1, "classify__head_epochs": 1, "classify__early_stopping": False}
     pipeline.set_params(**{key: value for key, value in small.items() if key in pipeline.get_params()})
     pipeline.fit(frame["path"], frame["target"])
-    scores = pipeline.predict_proba(frame["path"])
+    few, paths = frame.iloc[:5], frame["path"]
     for ending in ("skops", "joblib"):
-        save_model(pipeline, tmp_path / f"model.{ending}")
-        again = in_another_process(tmp_path / f"model.{ending}", frame.iloc[:5], tmp_path)
-        alone = pipeline.predict_proba(frame["path"].iloc[:5])
-        np.testing.assert_array_equal(again, alone)
-        np.testing.assert_array_equal(
-            load_model(tmp_path / f"model.{ending}", trusted=True).predict_proba(frame["path"]), scores
-        )
+        path = tmp_path / f"model.{ending}"
+        save_model(pipeline, path)
+        again = in_another_process(path, few, tmp_path)
+        np.testing.assert_array_equal(again[:, 1], pipeline.predict_proba(few["path"])[:, 1])
+        loaded = load_model(path, trusted=True)
+        np.testing.assert_array_equal(loaded.predict_proba(paths)[:, 1], pipeline.predict_proba(paths)[:, 1])
     if "logistic" in name or "mlp" in name:
         assert (tmp_path / "model.skops").stat().st_size < 5_000_000
 
@@ -292,7 +291,7 @@ class TestHostileFiles:
             assert "damaged" in said or "is not a model" in said
 
     def test_a_later_format(self, evil, fitted, tmp_path):
-        said = self.refused(tmp_path, sealed(b"whatever it will be", format=3))
+        said = self.refused(tmp_path, sealed(b"unknown to this version", format=FORMAT + 1))
         assert "written by a later version" in said
 
     def test_an_archive_inside_the_archive(self, evil, tmp_path):
@@ -333,9 +332,7 @@ class TestHostileFiles:
         pipeline, domain = copy.deepcopy(fitted)
         pipeline[0].store = domain.store = None
         payload = skops.io.dumps({"pipeline": pipeline})
-        assert "classes of its pipeline are not those" in self.refused(
-            tmp_path, sealed(payload, classes=["normal", "pneumonia"])
-        )
+        assert "the classes of its pipeline" in self.refused(tmp_path, sealed(payload, classes=["normal", "pneumonia"]))
         unplaced = copy.deepcopy(domain)
         unplaced.offset_ = float("nan")
         for odd in (unplaced, DomainDetector(), StandardScaler(), "x"):
