@@ -1,4 +1,4 @@
-"""Files that are wholly written or not at all, and the versions that they name."""
+"""Files: written completely or not at all, opened safely, with the versions and class names that they contain."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ._keras import keras_backend
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes the place of `path` when the block ends well.
+    """Yield a path beside `path` to write to; it replaces `path` if the block succeeds.
 
     Raises
     ------
     OSError
-        If the folder cannot be written to; what stood at `path` is still there then.
+        If the folder cannot be written to; `path` is unchanged then.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield draft
         draft.replace(path)
     except OSError as error:
-        if error.filename in (None, str(draft)):  # a full disk does not say where, and nobody asked for a draft
+        if error.filename in (None, str(draft)):  # name the file that the caller knows
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
@@ -40,7 +40,7 @@ _PACKAGES = ("cxr-sklearn", "scikit-learn", "keras", "numpy", "pillow", "skops")
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions of what scores depend on, the backend of Keras among them."""
+    """Return the versions of the packages on which scores depend, including the backend of Keras."""
     backend = keras_backend()
     try:
         found = f"{backend} {version(backend)}"
@@ -50,24 +50,23 @@ def versions_here() -> dict[str, str]:
 
 
 class ReadsEarlierFiles:
-    """For estimators that have gained parameters: a file of before they had them gives each its default.
+    """For estimators with new parameters: those that an older file lacks get their defaults.
 
-    So a new parameter's default must be what was done before there was a choice.
+    So the default of a new parameter must be the behaviour before it was added.
     """
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        """Take the attributes of a saved estimator."""
         parameters = list(inspect.signature(type(self).__init__).parameters.values())[1:]
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         super().__setstate__({**defaults, **state})  # type: ignore[misc]
 
 
-#: Larger files are not opened: MAX_PIXELS of 4 bytes each, not compressed, and as much metadata as anyone needs.
+#: Larger files are not opened: this is enough for MAX_PIXELS of 4 bytes, uncompressed, and plenty of metadata.
 MAX_BYTES = 200_000_000
 
 
 def open_regular(path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
-    """Open a file that can hold an image: reading a named pipe or a device may never come to an end."""
+    """Open a regular file of limited size; reading a named pipe or a device may never end."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     facts = os.fstat(descriptor)
@@ -85,6 +84,6 @@ Class = TypeVar("Class", bound=type)
 
 
 def public(cls: Class) -> Class:
-    """Give a class its public path, ``cxr_sklearn.<name>``: that is what saved models call it, wherever its file is."""
+    """Give a class its public path, ``cxr_sklearn.<name>``, so that saved models do not depend on its module."""
     cls.__module__ = "cxr_sklearn"
     return cls

@@ -1,4 +1,4 @@
-"""Keras: imported late and quietly, and the precision it computes in on this machine."""
+"""Keras: its late and quiet import, its precision on this machine, its networks' inputs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import numpy as np
+
 from .exceptions import BackendError, InputError
 
 _importing = RLock()
 
 
 def import_keras() -> Any:
-    """Import Keras without the backend's chatter on stderr, which is shown only if the import fails.
+    """Import Keras without its backend's messages on stderr, which are shown only if the import fails.
 
     Raises
     ------
     BackendError
-        If Keras cannot be imported on the backend that is chosen.
+        If Keras cannot be imported with the chosen backend.
     """
     with _importing:
         if "keras" not in sys.modules:
@@ -38,7 +40,7 @@ def keras_home() -> Path:
 
 
 def keras_backend() -> str:
-    """Return the backend that Keras has, or will have once it is imported."""
+    """Return the backend of Keras, even before it is imported."""
     if "keras" in sys.modules:
         return str(import_keras().config.backend())
     if chosen := os.environ.get("KERAS_BACKEND"):
@@ -46,39 +48,39 @@ def keras_backend() -> str:
     settings = keras_home() / "keras.json"
     try:
         return str(json.loads(settings.read_text()).get("backend", "tensorflow"))
-    except (OSError, ValueError):  # Keras makes nothing of such a file either
+    except (OSError, ValueError):  # Keras ignores such a file, too
         return "tensorflow"
 
 
 def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # On GPUs, float32 is TensorFloat-32 otherwise, which differs from a CPU's in the fourth digit.
+    # Otherwise float32 is TensorFloat-32 on GPUs, which differs from a CPU's in the fourth digit.
     os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    # joblib takes a network for a leak, ends the worker, and may then wait for it for ever (joblib/joblib#869).
+    # joblib mistakes a network for a memory leak, ends the worker and may wait for it forever (joblib/joblib#869).
     if (loky := sys.modules.get("joblib.externals.loky.process_executor")) is not None:
         vars(loky)["_USE_PSUTIL"] = False
-    # Where joblib or Dask limits the threads of a worker, TensorFlow has to be told in a word of its own.
+    # joblib and Dask limit the threads of a worker by a variable that TensorFlow does not read.
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as chatter:
+    with tempfile.TemporaryFile() as messages:
         stderr = os.dup(2)
-        os.dup2(chatter.fileno(), 2)
+        os.dup2(messages.fileno(), 2)
         try:
             importlib.import_module("keras")
-            # Every fold and candidate is a new network, and TensorFlow takes that for a mistake.
+            # Every fold and candidate is a new network, which TensorFlow warns about as needless retracing.
             logging.getLogger("tensorflow").addFilter(lambda record: "retracing" not in str(record.msg))
-        except (ImportError, ValueError) as error:  # Keras says ValueError to a backend that it does not know
-            chatter.seek(0)
-            os.write(stderr, chatter.read())
-            raise BackendError(f"Keras does not start on its backend {keras_backend()!r}: {error}") from error
+        except (ImportError, ValueError) as error:  # an unknown backend is a ValueError
+            messages.seek(0)
+            os.write(stderr, messages.read())
+            raise BackendError(f"Keras does not start with its backend {keras_backend()!r}: {error}") from error
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
 
 
 def resolve_precision(precision: str) -> str:
-    """Resolve "auto": "bfloat16" where the CPU or a GPU is faster in it, else "float32".
+    """Resolve "auto" to "bfloat16" if the CPU or GPU is faster in it, otherwise to "float32".
 
     Raises
     ------
@@ -96,23 +98,23 @@ def resolve_precision(precision: str) -> str:
 def _cpu_has_bfloat16() -> bool:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.exists() else []
-    # Intel's processors with avx512_fp16 have AMX for it; where a virtual machine hides that, what AVX-512 does in
-    # bfloat16 takes them twice as long as in float32.
+    # Intel's processors with avx512_fp16 have AMX for it. If a virtual machine hides AMX, they use AVX-512, which takes
+    # twice as long in bfloat16 as in float32.
     return "amx_bf16" in flags or ("avx512_bf16" in flags and "avx512_fp16" not in flags)
 
 
 def gpu_is_used() -> bool:
     """Whether Keras computes on an NVIDIA GPU."""
-    if not Path("/dev/nvidia0").exists():  # asking Keras costs seconds
+    if not Path("/dev/nvidia0").exists():  # importing Keras takes seconds
         return False
     keras = import_keras()
-    if keras.backend.backend() == "torch":  # of which Keras lists no devices
+    if keras.backend.backend() == "torch":  # Keras cannot list its devices
         return bool(keras.ops.zeros(()).device.type == "cuda")
     return any(device.startswith("gpu") for device in keras.distribution.list_devices())
 
 
 def _gpu_has_bfloat16() -> bool:
-    # Units for it came with compute capability 8.0; the T4 of many a free notebook has 7.5.
+    # Needs compute capability 8.0; the T4 of free notebooks has 7.5.
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -123,13 +125,19 @@ def _gpu_has_bfloat16() -> bool:
 
 def compile_for_prediction(network: Any) -> Any:
     """Compile without optimizer and loss, which drops those of an earlier compilation, and return the network."""
-    # On a CPU, XLA makes VGG16 slower than TensorFlow's own kernels do; JAX has nothing else.
+    # On a CPU, VGG16 is slower with XLA than with TensorFlow's own kernels; JAX has only XLA.
     network.compile(jit_compile=import_keras().backend.backend() == "jax")
     return network
 
 
+def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
+    """Repeat rows up to a power of two or `batch_size`, because the backend traces a network anew for each shape."""
+    n = min(batch_size, 1 << max(len(batch) - 1, 0).bit_length())
+    return np.resize(batch, (n, *batch.shape[1:]))
+
+
 class dtype_policy:  # noqa: N801 - read as a statement: with dtype_policy(...)
-    """Build layers in "float32" or "bfloat16"; Keras takes that from a global setting, which is put back afterwards."""
+    """Build layers in "float32" or "bfloat16", which is a global setting of Keras; it is restored afterwards."""
 
     def __init__(self, keras: Any, precision: str) -> None:
         self._keras = keras

@@ -11,15 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Advance(Protocol):
-    """Moves a bar on."""
+    """Advances a progress bar."""
 
     def __call__(self, steps: int, note: str | None = None, /) -> None:
-        """Move on by a number of steps, and show a note behind the title from now on."""
+        """Advance by a number of steps, and show a note behind the title from now on."""
 
 
 @contextmanager
 def progress_bar(description: str, total: int, *, show: bool) -> Iterator[Advance]:
-    """Show a bar while the block runs; the yielded function moves it on by a number of steps, and may add a note."""
+    """Show a bar while the block runs; the yielded function advances it by a number of steps and may add a note."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -1,9 +1,8 @@
-"""SQLite databases opened by many processes at once; errors become one clear StoreError."""
+"""SQLite databases that many processes use at once; errors become one clear StoreError."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,32 +10,24 @@ from pathlib import Path
 
 from .exceptions import StoreDamagedError, StoreError
 
-#: Seven rows of 512 float32 fit one page of this size, one fits SQLite's default: half the bytes on disk.
+#: A page of this size holds seven rows of 512 float32, one of SQLite's default size only one: half the bytes on disk.
 _PAGE_SIZE = 16_384
 #: SQLite error codes that the environment causes (lock, permission, disk); any other means that the file is damaged.
-_CIRCUMSTANCES = {
-    sqlite3.SQLITE_AUTH,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_INTERRUPT,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_PROTOCOL,
+_ENVIRONMENT = (
+    *(sqlite3.SQLITE_AUTH, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_INTERRUPT),
+    *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL),
     sqlite3.SQLITE_READONLY,
-}
+)
 
 
 @contextmanager
 def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connection]:
-    """Open `path` in autocommit and write-ahead mode, so that readers never wait for a writer; text comes as bytes.
+    """Open `path` in autocommit and write-ahead mode, so that readers never wait for a writer; text is read as bytes.
 
     Parameters
     ----------
     path : Path
-        Created with its folder where it does not exist.
+        Created with its folder if it does not exist.
     schema : sequence of str
         Statements that create the tables of a new file.
 
@@ -45,7 +36,7 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
     StoreError
         If the file cannot be opened, read or written.
     StoreDamagedError
-        If it is not the database it was; it has been set aside, and the next call starts a new one.
+        If the file is damaged; it has been set aside, and the next call starts a new one.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +45,7 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
     inode = _inode(path)
     try:
         connection = sqlite3.connect(path, timeout=10, isolation_level=None)
-        connection.text_factory = bytes  # a damaged row may claim to be text, of any encoding
+        connection.text_factory = bytes  # a damaged row may be marked as text, in any encoding
         try:
             _create_tables(connection, schema)
             yield connection
@@ -63,7 +54,7 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
     except sqlite3.ProgrammingError:  # a mistake in the calling code, not in the file
         raise
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _CIRCUMSTANCES:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _ENVIRONMENT:
             raise StoreError(_explain(path, str(error))) from error
         _set_aside(path, inode)
         raise StoreDamagedError(f"{path} was damaged ({error}) and has been set aside; run again") from error
@@ -71,7 +62,7 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
 
 def _inode(path: Path) -> int | None:
     try:
-        return os.stat(path).st_ino  # noqa: PTH116 - beside it, Path.stat has nothing to add
+        return path.stat().st_ino
     except FileNotFoundError:
         return None
 
@@ -97,19 +88,19 @@ def _create_tables(connection: sqlite3.Connection, schema: Sequence[str]) -> Non
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Hold the only right to write, and commit at the end; an error or a killed process leaves nothing behind."""
+    """Take the write lock, and commit at the end; an error or a killed process leaves nothing behind."""
     _execute_patiently(connection, "BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # what went wrong is told, not that it cannot be undone
+        with contextlib.suppress(sqlite3.Error):  # raise the original error rather than this one
             connection.execute("ROLLBACK")
         raise
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
-    """Wait for a lock in turns of seconds, as long as it takes, so that Ctrl-C is heard meanwhile."""
+    """Wait for a lock as long as it takes, several seconds at a time, so that Ctrl-C works in between."""
     while True:
         try:
             connection.execute(statement)
@@ -122,6 +113,6 @@ def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
 
 def _explain(path: Path, reason: str | None) -> str:
     return (
-        f"cannot use the feature store {path}: {reason}; free or unlock that folder, or name another one with "
+        f"cannot use the feature store {path}: {reason}; free or unlock that folder, or choose another one with "
         "$CXR_SKLEARN_CACHE, --store or store="
     )

@@ -1,4 +1,4 @@
-"""The trained models to hand out: a stopped run goes on, and cards say what the table of scores says."""
+"""The trained models to hand out: a stopped run resumes, and cards agree with the table of scores."""
 
 import argparse
 import hashlib
@@ -40,7 +40,7 @@ def build(store="auto", weights="imagenet"):
 
 
 class Killed(BaseException):
-    """Stands for the signal that ends a process: nobody catches it."""
+    """In place of the signal that ends a process: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def radiographs(tmp_path_factory):
 
 @pytest.fixture
 def make(zoo, radiographs, tmp_path, monkeypatch):
-    """Run the script in this process, and return the recipes that it trained."""
+    """Run the script in this process and return the recipes that it trained."""
 
     def run(*recipes, weights="random", out=tmp_path / "zoo", seeds=1):
         trained = []
@@ -135,7 +135,7 @@ def test_cards_say_what_the_scores_say(make, radiographs, tmp_path, monkeypatch)
         assert shown["patients"].split(" | ")[i] == str(rows["patient"].nunique())
     assert hashlib.sha256((tmp_path / "zoo" / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
     assert f"`{entry['sha256']}`" in card
-    # What is shown of its use works, and the file scores what the table says.
+    # The usage shown in the card works, and the file gives the scores of the table.
     test = scores[scores["split"] == "test"]
     image = str(radiographs / test["path"].iloc[0])
     code = re.search(r"```python\n(.+?)```", card, re.DOTALL)[1].replace("image.jpeg", image)
@@ -147,7 +147,7 @@ def test_cards_say_what_the_scores_say(make, radiographs, tmp_path, monkeypatch)
     np.testing.assert_allclose(load_model(entry["file"]).predict_proba(paths)[:, 1], scores["score"], rtol=1e-6)
 
 
-def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
+def test_a_file_with_other_scores_is_reported(make, tmp_path):
     make("shortcuts")
     path = tmp_path / "zoo" / "scores.csv"
     scores = pd.read_csv(path)
@@ -171,7 +171,7 @@ def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
         ((".", "--weights", "random", "--out", "zoo", "--recipes", "shortcuts"), "no images"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(zoo, arguments, message, tmp_path, monkeypatch):
+def test_a_missing_file_gives_one_line(zoo, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["zoo.py", *arguments])
     with pytest.raises(SystemExit, match=re.escape(message)) as told:

@@ -1,96 +1,78 @@
-"""A pretrained network cut where it begins to learn; the outputs of its frozen part are kept in memory."""
+"""A pretrained network cut in a frozen and a trained part; the output of the frozen part is kept in memory."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from .._keras import compile_for_prediction, import_keras
+from .._keras import compile_for_prediction, filled_up, import_keras
 from .._progress import progress_bar
 from ..exceptions import ImageReadError, InputError
-from ..features._backbones import Backbone, weights_identity
+from ..features._backbones import Backbone
 from ..images.batch import ImageBatch
-from ._training import filled_up
 
 
-class KeptMaps:
-    """Arrays by key, as many as a budget allows."""
+class KeptMaps(dict[Hashable, np.ndarray]):
+    """Arrays by key, within a budget of bytes.
 
-    def __init__(self) -> None:
-        self._maps: dict[Hashable, np.ndarray] = {}
-        self._lock = Lock()
-        self.nbytes = 0
+    ``cachetools.LRUCache`` does not fit: its size is fixed, it cannot keep the arrays of the fit that is running, and
+    an epoch that needs more than its size would evict each array shortly before it is needed again.
+    """
 
-    def __len__(self) -> int:
-        return len(self._maps)
+    nbytes = 0
 
-    def get(self, key: Hashable) -> np.ndarray | None:
-        """Return what is kept, or None."""
-        return self._maps.get(key)
+    def put(self, key: Hashable, maps: np.ndarray) -> None:
+        """Keep an array, unless there is one already."""
+        if self.setdefault(key, maps) is maps:
+            self.nbytes += maps.nbytes
 
     def make_room(self, nbytes: int, budget: int, wanted: set[Hashable]) -> bool:
         """Drop the oldest arrays that are not wanted until `nbytes` more fit the budget; return whether they do."""
-        with self._lock:
-            for key in list(self._maps) if self.nbytes + nbytes > budget else ():
-                if key not in wanted:
-                    self.nbytes -= self._maps.pop(key).nbytes
-                    if self.nbytes + nbytes <= budget:
-                        break
-            return self.nbytes + nbytes <= budget
-
-    def put(self, key: Hashable, maps: np.ndarray) -> None:
-        """Keep an array."""
-        with self._lock:
-            if key not in self._maps:
-                self._maps[key] = maps
-                self.nbytes += maps.nbytes
+        for key in [key for key in self if key not in wanted]:
+            if self.nbytes + nbytes <= budget:
+                break
+            self.nbytes -= self.pop(key).nbytes
+        return self.nbytes + nbytes <= budget
 
 
-#: Shared by all classifiers of this process, so that folds and candidates find what others have computed.
+#: Shared by all classifiers of this process, so that folds and candidates reuse each other's maps.
 KEPT = KeptMaps()
+_keeping = Lock()
 _cutting = Lock()
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a network is cut; equal cuts have equal frozen parts.
-
-    Attributes
-    ----------
-    backbone : Backbone
-    at : str
-        The first layer that learns.
-    image_shape : tuple of int
-    carried : tuple of ndarray or None
-        Weights of the frozen part; None takes those of the backbone.
-    """
+    """The place where a network is cut; equal cuts have equal frozen parts."""
 
     backbone: Backbone
+    #: The first layer to train.
     at: str
     image_shape: tuple[int, int, int]
+    #: Weights of the frozen part; None takes those of the backbone.
     carried: tuple[np.ndarray, ...] | None = field(default=None, compare=False)
 
     def frozen(self) -> Any:
-        """Return the Keras model from ``uint8 (n, H, W, 3)`` to what enters layer `at`, shared within the process."""
+        """Return the Keras model from ``uint8 (n, H, W, 3)`` to the input of layer `at`, shared within the process."""
         return self._parts()[0]
 
     def tail(self) -> Any:
-        """Return a new copy of the rest, which keeps its batch normalisation as it is.
+        """Return a new copy of the rest, in which batch normalisation is not trained.
 
-        It has its pretrained weights, or any where those of the frozen part are carried.
+        It has its pretrained weights, or arbitrary ones if those of the frozen part are carried.
         """
         keras = import_keras()
         original = self._parts()[1]
         tail = keras.models.clone_model(original)
         tail.set_weights(original.get_weights())
         for layer in tail.layers:
-            # A few hundred images would ruin statistics that took a million.
+            # Its statistics come from a million images; a few hundred would only make them worse.
             layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
         return tail
 
@@ -103,8 +85,8 @@ class Cut:
 def _cut(cut: Cut, pretrained_tail: bool) -> tuple[Any, Any]:
     keras = import_keras()
     backbone = cut.backbone
-    if cut.carried is not None:  # any weights do for now
-        backbone = replace(backbone, weights="random", identity=weights_identity(backbone.name, "random"))
+    if cut.carried is not None:  # the weights are set below, so no file is needed
+        backbone = backbone.random()
     network = backbone.network(cut.image_shape)
     names = [layer.name for layer in network.layers[1:]]
     if cut.at not in names:
@@ -114,7 +96,7 @@ def _cut(cut: Cut, pretrained_tail: bool) -> tuple[Any, Any]:
         tail = keras.Model(entering, network.output)
     except ValueError as error:
         raise InputError(
-            f"trainable_from={cut.at!r}: {cut.backbone.name} cannot be cut there, a connection runs around the layer; "
+            f"trainable_from={cut.at!r}: {cut.backbone.name} cannot be cut there: a connection bypasses the layer; "
             "choose the first layer of a block"
         ) from error
     frozen = backbone.preprocessed(keras.Model(network.input, entering), cut.image_shape)
@@ -128,7 +110,7 @@ Key = tuple[Cut, bytes]
 
 
 class FrozenMaps:
-    """What the frozen part of a network makes of images, ``float16 (n, h, w, channels)``, to be indexed.
+    """The output of a network's frozen part for images, ``float16 (n, h, w, channels)``, computed when indexed.
 
     Parameters
     ----------
@@ -153,7 +135,7 @@ class FrozenMaps:
         return np.stack([maps[i] for i in rows.tolist()])
 
     def keep(self, budget: int, wanted: set[Hashable], verbose: int) -> None:
-        """Compute what is not kept yet, as far as it fits `budget` bytes; what is `wanted` is not given up for it.
+        """Compute and keep the missing maps as far as `budget` bytes allow, without dropping any that are `wanted`.
 
         Raises
         ------
@@ -161,7 +143,7 @@ class FrozenMaps:
             If an image cannot be read.
         """
         wanted.update(self._keys)
-        missing = {key: i for i, key in enumerate(self._keys) if KEPT.get(key) is None}
+        missing = {key: i for i, key in enumerate(self._keys) if key not in KEPT}
         if not missing:
             return
         nbytes = 2 * int(np.prod(self._cut.frozen().output_shape[1:]))
@@ -171,10 +153,12 @@ class FrozenMaps:
                 for image in chunk:
                     if isinstance(image, ImageReadError):
                         raise image
-                if not KEPT.make_room(nbytes * len(chunk), budget, wanted):
-                    break
-                for key, map_ in zip(itertools.islice(keys, len(chunk)), self._compute(np.array(chunk)), strict=True):
-                    KEPT.put(key, map_)
+                with _keeping:
+                    if not KEPT.make_room(nbytes * len(chunk), budget, wanted):
+                        break
+                    computed = self._compute(np.array(chunk))
+                    for key, maps in zip(itertools.islice(keys, len(chunk)), computed, strict=True):
+                        KEPT.put(key, maps)
                 advance(len(chunk))
 
     def _compute(self, pixels: np.ndarray) -> np.ndarray:
@@ -183,7 +167,7 @@ class FrozenMaps:
             half = maps.astype(np.float16)
         if not np.isfinite(half).all():
             raise InputError(
-                f"{self._cut.backbone.name} gives values beyond float16's range before {self._cut.at!r}; "
+                f"{self._cut.backbone.name} has values beyond the range of float16 before {self._cut.at!r}; "
                 "choose another trainable_from"
             )
         return half

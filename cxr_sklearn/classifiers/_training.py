@@ -7,7 +7,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -18,36 +18,25 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from .._io import atomic_write
-from .._keras import import_keras
+from .._keras import filled_up, import_keras
 from .._progress import progress_bar
 from ..exceptions import TrainingError
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint holds."""
+    """The content of a checkpoint."""
 
     #: Lists of arrays by name: weights, moments of the optimizer, ...
     arrays: dict[str, list[np.ndarray]]
-    #: What else belongs to it, as JSON can hold it.
+    #: Everything else, JSON-serialisable.
     facts: dict[str, Any]
 
 
 class Checkpoint:
-    """The file of one training in a folder; trainings that differ in anything have files of different names.
+    """The file of one training in a folder, which is created; trainings that differ in anything have different files.
 
-    Parameters
-    ----------
-    folder : path
-        Created if need be.
-    identity : mapping
-        All that decides how the training goes, by name; what the ``repr`` of a value does not say is not told apart.
-    rows : iterable of bytes
-        The training images and labels in their order, and whatever else is too long for `identity`.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be made or written to.
+    `identity` holds everything that decides how the training proceeds, by name; values are compared by their ``repr``.
+    `rows` are the training images and labels in order, and anything else that is too long for `identity`.
     """
 
     def __init__(self, folder: str | os.PathLike[str], identity: Mapping[str, Any], rows: Iterable[bytes]) -> None:
@@ -57,28 +46,14 @@ class Checkpoint:
         self.path = Path(folder) / f"{digest.hexdigest()[:32]}.npz"
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def facts(self) -> dict[str, Any] | None:
-        """Return the facts that were saved last, without reading an array; None where nothing was saved.
+    def load(self, *, with_arrays: bool = True) -> Snapshot | None:
+        """Return the last snapshot, or None if there is none; its arrays are read only on request.
 
         Raises
         ------
         TrainingError
             If the file is damaged.
         """
-        found = self._read(with_arrays=False)
-        return None if found is None else found.facts
-
-    def load(self) -> Snapshot | None:
-        """Return what was saved last, None where nothing was.
-
-        Raises
-        ------
-        TrainingError
-            If the file is damaged.
-        """
-        return self._read(with_arrays=True)
-
-    def _read(self, *, with_arrays: bool) -> Snapshot | None:
         if not self.path.exists():
             return None
         try:
@@ -93,12 +68,12 @@ class Checkpoint:
         return Snapshot(arrays, facts)
 
     def save(self, arrays: Mapping[str, list[np.ndarray]], facts: Mapping[str, Any]) -> None:
-        """Replace what was saved before, wholly or not at all.
+        """Replace the last snapshot.
 
         Raises
         ------
         OSError
-            If the file cannot be written; what was saved before is still there then.
+            If the file cannot be written; the last snapshot is kept then.
         """
         lists = {name: len(values) for name, values in arrays.items()}
         named: dict[str, Any] = {
@@ -109,19 +84,19 @@ class Checkpoint:
 
 
 class Indexable(Protocol):
-    """Images, or what a frozen network made of them: rows by index array."""
+    """Images, or a frozen network's output for them; index arrays give rows."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, rows: np.ndarray) -> Any: ...
 
 
 def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_size: int, order: np.ndarray) -> Any:
-    """Return a ``keras.utils.PyDataset`` over the rows in `order`, read ahead in threads.
+    """Return a ``keras.utils.PyDataset`` over the rows in `order`, read ahead in a thread.
 
     Parameters
     ----------
     inputs : sequence of n rows
-        Indexed with an integer array per batch and turned into an array: images are decoded only then.
+        Images are decoded only when a batch is made.
     target, weight : ndarray of shape (n,)
     batch_size : int
     order : ndarray of int
@@ -130,7 +105,7 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
 
     class Batches(keras.utils.PyDataset):  # type: ignore[name-defined]
         def __init__(self, *data: Any) -> None:
-            # One worker, for Keras reads ahead in a thread then; with more it also sleeps a tenth of a second an epoch.
+            # With one worker Keras reads ahead in a thread; with more it also sleeps a tenth of a second per epoch.
             super().__init__(workers=1)
             self.data = data
             self.failure: Exception | None = None
@@ -152,9 +127,9 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
                 rows = order[i * batch_size : (i + 1) * batch_size]
                 batch = np.asarray(images[rows]), classes[rows], weights[rows]
             except Exception as error:
-                self.failure = error  # the backend would turn it into an error of its own
+                self.failure = error  # the backend turns it into an error of its own
                 raise
-            if i < 2:  # Keras looks at the first two for their shapes, and then asks for them again
+            if i < 2:  # Keras requests the first two for their shapes, and then again for training
                 self._peeked[i] = batch
             return batch
 
@@ -175,10 +150,10 @@ def compile_for_training(
     network : keras.Model
     learning_rate : float or keras.optimizers.schedules.LearningRateSchedule
     weight_decay : float
-        Part of each kernel that a step at the full rate takes away, times the rate (Loshchilov & Hutter, 2019); biases
-        and batch normalisation are left alone.
+        Each step shrinks each kernel by this part, times the learning rate (Loshchilov & Hutter, 2019); it does not
+        apply to biases and batch normalisation.
     label_smoothing : float
-        Part of each label that is shared out among all classes.
+        Part of each label that is spread over all classes.
     """
     keras = import_keras()
     rate = float(learning_rate) if isinstance(learning_rate, Real) else learning_rate  # Keras refuses NumPy's numbers
@@ -200,14 +175,14 @@ def compile_for_training(
 
 
 def scheduled(peak: float, schedule: str, n_warmup: int, n_steps: int) -> Any:
-    """Return a learning rate that rises in a line to its peak and then stays there or falls to 0 by half a cosine.
+    """Return a learning rate that rises linearly to its peak and then stays there or falls to 0 along half a cosine.
 
     Parameters
     ----------
     peak : float
     schedule : {"constant", "cosine"}
     n_warmup, n_steps : int
-        Batches until the peak, and in all.
+        Batches until the peak, and in total.
     """
     schedules = import_keras().optimizers.schedules
     if schedule == "cosine":
@@ -220,7 +195,7 @@ def scheduled(peak: float, schedule: str, n_warmup: int, n_steps: int) -> Any:
 
 
 def predict_outputs(network: Any, inputs: Indexable, batch_size: int) -> np.ndarray:
-    """Return the one output of a network for all rows, in order, float32."""
+    """Return the output of a single-output network for all rows, in order, float32."""
     (output,) = predict_all_outputs(network, inputs, batch_size)
     return output
 
@@ -236,14 +211,8 @@ def predict_all_outputs(network: Any, inputs: Indexable, batch_size: int) -> lis
     return [np.concatenate(output).astype(np.float32) for output in zip(*parts, strict=True)]
 
 
-def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
-    """Repeat rows until there are `batch_size`, or a power of two that is less: each new shape would be traced anew."""
-    n = min(batch_size, 1 << max(len(batch) - 1, 0).bit_length())
-    return np.resize(batch, (n, *batch.shape[1:]))
-
-
 def scores_of(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
-    """Loss, accuracy and, where there are two classes, ROC AUC of `logits`."""
+    """Return loss, accuracy and, with two classes, ROC AUC of `logits`."""
     if not np.isfinite(logits).all():
         return {"loss": math.nan}
     log_probability = log_softmax(logits.astype(np.float64), axis=1)
@@ -258,11 +227,11 @@ def scores_of(logits: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 @dataclass
 class Standing:
-    """Where a training stands after some epochs: all of it that is not in the network or its optimizer."""
+    """The state of a training after some epochs, apart from that of the network and its optimizer."""
 
-    #: One number per epoch that is done, by the names of the scores.
+    #: One number per finished epoch, by the name of the score.
     history: dict[str, list[float]] = field(default_factory=dict)
-    #: The least validation loss so far, the epochs since, and the weights it belongs to.
+    #: The least validation loss so far, the number of epochs since then, and the weights of that epoch.
     best_loss: float = math.inf
     n_since: int = 0
     best: list[np.ndarray] = field(default_factory=list)
@@ -273,60 +242,45 @@ class Standing:
 
     @property
     def n_epochs(self) -> int:
-        """How many epochs are done."""
+        """Number of finished epochs."""
         return len(self.history.get("loss", ()))
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a compiled network is trained.
+    """The training of a compiled network."""
 
-    Parameters
-    ----------
-    epochs : int
-        At most so many passes.
-    n_batches : int
-        Of an epoch.
-    dataset_of : callable
-        From the epoch's number, from 0 on, to its batches; the same number gives the same batches.
-    evaluate : callable
-        Called after each epoch; its scores go into the history, and "val_loss" among them decides when to stop.
-    patience : int or None
-        Epochs without a lower validation loss after which to stop, with the weights of the best epoch; None never
-        stops and keeps the last weights.
-    n_averaged : int
-        The weights at the end are the mean of those after so many last epochs (Izmailov et al., 2018); 0 for the last.
-    settle : callable or None
-        Called once the network has these weights.
-    checkpoint : Checkpoint or None
-        Where to go on from, and what to write after every epoch.
-    first_phase : mapping
-        What a checkpoint is to hold of what came before, as JSON can.
-    label : str
-        What to call the progress bar.
-    verbose : int
-    """
-
+    #: Largest number of epochs.
     epochs: int
+    #: Batches of an epoch.
     n_batches: int
+    #: From the number of an epoch, counted from 0, to its batches; always the same for the same number.
     dataset_of: Callable[[int], Any]
+    #: Called after each epoch. Its scores go into the history; "val_loss" among them decides when to stop.
     evaluate: Callable[[], dict[str, float]]
+    #: Stop after so many epochs without a lower validation loss, with the weights of the best epoch. None never stops
+    #: early and keeps the last weights.
     patience: int | None
+    #: Title of the progress bar.
     label: str
     verbose: int
+    #: The final weights are the mean over so many last epochs (Izmailov et al., 2018); 0 takes the last ones.
     n_averaged: int = 0
+    #: Called when the network has its final weights.
     settle: Callable[[], None] | None = None
+    #: Read before the training and written after each epoch.
     checkpoint: Checkpoint | None = None
+    #: The state of the phase before this one, JSON-serialisable, for the checkpoint.
     first_phase: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, network: Any, val_loss: float = math.inf) -> dict[str, list[float]]:
-        """Train a network and leave it with the weights of its best epoch, or their mean over the last ones.
+        """Train a network, which gets the weights of its best epoch or their mean over the last ones.
 
         Parameters
         ----------
         network : keras.Model
         val_loss : float
-            Validation loss before training, if the weights there are may turn out to be the best.
+            Validation loss before training, if the present weights may turn out to be the best.
 
         Returns
         -------
@@ -336,9 +290,9 @@ class Training:
         Raises
         ------
         TrainingError
-            If the loss stops being a number.
+            If the loss becomes NaN.
         """
-        if not network.optimizer.built:  # its moments belong to every snapshot, that before the first epoch too
+        if not network.optimizer.built:  # all snapshots have its state, even the one before the first epoch
             network.optimizer.build(network.trainable_variables)
         standing = self._resumed(network)
         if standing is None:
@@ -356,8 +310,8 @@ class Training:
             while standing.n_epochs < self.epochs and not self._is_over(standing):
                 epoch = standing.n_epochs
                 advance(0, f"epoch {epoch + 1} of {self.epochs}{_latest_auc(standing.history)}")
-                told = advance if self.verbose > 0 else None
-                scores = {**_one_epoch(network, self.dataset_of(epoch), told), **self.evaluate()}
+                on_batch = advance if self.verbose > 0 else None
+                scores = {**_one_epoch(network, self.dataset_of(epoch), on_batch), **self.evaluate()}
                 if not all(np.isfinite(value) for value in scores.values()):
                     raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
                 for name, value in scores.items():
@@ -377,7 +331,7 @@ class Training:
         return self.patience is not None and standing.n_since >= self.patience
 
     def _note(self, network: Any, standing: Standing) -> None:
-        """Keep the weights of an epoch where they may be wanted at the end."""
+        """Keep the weights of an epoch if the final weights may depend on them."""
         if self.patience is not None:
             standing.n_since += 1
             if (loss := standing.history["val_loss"][-1]) < standing.best_loss:
@@ -393,13 +347,13 @@ class Training:
             return
         facts = {name: value for name, value in vars(standing).items() if name not in ("best", "summed")}
         arrays = {"network": [_as_array(variable) for variable in network.variables]}
-        if not standing.is_done:  # all that a finished training needs is its weights
+        if not standing.is_done:  # a finished training only needs its weights
             arrays["optimizer"] = [_as_array(variable) for variable in network.optimizer.variables]
             arrays |= {"best": standing.best, "summed": standing.summed}
         self.checkpoint.save(arrays, {**facts, "first_phase": dict(self.first_phase)})
 
     def _resumed(self, network: Any) -> Standing | None:
-        """Put a network where its training stood when it was saved last."""
+        """Restore a network and the state of its training from the last snapshot."""
         found = None if self.checkpoint is None else self.checkpoint.load()
         if found is None:
             return None
@@ -426,7 +380,7 @@ def _latest_auc(history: Mapping[str, list[float]]) -> str:
 
 def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None] | None) -> dict[str, float]:
     callbacks = []
-    if advance is not None:  # Keras waits for every batch where somebody wants to hear of it
+    if advance is not None:  # a callback makes Keras wait for each batch, so there is one only for a visible bar
         progress = import_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
         callbacks.append(progress)
     try:
@@ -436,14 +390,14 @@ def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None] | None
             raise dataset.failure from None
         raise
     finally:
-        dataset.forget()  # TensorFlow never lets go of a dataset, nor of what it holds
+        dataset.forget()  # TensorFlow never frees a dataset
     return {"batch_loss": float(logs["loss"][0]), "batch_accuracy": float(logs["accuracy"][0])}
 
 
 def monitored_scores(
     network: Any, parts: Mapping[str, tuple[Indexable, np.ndarray]], batch_size: int
 ) -> dict[str, float]:
-    """Score the network on several parts, inputs and target by the prefix of the scores' names."""
+    """Score the network on several parts of the data: inputs and target by the prefix of the scores' names."""
     return {
         f"{prefix}{name}": value
         for prefix, (inputs, target) in parts.items()
@@ -452,36 +406,34 @@ def monitored_scores(
 
 
 def seeds(seed: int, n: int) -> Sequence[int]:
-    """Return `n` seeds for the parts of a network, none of them the global one."""
+    """Return `n` seeds for the layers of a network, independent of any global seed."""
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(n) % 2**31]
 
 
 def learning_normalisations(network: Any) -> list[Any]:
-    """Return the batch normalisations of a network, nested networks included, that normalise by the batch."""
-    keras = import_keras()
-
-    def layers_of(model: Any) -> Iterator[Any]:
-        for layer in model.layers:
-            if isinstance(layer, keras.Model):
-                yield from layers_of(layer)
-            elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-                yield layer
-
-    return list(layers_of(network))
+    """Return the trainable batch normalisation layers of a network, nested networks included."""
+    keras, found = import_keras(), []
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            found += learning_normalisations(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            found.append(layer)
+    return found
 
 
 def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> None:
     """Set mean and variance of each batch normalisation to those over `images`, batch by batch (Wu & Johnson, 2021).
 
-    Keras predicts with moving averages that trail the weights by hundreds of steps. Here the network sees the images
-    once more as in training, each layer normalising by the batch, and no weight moves. With a momentum of 0 the "moving
-    average" is the last batch's own mean and variance; of these the mean and the mean square add up over batches.
+    Keras predicts with moving averages that lag hundreds of steps behind the weights. Here the network processes the
+    images as in training, where each layer normalises by the batch, but no weight changes. With a momentum of 0, the
+    "moving average" is the mean and variance of the last batch; from these, mean and mean square are summed over
+    batches.
 
     Parameters
     ----------
     network : keras.Model
     images : sequence of n rows
-        What the network takes, in mixed order: a batch of one class is none like those of the training.
+        The network's inputs in shuffled order: a batch of a single class would not be like those of the training.
     batch_size : int
     """
     layers = learning_normalisations(network)
@@ -489,7 +441,7 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
         return
     momenta = [layer.momentum for layer in layers]
     weights = {id(weight) for weight in network.weights}
-    # Dropout draws as the network looks at the images; the training is to go on as if nobody had looked.
+    # Dropout draws random numbers here, too; their states are restored, so that the training is not affected.
     seeds = [(state, _as_array(state).copy()) for state in network.variables if id(state) not in weights]
     means, squares = ([np.zeros(())] * len(layers) for _ in range(2))
     n = len(images)

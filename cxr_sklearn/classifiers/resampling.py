@@ -1,4 +1,4 @@
-"""Classifiers fitted on other rows than they are given: augmented views, or classes of equal weight."""
+"""Classifiers that change the training rows: augmented views of images, or classes of equal weight."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils import Tags, _safe_indexing, get_tags, indexable
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .._io import public
-from .._validation import check_groups, check_labels, fit_params
+from .._validation import check_groups, check_labels, fit_params, request_weights
 from ..exceptions import InputError
 from ..images.augment import ImageAugmenter
 from ..images.batch import as_batch
@@ -25,7 +26,7 @@ METHODS = ("none", "undersample", "weights", "augment")
 
 
 class Plan(NamedTuple):
-    """What to fit on: positions of rows, which view of each (0 is the image itself), and their weights."""
+    """The training rows: their positions in X, the view of each (0 is the image itself) and their weights."""
 
     rows: np.ndarray
     views: np.ndarray
@@ -37,16 +38,19 @@ def _estimator_has(name: str) -> Callable[[Any], bool]:
 
 
 class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, ABC):
-    """Base of the classifiers that fit another one on other rows; subclasses define :meth:`_plan`.
+    """Base of the classifiers that fit another one on changed rows; subclasses define :meth:`_plan`.
 
     Attributes
     ----------
     estimator_ : estimator
         The fitted classifier.
     augmenter_ : ImageAugmenter or None
-        Draws the views; None where there are none.
+        Draws the views, if there are any.
     classes_ : ndarray of shape (n_classes,)
     """
+
+    # With metadata routing, patients are requested by default, as by scikit-learn's group splitters.
+    __metadata_request__fit = {"groups": True}
 
     estimator: Any
     augmenter: ImageAugmenter | None
@@ -61,11 +65,11 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
 
         Parameters
         ----------
-        X : ImageBatch of n images, or whatever else of n rows the classifier takes; views can be drawn of images alone
+        X : ImageBatch of n images, or other data of n rows that the classifier takes; only images have views
         y : array-like of shape (n,)
         sample_weight : array-like of shape (n,) or None
         groups : array-like of shape (n,) or None
-            Patients, for a classifier that holds some out. None takes every image, with its views, for a patient.
+            Patients, for a classifier that holds some out. With None, every image is a patient of its own.
 
         Returns
         -------
@@ -74,8 +78,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         Raises
         ------
         ValueError
-            If a parameter is wrong, views are asked of what is not images, or weights are needed and the classifier
-            takes none.
+            If a parameter is wrong, views are needed but `X` is not images, or weights are needed but the classifier
+            does not accept them.
         """
         X, labels = indexable(X, check_labels(y, type(self).__name__))
         weight = None
@@ -85,10 +89,13 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         patients = check_groups(groups, len(labels))
         self.augmenter_ = self._fitted_augmenter(X) if views.any() else None
         drawn = _safe_indexing(X, rows) if self.augmenter_ is None else self.augmenter_.view(as_batch(X)[rows], views)
-        params = fit_params(self.estimator, sample_weight=weight, groups=patients[rows])
+        estimator = clone(self.estimator)
+        if weight is not None:
+            request_weights(estimator)
+        params = fit_params(estimator, sample_weight=weight, groups=patients[rows])
         if weight is not None and not any(name.endswith("sample_weight") for name in params):
             raise InputError(f"{self.estimator!r} takes no sample_weight; choose another method or classifier")
-        self.estimator_ = clone(self.estimator).fit(drawn, labels[rows], **params)
+        self.estimator_ = estimator.fit(drawn, labels[rows], **params)
         self.classes_ = self.estimator_.classes_
         if hasattr(self.estimator_, "n_features_in_"):
             self.n_features_in_ = self.estimator_.n_features_in_
@@ -102,13 +109,19 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
             raise InputError(f"{type(self).__name__} draws views of images, but {error}") from error
 
     def _inputs(self, X: Any) -> Any:
-        """Return `X` as the classifier saw it in ``fit``."""
+        """Return `X` as the classifier got it in ``fit``."""
         check_is_fitted(self)
         return X if self.augmenter_ is None else as_batch(X)
 
+    def get_metadata_routing(self) -> MetadataRouter:
+        """Return which metadata this classifier and the one that it fits request."""
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        return router.add(estimator=self.estimator, method_mapping=mapping)
+
     @abstractmethod
     def _plan(self, labels: np.ndarray, weight: np.ndarray | None) -> Plan:
-        """Decide on which rows, views and weights to fit."""
+        """Choose the training rows, their views and their weights."""
 
     @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -123,8 +136,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         ndarray of shape (n, n_classes)
             Columns in the order of ``classes_``.
         """
-        inputs = self._inputs(X)
-        probabilities: np.ndarray = self.estimator_.predict_proba(inputs)
+        images = self._inputs(X)  # which checks that there is an estimator_
+        probabilities: np.ndarray = self.estimator_.predict_proba(images)
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
@@ -138,8 +151,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         -------
         ndarray of shape (n,)
         """
-        inputs = self._inputs(X)
-        labels: np.ndarray = self.estimator_.predict(inputs)
+        images = self._inputs(X)
+        labels: np.ndarray = self.estimator_.predict(images)
         return labels
 
     def __sklearn_tags__(self) -> Tags:
@@ -159,14 +172,14 @@ class AugmentedClassifier(ResamplingClassifier):
     estimator : classifier of images
         E.g. a pipeline of a :class:`FrozenEmbedder` and a head.
     augmenter : ImageAugmenter or None, default=None
-        None takes ``ImageAugmenter()``.
+        None is ``ImageAugmenter()``.
     n_views : int, default=4
-        Views of each image, besides itself.
+        Views of each image, besides the image itself.
     tta : bool, default=False
         Test-time augmentation: predict the mean probability over an image and its views.
     random_state : int or None, default=None
-        Seed of the augmenter where it has none of its own. Without either, every fit draws other views, and none of
-        those embedded before are found in the feature store.
+        Seed of the augmenter, if that has no seed of its own. Without either, every fit draws new views, so the feature
+        store has no features of them.
 
     Examples
     --------
@@ -200,17 +213,7 @@ class AugmentedClassifier(ResamplingClassifier):
 
     @available_if(_estimator_has("predict_proba"))
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class; with `tta`, the mean over the image and its views.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes)
-            Columns in the order of ``classes_``.
-        """
+        """Return the probability of each class, (n, n_classes); with `tta`, the mean over an image and its views."""
         images = self._inputs(X)
         views = range(1 + self.n_views if self.tta and self.augmenter_ is not None else 1)
         batches = [self.augmenter_.view(images, view) if self.augmenter_ and view else images for view in views]
@@ -218,21 +221,8 @@ class AugmentedClassifier(ResamplingClassifier):
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
-        """Return the class of each image; with `tta`, the one of the highest mean probability.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-
-        Returns
-        -------
-        ndarray of shape (n,)
-        """
-        if not self.tta:
-            return super().predict(X)
-        best = np.argmax(self.predict_proba(X), axis=1)
-        labels: np.ndarray = self.classes_[best]
-        return labels
+        """Return the class of each image; with `tta`, the one with the highest mean probability."""
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)] if self.tta else super().predict(X)
 
 
 @public
@@ -246,9 +236,9 @@ class BalancedClassifier(ResamplingClassifier):
         Weight each class by its rarity; drop images of the larger classes at random; add random views of images of
         the rarer classes until all are as large as the largest; or leave everything as it is.
     augmenter : ImageAugmenter or None, default=None
-        For "augment"; None takes ``ImageAugmenter()``.
+        For "augment"; None is ``ImageAugmenter()``.
     random_state : int or None, default=None
-        Seed of what is dropped, and of the augmenter where it has none of its own.
+        Seed for dropping images, and of the augmenter if that has no seed of its own.
 
     Examples
     --------
@@ -284,7 +274,7 @@ class BalancedClassifier(ResamplingClassifier):
             rows = np.sort(np.concatenate([draw.choice(members, min(sizes), replace=False) for members in classes]))
             views = 0 * rows
         elif self.method == "augment":
-            # np.resize goes through the members again and again: every image gets its k-th view before any its k+1st.
+            # np.resize repeats the members in turn, so all images get their k-th view before any gets its (k+1)-th.
             rows = np.concatenate([np.resize(members, max(sizes)) for members in classes])
             views = np.concatenate([np.arange(max(sizes)) // n for n in sizes])
         return Plan(rows, views, None if weight is None else weight[rows])

@@ -1,4 +1,4 @@
-"""Patient, etiology and series as the file names of the public set tell them, in both of its releases."""
+"""Patient, etiology and series from the file names of the public set, in both of its releases."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _PNEUMONIA_NAME = re.compile(r"person(\d+)_(bacteria|virus)_\d+(_\d+)?", re.IGNO
 # So are the studies with and without NORMAL2.
 _NORMAL_NAME = re.compile(r"(NORMAL2-)?IM-(\d+)-\d+(-\d+)?", re.IGNORECASE)
 # The third release on Mendeley Data renamed the files: (disease)-(randomized patient ID)-(image number of a patient).
-# That number is the patient whatever the disease, so a child seen ill and well is one; were it not, two of these
-# random numbers of up to seven digits would hardly ever meet, and then only keep two children on one side of a split.
+# The same number means the same patient in all diseases, so a child may be ill and well. If that is wrong for a few of
+# these random numbers, two children end up on the same side of a split, which does no harm.
 _MENDELEY_NAME = re.compile(r"(NORMAL|BACTERIA|VIRUS)-(\d+)-\d+", re.IGNORECASE)
 
 
 def patient_of(name: str) -> tuple[str | None, str | None]:
     """Read patient and etiology from a file name of the Kaggle set, or of the third release on Mendeley Data.
 
-    The two hold the same images under other names and numbers: no name tells that an image is in both, so never mix
-    them.
+    Both contain the same images under different names and numbers. The names do not reveal that an image is in both, so
+    never mix them.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def patient_of(name: str) -> tuple[str | None, str | None]:
 
 
 def series_of(name: str) -> str | None:
-    """Read from a file name of the Kaggle set which of its two series a normal radiograph belongs to.
+    """Read the series of a normal radiograph from its file name in the Kaggle set.
 
     Returns
     -------
     {"IM", "NORMAL2", None}
-        None for a pneumonia, for a name of the Mendeley release, which has no series, and for an unknown one.
+        None for a pneumonia, for the Mendeley release, which has no series, and for other names.
     """
     match = _NORMAL_NAME.fullmatch(PurePath(name).stem)
     return None if match is None else "NORMAL2" if match[1] else "IM"

@@ -1,4 +1,4 @@
-"""Folders and tables of radiographs as one frame: a row per image with its label, split and patient."""
+"""Folders and tables of radiographs as a frame: one row per image with its label, split and patient."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ class _Entry(NamedTuple):
     path: str
     label: str
     split: str | None
-    #: Where the image lies below its copy of the set: split, class folder and name.
+    #: Split, class folder and name: the path within its copy of the set.
     place: tuple[str, ...]
-    #: The folders above that.
+    #: The folders above.
     prefix: tuple[str, ...]
 
 
 def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
-    Class folders are called "normal" or "pneumonia" (or "neumonia"), in any case; the folder above may be "train",
-    "val" (or "valid", "validation") or "test". The second copy of the set inside the Kaggle archive, ``__MACOSX`` and
-    hidden files do not count.
+    Class folders are called "normal" or "pneumonia" (or "neumonia"), in upper or lower case; the folder above may be
+    "train", "val" (or "valid", "validation") or "test". The second copy of the set inside the Kaggle archive,
+    ``__MACOSX`` and hidden files are ignored.
 
     Parameters
     ----------
     root : path
     sizes : bool or "auto", default="auto"
-        Whether to open every file for its width, height and mode; "auto" does so for up to 20,000 files.
+        Whether to open every file for its width, height and mode; "auto" means for up to 20,000 files.
 
     Returns
     -------
     DataFrame
         One row per image: `path` (str), `label` ("normal" or "pneumonia"), `target` (int64; 1 is pneumonia), `split`
-        ("train", "val", "test" or NA), `patient` (str; a file whose name tells no patient is its own), `subtype`
-        ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's, or DICOM's photometric
-        interpretation), NA where a file was not opened or cannot be.
+        ("train", "val", "test" or NA), `patient` (str; an image whose file name follows no known pattern is a patient
+        of its own), `subtype` ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's,
+        or DICOM's photometric interpretation), NA where a file was not or cannot be opened.
 
     Raises
     ------
     DataError
-        If `root` is not a folder, holds no image in a class folder, one whose name cannot be printed, or a folder that
-        cannot be read.
+        If `root` is not a folder or has no images in class folders, a name cannot be printed, or a folder cannot be
+        read.
 
     Examples
     --------
@@ -95,15 +95,15 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
 def _entries(folder: Path) -> tuple[list[_Entry], list[str]]:
     """Return the images in class folders, and the paths of all other images."""
     entries, others = [], []
-    # Real paths of a folder and those above it: a link to one of them would count every image again and again.
+    # Real paths of a folder and its parents: following a link to one of them would never end.
     above: dict[str, tuple[str, ...]] = {}
     for directory, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(directory)
-        chain = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
-        if real in chain:
+        parents = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
+        if real in parents:
             folders.clear()
             continue
-        above[directory] = (*chain, real)
+        above[directory] = (*parents, real)
         folders[:] = sorted(name for name in folders if name != "__MACOSX" and not name.startswith("."))
         parts = Path(directory).relative_to(folder).parts
         label = LABELS.get((parts[-1] if parts else folder.resolve().name).lower())
@@ -126,18 +126,18 @@ def _refuse(error: OSError) -> None:
 
 
 def _without_second_copy(entries: list[_Entry]) -> list[_Entry]:
-    """Drop an image of which there is a copy in the same place of a folder further up, as in the Kaggle archive."""
-    there = {(entry.prefix, entry.place): entry.path for entry in entries}
+    """Drop images that have a copy at the same place in a folder further up, as in the Kaggle archive."""
+    known = {(entry.prefix, entry.place): entry.path for entry in entries}
     kept = []
     for entry in entries:
-        higher = [there.get((entry.prefix[:depth], entry.place)) for depth in range(len(entry.prefix))]
-        if not any(path and _alike(path, entry.path) for path in higher):
+        higher = [known.get((entry.prefix[:depth], entry.place)) for depth in range(len(entry.prefix))]
+        if not any(path and _are_alike(path, entry.path) for path in higher):
             kept.append(entry)
     return kept
 
 
-def _alike(path: str, other: str) -> bool:
-    """Whether two files are the same, as far as size, beginning and end tell; the names are the same already."""
+def _are_alike(path: str, other: str) -> bool:
+    """Compare two files of the same name by size, beginning and end."""
     try:
         return _ends(path) == _ends(other)
     except OSError:
@@ -162,23 +162,23 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     Parameters
     ----------
     csv_file : path
-        With the columns `path` and `label`, and `patient`, `split` and `subtype` if you have them, in any order; others
-        are left out. Paths are relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a
-        split is "train", "val", "test" or empty. Commas, semicolons or tabs may be between the columns.
+        With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order; others are
+        ignored. Paths are relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is
+        "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs.
     sizes : bool or "auto", default="auto"
         As for :func:`load_folder`.
 
     Returns
     -------
     DataFrame
-        As :func:`load_folder` returns it, sorted by path. Where the table names no patient the file's name may, as in
-        :func:`load_folder`; else the image is a patient of its own.
+        As :func:`load_folder` returns it, sorted by path. Without a patient in the table, the file's name decides, as
+        in :func:`load_folder`.
 
     Raises
     ------
     DataError
-        If the file is no such table, a label or split is unknown, an image stands in it twice, a path cannot be
-        printed, or none of the images is there.
+        If the file is not such a table, a label or split is unknown, a path occurs twice or cannot be printed, or none
+        of the images exists.
 
     Examples
     --------
@@ -192,17 +192,17 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         raise DataError(f"{file} has no rows")
     label = _known(table, "label", {**LABELS, "0": "normal", "1": "pneumonia"}, file)
     if (empty := label.isna()).any():
-        raise DataError(f"{file}, row {_row(empty)}: there is no label")
+        raise DataError(f"{file}, row {_row(empty)}: the label is missing")
     split = _known(table, "split", SPLITS, file)
     if (empty := table["path"].isna()).any():
-        raise DataError(f"{file}, row {_row(empty)}: there is no path")
+        raise DataError(f"{file}, row {_row(empty)}: the path is missing")
     path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], table.index, dtype="str")
     if (twice := path.duplicated()).any():
         raise DataError(f"{file}, row {_row(twice)}: duplicate path {path[twice].iloc[0]}")
     if not any(map(os.path.exists, path)):
         slashes = ", with / between folders" if table["path"].str.contains("\\\\").any() and os.sep == "/" else ""
         raise DataError(
-            f"none of the images of {file} is there, {path.iloc[0]} for one; paths are relative to its folder{slashes}"
+            f"the images in {file} do not exist, for example {path.iloc[0]}; paths are relative to its folder{slashes}"
         )
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
@@ -223,28 +223,28 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
 
 
 def _read(file: Path) -> pd.DataFrame:
-    """Return the cells as text, indexed by the line they stand in; an empty one is missing."""
+    """Return the cells as text, indexed by their line; empty cells are missing."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            rows = _cells(file, lines)
+            return _cells(file, lines)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} is not a table of comma-separated values in UTF-8: {error}") from error
-    return rows
 
 
 def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
+    # Not pandas.read_csv: it drops surplus cells or takes them for an index, and refuses rows with empty surplus cells.
     head = lines.readline()
-    skipped = 1 if head.lower().startswith("sep=") else 0  # what Excel writes first
+    skipped = 1 if head.lower().startswith("sep=") else 0  # Excel may write that first
     head = lines.readline() if skipped else head
-    # The header may mention other separators in a name.
+    # The name of a column may contain other separators.
     fits = [sep for sep in ",;\t" if set(_NEEDED) <= set(_names(head, sep))]
     separator = fits[0] if fits else max(",;\t", key=head.count)
     names = _names(head, separator)
     if double := [name for name in (*_NEEDED, *_OPTIONAL) if names.count(name) > 1]:
         raise DataError(f"{file} has two columns {double[0]!r}")
-    rows, numbers = [], []
+    rows: dict[int, list[str]] = {}
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
     for row in reader:
         cells = [cell.strip() for cell in row]
@@ -252,9 +252,8 @@ def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
         if any(cells[len(names) :]):
             raise DataError(f"{file}, row {number}: it has more cells than there are columns")
         if any(cells):
-            rows.append((cells + [""] * len(names))[: len(names)])
-            numbers.append(number)
-    return pd.DataFrame(rows, numbers, names, dtype="object").replace("", pd.NA).astype("str")
+            rows[number] = (cells + [""] * len(names))[: len(names)]
+    return pd.DataFrame.from_dict(rows, "index", "object", names).replace("", pd.NA).astype("str")
 
 
 def _names(head: str, separator: str) -> list[str]:
@@ -266,14 +265,15 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 def _known(table: pd.DataFrame, name: str, names: dict[str, str], file: Path) -> pd.Series:
-    """Translate a column; whatever is not among the names is refused."""
+    """Translate a column by `names`; other values are refused."""
     given = _column(table, name)
     known = given.str.lower().map(names)
     if (unknown := given.notna() & known.isna()).any():
-        raise DataError(f"{file}, row {_row(unknown)}: {name} {given[unknown].iloc[0]!r} is none of {', '.join(names)}")
+        value = given[unknown].iloc[0]
+        raise DataError(f"{file}, row {_row(unknown)}: {name} {value!r} is not one of {', '.join(names)}")
     return known
 
 
 def _row(which: pd.Series) -> int:
-    """Line of the first row that is marked, as a spreadsheet numbers it."""
+    """Return the line of the first marked row."""
     return int(which.index[which][0])

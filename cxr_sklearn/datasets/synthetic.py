@@ -1,4 +1,4 @@
-"""Chest radiographs drawn by code, so that everything runs without a download."""
+"""Synthetic chest radiographs, so that everything runs without a download."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def make_radiographs(
     size : int, default=224
         Width and height of the images in pixels, at least 32.
     random_state : int, RandomState instance or None, default=None
-        Pass an int for the same pixels and the same frame at every call. The first patients' pixels are then also the
-        same for every `n_patients`; their splits may differ.
+        Pass an int for the same pixels and the same frame in every call. The pixels of a patient do not depend on
+        `n_patients`, but the splits may.
 
     Returns
     -------
@@ -85,14 +85,14 @@ def write_radiographs(
     Parameters
     ----------
     directory : str or Path
-        Where ``train``, ``val`` and ``test`` are made; created if missing. Files of the same name are replaced.
+        For the folders ``train``, ``val`` and ``test``; created if missing. Files of the same name are replaced.
     n_patients, size, random_state
         As in :func:`make_radiographs`.
 
     Returns
     -------
     frame : DataFrame of n_images rows
-        The frame of :func:`make_radiographs`, with the files' paths below `directory`, absolute.
+        The frame of :func:`make_radiographs`, with absolute paths.
 
     Raises
     ------
@@ -104,14 +104,14 @@ def write_radiographs(
     frame["path"] = [str(Path(directory).absolute() / path) for path in frame["path"]]
     for image, path in zip(images, frame["path"], strict=True):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).unlink(missing_ok=True)  # it may be a link to a file that is to stay as it is
+        Path(path).unlink(missing_ok=True)  # it may be a link, whose target must not be overwritten
         Image.fromarray(image).save(path, quality=95)
     return frame
 
 
 def _describe(subtypes: list[str | None], n_images: list[int], size: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Name the images as Kaggle does, and put every patient into one split."""
-    # Counted for each etiology: person1_bacteria and person1_virus are two patients, as in the original.
+    """Name the images as in the Kaggle set, and assign every patient to one split."""
+    # Counted per etiology: person1_bacteria and person1_virus are two patients, as in the original.
     n_seen, n_named, rows = Counter[str | None](), Counter[str | None](), []
     for subtype, split, n in zip(subtypes, _split(subtypes, rng), n_images, strict=True):
         n_seen[subtype] += 1
@@ -126,7 +126,7 @@ def _describe(subtypes: list[str | None], n_images: list[int], size: int, rng: n
 
 
 def _split(subtypes: list[str | None], rng: np.random.Generator) -> list[str]:
-    """Deal the patients of each class, subtype by subtype in random order, to the splits in turn."""
+    """Assign the patients of each class, subtype by subtype in random order, to the splits in turn."""
     splits, n_dealt = [""] * len(subtypes), Counter[bool]()
     for i in sorted(rng.permutation(len(subtypes)).tolist(), key=lambda i: subtypes[i] or ""):
         is_ill = subtypes[i] is not None
@@ -146,7 +146,7 @@ def _image_patient(subtype: str | None, size: int, rng: np.random.Generator) -> 
 
 
 class _Thorax(NamedTuple):
-    """What more than one organ depends on; the maps broadcast to (canvas, canvas)."""
+    """The geometry that several organs share; the maps broadcast to (canvas, canvas)."""
 
     x: FloatMap
     y: FloatMap
@@ -158,7 +158,7 @@ class _Thorax(NamedTuple):
 
 
 def _inside(distance: FloatMap, softness: float) -> FloatMap:
-    """Mask with a soft edge: 1 where the distance to the edge is positive, 0 where it is negative."""
+    """Return a mask with a soft edge: 1 where the distance to the edge is positive, 0 where it is negative."""
     return 0.5 + 0.5 * np.tanh(distance / (2 * softness))
 
 
@@ -182,7 +182,7 @@ def _draw_thorax(canvas: int, rng: np.random.Generator) -> _Thorax:
 
 
 def _heart(x: FloatMap, y: FloatMap, base: float, rng: np.random.Generator) -> FloatMap:
-    """Shadow of the heart, mostly on image right."""
+    """Return the shadow of the heart, mostly on image right."""
     rx, ry, tilt = rng.uniform(0.3, 0.42), rng.uniform(0.25, 0.34), rng.uniform(0.4, 0.8)
     dx, dy = x - rng.uniform(0.08, 0.14), y - (base - rng.uniform(0.2, 0.26))
     along, across = dx * np.cos(tilt) + dy * np.sin(tilt), dy * np.cos(tilt) - dx * np.sin(tilt)
@@ -211,7 +211,7 @@ def _skeleton(t: _Thorax, rng: np.random.Generator) -> FloatMap:
 
 
 def _vessels(t: _Thorax, rng: np.random.Generator) -> FloatMap:
-    """Branches that fan out from each hilum and thin towards the pleura."""
+    """Return branches that fan out from each hilum and become thinner towards the pleura."""
     dx, dy, noise = abs(t.x) - 0.2, t.y + 0.05, rng.standard_normal((64, 12)).astype(np.float32)
     radius, angle = np.hypot(dx, dy), np.arctan2(dy, dx) + 2 * np.sign(t.x)
     branches = ndimage.map_coordinates(noise, [angle * 9, radius * 9], order=1, mode="wrap")
@@ -219,7 +219,7 @@ def _vessels(t: _Thorax, rng: np.random.Generator) -> FloatMap:
 
 
 def _opacities(subtype: str, t: _Thorax, rng: np.random.Generator) -> FloatMap:
-    """Bacteria: one consolidation in a zone of one lung field; virus: several fainter ones in both. All are patchy."""
+    """Return patchy opacities: one in a zone of one lung for bacteria, several fainter ones in both for a virus."""
     coarse = rng.uniform(0.4, 1.6, (14, 14)).astype(np.float32)
     patchiness = ndimage.zoom(coarse, len(t.y) / len(coarse), order=1)
     if subtype == "bacteria":
@@ -234,7 +234,7 @@ def _opacities(subtype: str, t: _Thorax, rng: np.random.Generator) -> FloatMap:
 
 
 def _expose(attenuation: FloatMap, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Take one image of the patient: pose, scatter, automatic exposure, noise."""
+    """Take an image of the patient, with pose, scatter, automatic exposure and noise."""
     angle, scale = rng.normal(0, 0.05), rng.normal(1.0, 0.05)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corner = (len(attenuation) - 1) / 2 + rng.normal(0, 0.04, 2) * size - turn @ np.full(2, (size - 1) / 2)

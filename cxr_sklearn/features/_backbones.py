@@ -11,7 +11,7 @@ import io
 import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -27,26 +27,26 @@ _building = Lock()
 
 
 class Application(NamedTuple):
-    """What must be known of a network of keras.applications without importing Keras."""
+    """Facts about a network of keras.applications that are needed without importing Keras."""
 
     name: str
-    #: Module of keras.applications that holds the network's ``preprocess_input``.
+    #: The module of keras.applications with the network's ``preprocess_input``.
     module: str
-    #: ImageNet weights without the top, as Keras names the file in its cache.
+    #: The file of ImageNet weights without the top in Keras' cache.
     weights_file: str
-    #: MD5 of that file, or SHA-256 where it has 64 digits; empty where Keras publishes none.
+    #: MD5 of that file, or SHA-256 if it has 64 digits; empty if Keras publishes none.
     checksum: str
 
 
 @functools.cache
 def applications() -> dict[str, Application]:
-    """Every network of keras.applications, by name."""
+    """Return every network of keras.applications, by name."""
     with Path(__file__).with_name("applications.csv").open(newline="") as file:
         return {row["name"]: Application(**row) for row in csv.DictReader(file)}
 
 
 def application(name: str) -> Application:
-    """Look a network up by name.
+    """Return a network by its name.
 
     Raises
     ------
@@ -60,10 +60,10 @@ def application(name: str) -> Application:
 
 
 def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
-    """Return the file that holds the weights, checked, and downloaded by Keras if it must be; None for "random".
+    """Return the checked file of the weights, after Keras downloaded it if need be; None for "random".
 
-    Keras deletes a cached file of the wrong checksum before it notices that it is offline, and says nothing useful
-    when a download fails; so the file is looked at before Keras sees it.
+    The file is checked here, because Keras deletes a cached file with a wrong checksum before it notices that it is
+    offline, and its error about a failed download is not helpful.
 
     Raises
     ------
@@ -84,20 +84,20 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
     if known.checksum and known.checksum not in digests:
         raise WeightsUnavailableError(
             f"{path} is not the file that Keras published for {name} (checksum {digests[0]}, not {known.checksum}); "
-            f"remove it, or name another one with weights= (--weights)"
+            f"remove it, or give another one with weights= (--weights)"
         )
     return path
 
 
 def _download(known: Application, path: Path) -> None:
     keras = import_keras()
-    # Keras draws its progress bar on stdout, where a table or JSON is expected.
+    # Keras draws its progress bar on stdout, which is for tables and JSON.
     progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
     try:
         with contextlib.redirect_stdout(progress), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # matters to the top alone
+            warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # only matters to the top
             getattr(keras.applications, known.name)(weights="imagenet", include_top=False)
-        path.stat()  # Keras downloads to a temporary folder where it may not write to this one
+        path.stat()  # without write access to this folder, Keras downloads to a temporary one
     except Exception as error:  # Keras raises bare Exception when a download fails
         raise WeightsUnavailableError(
             f"the ImageNet weights of {known.name} are not at {path} and could not be downloaded; put "
@@ -106,14 +106,14 @@ def _download(known: Application, path: Path) -> None:
 
 
 def weights_identity(name: str, weights: str | os.PathLike[str]) -> str:
-    """Name the weights by what they are: "random:<seed>", "sha256:<digest of the file>" or "imagenet:sha256:<...>".
+    """Return the identity of weights: "random:<seed>", "sha256:<digest of the file>" or "imagenet:sha256:<...>".
 
-    A published file given by path is told apart from "imagenet": Keras builds some networks differently for that word.
+    "imagenet" and the path of the same file differ, because Keras builds some networks differently for "imagenet".
 
     Raises
     ------
     WeightsUnavailableError
-        As :func:`weights_path`.
+        As in :func:`weights_path`.
     """
     path = weights_path(name, weights)
     if path is None:
@@ -128,7 +128,7 @@ def _state(path: Path) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _file_digests(path: Path, state: tuple[int, int, int]) -> tuple[str, str]:
-    """MD5 and SHA-256 of a file; `state` makes a changed file a different question."""
+    """Return MD5 and SHA-256 of a file; with `state`, a changed file is not taken from the cache."""
     with path.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         file.seek(0)
@@ -137,35 +137,24 @@ def _file_digests(path: Path, state: tuple[int, int, int]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen network up to a layer; equal backbones compute equal features.
+    """A frozen network up to a layer; equal backbones compute equal features."""
 
-    Attributes
-    ----------
-    name : str
-        A network of keras.applications.
-    weights : str
-        "imagenet", "random" or a path.
-    identity : str
-        What :func:`weights_identity` says of the weights.
-    layer : str, tuple of str or None
-        The last layer, or several whose outputs are all given; None keeps all of the network but its top.
-    precision : {"float32", "bfloat16"}
-    """
-
+    #: A network of keras.applications.
     name: str
+    #: "imagenet", "random" or a path, and what `weights_identity` says of it.
     weights: str
     identity: str
+    #: The last layer, or several layers that are all outputs; None keeps all of the network but its top.
     layer: str | tuple[str, ...] | None
+    #: "float32" or "bfloat16".
     precision: str
 
-    def build(self, image_shape: tuple[int, int, int]) -> Any:
-        """Return the Keras model from ``uint8 (n, H, W, 3)``, preprocessing included, to `layer`'s output.
+    def random(self) -> Backbone:
+        """Return the same network with random weights, for weights that are set later."""
+        return replace(self, weights="random", identity=f"random:{RANDOM_SEED}")
 
-        Raises
-        ------
-        WeightsUnavailableError, ValueError
-            As :meth:`network`.
-        """
+    def build(self, image_shape: tuple[int, int, int]) -> Any:
+        """Return the Keras model from ``uint8 (n, H, W, 3)``, preprocessing included, to `layer`'s output."""
         return self.preprocessed(self.network(image_shape), image_shape)
 
     def network(self, image_shape: tuple[int, int, int]) -> Any:
@@ -174,13 +163,13 @@ class Backbone:
         Raises
         ------
         WeightsUnavailableError
-            If the weights are gone, are no longer those of `identity`, or do not fit the network.
+            If the weights are missing, are no longer those of `identity`, or do not fit the network.
         ValueError
             If the network has no layer of that name.
         """
         if weights_identity(self.name, self.weights) != self.identity:
             raise WeightsUnavailableError(
-                f"the weights of {self.name} ({self.weights}) are not those it was fitted with ({self.identity})"
+                f"the weights of {self.name} ({self.weights}) are not those used for fitting ({self.identity})"
             )
         keras = import_keras()
         with _building, dtype_policy(keras, self.precision):
@@ -197,7 +186,7 @@ class Backbone:
         return network
 
     def preprocessed(self, network: Any, image_shape: tuple[int, int, int]) -> Any:
-        """Put this backbone's preprocessing before a network or a part of it."""
+        """Put this backbone's preprocessing before a network or its first part."""
         keras = import_keras()
         module = getattr(keras.applications, application(self.name).module)
         images = keras.Input(image_shape, dtype="uint8")
@@ -205,17 +194,17 @@ class Backbone:
 
     def _network(self, keras: Any, image_shape: tuple[int, int, int]) -> Any:
         path = weights_path(self.name, self.weights)
-        # "imagenet" must reach Keras as that word: for some networks it also decides a layer.
+        # Keras must see "imagenet" rather than a path, because some networks have an additional layer then.
         source = "imagenet" if self.weights == "imagenet" else path and str(path)
         try:
             with warnings.catch_warnings():
-                # Keras leaves a layer as it was drawn where the file has nothing for it, and only warns.
+                # If the file has no weights for a layer, Keras keeps its random ones and only warns.
                 warnings.filterwarnings("error", message="Skipping")
-                warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # matters to the top alone
+                warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # only matters to the top
                 network = getattr(keras.applications, self.name)(
                     weights=source, include_top=False, input_shape=image_shape
                 )
-        except Exception as error:  # bare Exception is among what Keras raises
+        except Exception as error:  # Keras may raise bare Exception
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if reason.startswith("Input size must be"):
                 height, width, _ = image_shape
@@ -246,7 +235,7 @@ def pooled(maps: Any, pooling: str) -> Any:
 
 
 def _draw_weights(network: Any) -> None:
-    """Draw every kernel anew (He et al., 2015), the same on each Keras version and backend.
+    """Draw every kernel (He et al., 2015), with the same result for each version and backend of Keras.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""FrozenEmbedder: images to feature vectors by a network that is never trained, each image once."""
+"""FrozenEmbedder: from images to the features of a network that is never trained, once per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
-from .._keras import compile_for_prediction, gpu_is_used, import_keras, keras_backend, resolve_precision
+from .._keras import compile_for_prediction, filled_up, gpu_is_used, import_keras, keras_backend, resolve_precision
 from .._progress import progress_bar
 from ..exceptions import InputError
 from ..images.batch import ImageBatch, as_batch
@@ -24,15 +24,15 @@ from ._backbones import POOLINGS, Backbone, application, pooled, weights_identit
 from .store import FeatureStore, NoStore, store_directory, stored_rows
 
 _loading = Lock()
-#: One network for all threads, and it uses all cores: on JAX it keeps state while it predicts.
+#: All threads share a network, which uses all cores; on JAX, it has state while it predicts.
 _predicting = Lock()
 
 
 @public
 class FrozenEmbedder(TransformerMixin, BaseEstimator):
-    """Embed images with a frozen, pretrained network, and keep the features.
+    """Embed images with a frozen, pretrained network, and store the features.
 
-    The features of an image are computed once and found in the store ever after: in other folds, candidates, runs and
+    The features of an image are computed once and then found in the store: in other folds, candidates, runs and
     processes, after ``clone`` and ``pickle``, and for the same file under another name.
 
     Parameters
@@ -43,21 +43,21 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         "imagenet" (downloaded and kept by Keras), the path of a weights file in Keras' layout without the top, or
         "random" (seeded, for trying things out).
     layer : str, sequence of str or None, default=None
-        Cut the network at this layer, e.g. "block4_pool"; None keeps all but the top. Of several, each is pooled and
-        the vectors are put one behind the other: early layers know texture, late ones shapes.
+        Cut the network at this layer, e.g. "block4_pool"; None keeps all but the top. Several layers are pooled one by
+        one and concatenated: early layers represent texture, late ones shapes.
     pooling : {"avg", "max", "flatten"}, default="avg"
         How the layer's feature maps become one vector.
     batch_size : int or "auto", default="auto"
         Images per call of the network. "auto" is 128 on a GPU and 32 elsewhere.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        What the network computes in. "auto" is bfloat16 where the CPU or a GPU is faster in it.
+        Precision of the network. "auto" is bfloat16 where the CPU or GPU is faster in it.
     store : str, path or None, default="auto"
-        Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` where that folder exists, else
-        the user's cache folder. None keeps nothing.
+        Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` if that folder exists, else the
+        user's cache folder. None stores nothing.
     n_jobs : int or None, default=None
-        Workers that the images without features are shared out among, as joblib understands it: None is 1 except in a
+        Number of joblib workers that share the images without stored features; None is 1 except in a
         :func:`joblib.parallel_config` context. On one machine a network uses all cores anyway; this is for clusters.
-        Workers find the images under the same paths; only the caller writes to the store.
+        Workers need the images under the same paths; only the calling process writes to the store.
     verbose : int, default=0
         1 shows a progress bar while images are embedded.
 
@@ -70,7 +70,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     image_shape_ : tuple of int
         (H, W, 3) of the images seen in ``fit``.
     n_embedded_, n_cached_ : int
-        How many images the last ``transform`` sent through the network, and how many it did not have to.
+        How many images the last ``transform`` sent through the network, and how many it found in the store.
 
     Examples
     --------
@@ -108,7 +108,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: ImageBatch | ArrayLike, y: Any = None) -> Self:
-        """Check the parameters, find the weights and settle the precision; no image is read.
+        """Check the parameters, find the weights and choose the precision; no image is read.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         ValueError
             If a parameter is wrong or `X` is not images.
         WeightsUnavailableError
-            If the weights are neither here nor to be had.
+            If the weights are neither on disk nor available for download.
         """
         application(self.backbone)
         if self.pooling not in POOLINGS:
@@ -137,10 +137,10 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ImageBatch | ArrayLike) -> np.ndarray:
-        """Return the features, from the store where it has them.
+        """Return the features, from the store if it has them.
 
-        Images are decoded and embedded in batches: beyond the result, memory grows by no more than paths, digests and
-        keys, some hundred bytes an image.
+        Images are decoded and embedded in batches: besides the result, memory only grows by paths, digests and keys,
+        some hundred bytes per image.
 
         Parameters
         ----------
@@ -153,35 +153,25 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         Raises
         ------
         ImageReadError
-            If images cannot be read; the error lists every one, and all others are in the store by then.
+            If images cannot be read; the error lists every one. All others are in the store by then.
         WeightsUnavailableError
             If the weights are not those seen in ``fit``.
         StoreError
-            If the store cannot be read or written; batches finished before are kept.
+            If the store cannot be read or written; finished batches are kept.
         """
         check_is_fitted(self)
         batch = as_batch(X)
         if batch.shape[1:] != self.image_shape_:
-            raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
-        chunk_size = min(self.batch_size_, _power_of_two(len(batch)))
+            raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
         with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
             rows, self.n_embedded_ = stored_rows(
-                batch, self._store(), self._embed, chunk_size=chunk_size, advance=advance, n_jobs=self.n_jobs
+                batch, self._store(), self._embed, chunk_size=self.batch_size_, advance=advance, n_jobs=self.n_jobs
             )
         self.n_cached_ = len(batch) - self.n_embedded_
         return rows
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return "vgg16_0", "vgg16_1", ...
-
-        Parameters
-        ----------
-        input_features : ignored
-
-        Returns
-        -------
-        ndarray of str, shape (d,)
-        """
+        """Return "vgg16_0", "vgg16_1", ...; `input_features` is ignored."""
         check_is_fitted(self)
         width = self._store().width() or self._network().output_shape[-1]
         return np.array([f"{self.backbone.lower()}_{i}" for i in range(width)], dtype=object)
@@ -191,9 +181,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, layer, self.precision_)
 
     def maps_network(self) -> Any:
-        """Return the Keras model from images, ``uint8 (n, H, W, 3)``, to the maps that are pooled into features.
-
-        With several layers, it has as many outputs.
+        """Return the Keras model from images, ``uint8 (n, H, W, 3)``, to the feature maps of each layer.
 
         Raises
         ------
@@ -210,7 +198,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         if self.store is None:
             return NoStore()
         layers = [self.layer] if isinstance(self.layer, str) else list(self.layer or ())
-        # A file's name has 255 bytes at most; the fingerprint of the recipe tells lists of layers apart.
+        # A file name has at most 255 bytes; the fingerprint of the recipe distinguishes lists of layers.
         parts = [self.backbone, *(layers if len(layers) < 5 else [f"{len(layers)}-layers"]), self.pooling]
         recipe: dict[str, Any] = {
             "backbone": self.backbone,
@@ -219,17 +207,14 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
             "precision": self.precision_,
             "weights": self.weights_id_,
         }
-        if (backend := keras_backend()) != "tensorflow":  # they agree to four digits, not to the last bit
+        if (backend := keras_backend()) != "tensorflow":  # backends agree to four digits only
             recipe["keras_backend"] = backend
-        if self.pooling == "flatten":  # the one pooling whose width depends on the image's
+        if self.pooling == "flatten":  # its width depends on the size of the images
             recipe["image_shape"] = list(self.image_shape_)
         return FeatureStore(store_directory(self.store), "-".join(parts), recipe)
 
     def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
-        # A short chunk is filled up to a power of two: a new shape would make the backend trace the network anew.
-        pixels = np.zeros((min(self.batch_size_, _power_of_two(len(images))), *self.image_shape_), dtype=np.uint8)
-        pixels[: len(images)] = images
-        network = self._network()
+        network, pixels = self._network(), filled_up(np.stack(images), self.batch_size_)
         with _predicting:
             features: np.ndarray = np.asarray(network.predict_on_batch(pixels))
         return features[: len(images)]
@@ -258,12 +243,8 @@ def _check_layer(layer: Any) -> None:
         raise InputError(f"layer={layer!r} must be None, the name of a layer or a list of different names")
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(n - 1, 0).bit_length()
-
-
 def _load_networks(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Build the network once per process, to maps and to features: clones, folds and threads share it."""
+    """Build the networks to maps and to features once per process, for all clones, folds and threads."""
     with _loading:
         return _build_network(backbone, pooling, image_shape)
 

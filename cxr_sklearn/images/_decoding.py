@@ -1,4 +1,4 @@
-"""From the bytes of a file to grey pixels of one size, whatever its format, colours and depth."""
+"""Decoding: from a file's bytes to grey pixels of one size."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .._io import open_regular
 from ..exceptions import InputError
 from ._pixels import _MIN_LEVELS, MAX_PIXELS, MAX_SIDE, RefusedError, check_pixels, grey_array, scale_to_8_bit
 
-#: Part of every content key: increase it when the same bytes come out as other pixels than before.
+#: Part of every content key: increase it when the same bytes give other pixels than before.
 DECODER = 1
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-#: Each value of a TIFF tag becomes a Python object of 36 bytes; no camera writes this many.
+#: Pillow makes a Python object of 36 bytes from each value of a TIFF tag; no camera writes as many as this.
 _MAX_VALUES = 1_000_000
 _MAX_EXIF_BYTES = 1_000_000
-#: TIFF's types that Pillow keeps as bytes, however many.
+#: Types of TIFF tags whose values Pillow keeps as bytes.
 _BYTE_TAGS = (1, 2, 6, 7)
 _MAX_REASON = 200
-#: What Python prints for an object or for bytes: it tells the reader nothing.
+#: The repr of objects and bytes, which means nothing to users.
 _OBJECTS = re.compile(r"""<[^<>]* at 0x[0-9a-f]+>|b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*"|bytearray\(.*\)""")
 _Flip = Image.Transpose
 _UPRIGHT = {
@@ -41,47 +41,40 @@ _UPRIGHT = {
 
 
 class ChangeError(InputError):
-    """A change of images is at fault, not the file it was to change."""
+    """A change of images failed; the file is not to blame."""
 
 
 @dataclass(frozen=True, repr=False)
 class Decoding:
-    """How a file becomes grey pixels of one size; part of every content key.
-
-    Attributes
-    ----------
-    height, width : int
-    resize : {"stretch", "pad", "crop"}
-    crop : float
-        The central part of each side that is kept before resizing.
-    change : callable or None
-        From grey pixels of any size, ``uint8 (H, W)``, to such; done to the whole image, before anything is cut off.
-    """
+    """From a file to grey pixels of one size; part of every content key."""
 
     height: int
     width: int
+    #: "stretch", "pad" or "crop".
     resize: str
+    #: The central part of each side that is kept before resizing.
     crop: float = 1.0
+    #: From and to grey pixels of any size, ``uint8 (H, W)``; applied to the whole image before it is cropped.
     change: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __repr__(self) -> str:
-        # In every content key: what is not asked for is not named, or each new field would empty everybody's store.
-        # Numbers are written in one way, however they were given.
-        asked = [f"height={int(self.height)}, width={int(self.width)}, resize={str(self.resize)!r}"]
-        asked += [f"crop={float(self.crop)!r}"] if self.crop != 1 else []
-        asked += [f"change={self.change!r}"] if self.change is not None else []
-        return f"Decoding({', '.join(asked)})"
+        # Part of every content key: defaults are omitted, so that a new field does not invalidate existing stores, and
+        # a number is written in the same way for all types.
+        fields = [f"height={int(self.height)}, width={int(self.width)}, resize={str(self.resize)!r}"]
+        fields += [f"crop={float(self.crop)!r}"] if self.crop != 1 else []
+        fields += [f"change={self.change!r}"] if self.change is not None else []
+        return f"Decoding({', '.join(fields)})"
 
     def __call__(self, source: bytes | np.ndarray) -> np.ndarray:
-        """Return ``uint8 (height, width)``; whatever a file's bytes can make a codec raise comes out unchanged."""
+        """Return ``uint8 (height, width)``. Errors of the codecs are not caught."""
         if isinstance(source, np.ndarray):
             return self._fit(Image.fromarray(grey_array(source)))
         if _is_dicom(source):
             return self._fit(Image.fromarray(_dicom().grey_pixels(io.BytesIO(source))))
         with _open(io.BytesIO(source)) as image:
-            # Of a part to be kept, as many pixels are wanted as of a whole image; a change is promised all there are.
-            whole = (MAX_SIDE, MAX_SIDE) if self.change else (self.width / self.crop, self.height / self.crop)
-            return self._fit(_upright_grey(image, *map(round, whole)))
+            # The cropped part must have enough pixels for the size; a change gets the image in full resolution.
+            enough = (MAX_SIDE, MAX_SIDE) if self.change else (self.width / self.crop, self.height / self.crop)
+            return self._fit(_upright_grey(image, *map(round, enough)))
 
     def _fit(self, image: Image.Image) -> np.ndarray:
         if self.change is not None:
@@ -109,16 +102,15 @@ class Decoding:
 
 
 def _central(width: int, height: int, part: float) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the central part of each side: equal margins, and never nothing."""
+    """Return left, top, right and bottom of the central part: equal margins around at least one pixel."""
     left, top = (min(round(side * (1 - part) / 2), (side - 1) // 2) for side in (width, height))
     return left, top, width - left, height - top
 
 
 def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str]:
-    """Return width, height and mode as a file's header has them, without decoding a pixel.
+    """Return width, height and mode from a file's header, without decoding pixels.
 
-    The mode is Pillow's, or a DICOM file's photometric interpretation. Whatever a header can make a codec raise comes
-    out unchanged.
+    The mode is Pillow's, or a DICOM file's photometric interpretation. Errors of the codecs are not caught.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
         if _is_dicom(file.read(132)):
@@ -132,7 +124,7 @@ def _is_dicom(source: bytes) -> bool:
 
 
 def _dicom() -> Any:
-    """Return the module that reads DICOM; it needs pydicom, which is an extra."""
+    """Return the module that reads DICOM. It needs pydicom, which is an optional dependency."""
     try:
         from . import _dicom as dicom
     except ImportError as error:
@@ -149,7 +141,7 @@ def _open(file: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _check_tiff_tags(file: BinaryIO) -> None:
-    """Refuse a TIFF whose tags would fill the memory: Pillow unpacks them before it tells the size."""
+    """Refuse a TIFF whose tags would fill the memory: Pillow unpacks them before the image's size is known."""
     file.seek(0)
     start = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(start[:2])
@@ -169,15 +161,15 @@ def _check_tiff_tags(file: BinaryIO) -> None:
 
 
 def _upright_grey(image: ImageFile.ImageFile, width: int, height: int) -> Image.Image:
-    """Decode an opened file; a JPEG only as large as a good picture of `width` and `height` needs."""
+    """Decode an opened file; a JPEG only at the resolution that a good image of `width` x `height` needs."""
     check_pixels(image.width, image.height)
-    # The second picture of a phone's MPO file is a preview or a depth map of the first.
+    # The second image of a phone's MPO file is a preview or a depth map of the first.
     if image.format != "MPO" and getattr(image, "is_animated", False):
         raise RefusedError("holds more than one image; save the one you mean as a file of its own")
     if image.format in ("JPEG", "MPO"):
-        # JPEG can be decoded at a half, quarter or eighth; twice the wanted size leaves the resize filter its work.
-        is_lying = _orientation(image) in (5, 6, 7, 8)
-        image.draft("L", (2 * height, 2 * width) if is_lying else (2 * width, 2 * height))
+        # JPEG can be decoded at a half, quarter or eighth; from twice the final size, the resize filter does the rest.
+        is_on_its_side = _orientation(image) in (5, 6, 7, 8)
+        image.draft("L", (2 * height, 2 * width) if is_on_its_side else (2 * width, 2 * height))
     has_lost_levels = _has_16_bit_channels(image)
     is_unsigned = image.mode == "I" and _tiff_tag(image, 339) == 1
     image.load()
@@ -192,7 +184,7 @@ def _upright_grey(image: ImageFile.ImageFile, width: int, height: int) -> Image.
 
 def _orientation(image: ImageFile.ImageFile) -> Any:
     if len(image.info.get("exif", b"")) > _MAX_EXIF_BYTES:
-        raise RefusedError(f"its EXIF metadata are more than the {_MAX_EXIF_BYTES:,} bytes allowed")
+        raise RefusedError(f"its EXIF metadata exceed the {_MAX_EXIF_BYTES:,} bytes allowed")
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
@@ -204,7 +196,7 @@ def _has_16_bit_channels(image: ImageFile.ImageFile) -> bool:
 
 
 def _tiff_tag(image: Image.Image, number: int) -> Any:
-    """Value of a tag, the first where there is one per channel; None where there is none or the file is no TIFF."""
+    """Return a tag's value, the first if there is one per channel; None without such a tag or in other formats."""
     value = image.tag_v2.get(number) if hasattr(image, "tag_v2") else None
     return value[0] if isinstance(value, tuple) else value
 
@@ -212,13 +204,13 @@ def _tiff_tag(image: Image.Image, number: int) -> Any:
 def _to_grey(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return (image.convert("RGB") if image.mode in ("CMYK", "P") else image).convert("L")
-    # Over black, a pixel's grey is its own times its opacity.
+    # On a black background, the grey of a pixel is its own times its opacity.
     image = image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
     return ImageChops.multiply(image.convert("L"), image.getchannel("A"))
 
 
 def _scaled_grey(image: Image.Image, is_unsigned: bool) -> Image.Image:
-    """Return a deep image in 8 bits, block by block."""
+    """Scale an image of more than 8 bits to 8 bits, block by block."""
     if "transparency" in image.info:
         raise RefusedError("its transparent level is not read at 16 bits; save it without transparency")
 
@@ -227,17 +219,17 @@ def _scaled_grey(image: Image.Image, is_unsigned: bool) -> Image.Image:
         return values.view(np.uint32) if is_unsigned else values
 
     grey = scale_to_8_bit(block, image.height, image.width)
-    if _tiff_tag(image, 262) == 0:  # white is zero; Pillow inverts 8-bit images, but no deep ones
+    if _tiff_tag(image, 262) == 0:  # white is zero; Pillow only inverts 8-bit images
         np.subtract(255, grey, out=grey)
     return Image.fromarray(grey)
 
 
 def reason_of(error: Exception) -> str:
-    """Say in one printable line why a file cannot be read."""
+    """Return one printable line that says why a file cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return f"not a {', '.join(FORMATS)} or DICOM image"
     if isinstance(error, MemoryError):
-        return "decoding it takes more memory than there is"
+        return "there is not enough memory to decode it"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(_OBJECTS.sub("...", f"{error}").split())

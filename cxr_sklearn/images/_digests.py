@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered beside the feature store so that a warm run reads no image again."""
+"""SHA-256 of files, saved beside the feature store so that another run need not read the images again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from ..exceptions import StoreDamagedError
 
 _SCHEMA = ["CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, digest BLOB)"]
 _PATHS_PER_QUERY = 900
-#: What is known of a file meanwhile takes some times the memory of its digest.
+#: Paths are processed in parts, because their intermediate data need several times the memory of the digests.
 _PATHS_AT_ONCE = 8_000
-#: A file changed this recently may change again within one tick of the file system's clock.
+#: A file that was changed this recently may change again within the same tick of the file system's clock.
 _SETTLED_NS = 2_000_000_000
 
 
 def hash_files(paths: Sequence[str] | Sequence[bytes]) -> list[bytes | OSError]:
-    """Return the SHA-256 of each file's bytes, or the error that reading it gave."""
+    """Return the SHA-256 of each file, or the error from reading it."""
     with ThreadPoolExecutor() as pool:
         parts = (paths[i : i + _PATHS_AT_ONCE] for i in range(0, len(paths), _PATHS_AT_ONCE))
         return [digest for part in parts for digest in pool.map(_hash_file, part)]
@@ -40,19 +40,19 @@ def _hash_file(path: str | bytes) -> bytes | OSError:
 
 
 class DigestIndex:
-    """Digests of files by path, size, times and inode, the way git's index does it; each row with a checksum.
+    """Digests of files by path, size, times and inode, as in git's index; each row has a checksum.
 
     Parameters
     ----------
     directory : Path
-        Holds ``digests.sqlite``.
+        Of the file ``digests.sqlite``.
     """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "digests.sqlite"
 
     def __call__(self, paths: Sequence[str]) -> list[bytes | OSError]:
-        """Return the SHA-256 of each file's bytes, or the error that reading it gave.
+        """Return the SHA-256 of each file, or the error from reading it.
 
         Raises
         ------
@@ -60,21 +60,22 @@ class DigestIndex:
             If the index cannot be read or written.
         """
         parts = (paths[i : i + _PATHS_AT_ONCE] for i in range(0, len(paths), _PATHS_AT_ONCE))
-        return [digest for part in parts for digest in self._patiently(part)]
+        return [digest for part in parts for digest in self._once_more(part)]
 
-    def _patiently(self, paths: Sequence[str]) -> list[bytes | OSError]:
+    def _once_more(self, paths: Sequence[str]) -> list[bytes | OSError]:
         try:
             return self._digests(paths)
-        except StoreDamagedError:  # nothing is lost but time: the files are read again
+        except StoreDamagedError:  # the damaged index was set aside; a new one only takes time
             return self._digests(paths)
 
     def _digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
-        # A digest keyed by a relative path would be found again from another working directory.
+        # A relative path would mean another file in another working directory.
         absolute = [os.fsencode(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - Path.absolute is far slower
         states = {path: _state(path) for path in absolute}
         with open_database(self.path, _SCHEMA) as connection:
             known: dict[bytes, bytes] = {}
-            for chunk in _chunks(states):
+            for start in range(0, len(absolute), _PATHS_PER_QUERY):
+                chunk = absolute[start : start + _PATHS_PER_QUERY]
                 query = f"SELECT path, digest FROM digests WHERE path IN ({','.join('?' * len(chunk))})"
                 for path, digest in connection.execute(query, chunk):
                     if type(digest) is bytes and digest == _sealed(path, states.get(path, b""), digest[:32]):
@@ -93,17 +94,12 @@ class DigestIndex:
 
 
 def _sealed(path: bytes, state: bytes, sha: bytes) -> bytes:
-    """Digest and a checksum over it, the path and the file's state: a row of another state or a flipped bit differs."""
+    """Return the digest with a checksum of it, the path and the file's state, which reveals a change of any of them."""
     return sha + zlib.crc32(b"\0".join((path, state, sha))).to_bytes(4)
 
 
-def _chunks(paths: Iterable[bytes]) -> Iterable[list[bytes]]:
-    listed = list(paths)
-    return (listed[i : i + _PATHS_PER_QUERY] for i in range(0, len(listed), _PATHS_PER_QUERY))
-
-
 def _state(path: bytes) -> bytes:
-    """Describe the file's present state; empty where it is missing or too fresh to be remembered."""
+    """Describe the file's present state; empty if it is missing or was changed too recently."""
     try:
         stat = os.stat(path)  # noqa: PTH116 - called for every image of a run
     except (OSError, ValueError):

@@ -7,18 +7,18 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-#: Larger images are refused before a pixel is decoded. The largest radiography detectors have 30 megapixels; with
-#: this many, no format and depth takes more than 1 GB to decode.
+#: Larger images are refused before any pixel is decoded. The largest radiography detectors have 30 megapixels; up to
+#: this number, decoding takes at most 1 GB in every format and depth.
 MAX_PIXELS = 40_000_000
-#: The longest side JPEG and DICOM can hold; in other formats no more makes sense.
+#: The longest side that JPEG and DICOM allow.
 MAX_SIDE = 65_535
 _BLOCK_PIXELS = 1_000_000
-#: Pillow cuts the low byte off 16-bit colour; with fewer levels than this left, steps would be visible.
+#: Pillow cuts the low byte off 16-bit colour; with fewer remaining levels than this, steps would be visible.
 _MIN_LEVELS = 128
 
 
 class RefusedError(ValueError):
-    """A reason in this package's own words why a file is not read."""
+    """The reason why a file is not read, in this package's own words."""
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -30,18 +30,18 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def row_blocks(height: int, width: int) -> list[tuple[int, int]]:
-    """Return first and last row of blocks so small that a copy of one in float64 does not matter."""
+    """Return the start and stop of blocks of rows that are small enough for copies in float64."""
     step = max(_BLOCK_PIXELS // width, 1)
     return [(start, min(start + step, height)) for start in range(0, height, step)]
 
 
 def scale_to_8_bit(block: Callable[[int, int], np.ndarray], height: int, width: int) -> np.ndarray:
-    """Scale by the image's own range: detectors use 10 to 14 of the 16 bits, so a fixed shift would leave it black.
+    """Scale to 8 bits by the image's own range: detectors use 10 to 14 of 16 bits, so a fixed shift would be too dark.
 
     Parameters
     ----------
     block : callable
-        Gives the values of the rows from its first argument to its second.
+        From the start and stop of rows to their values.
     height, width : int
     """
     blocks = row_blocks(height, width)

@@ -19,7 +19,7 @@ from .batch import ImageBatch, PassesImages, as_batch
 
 @dataclass(frozen=True, repr=False)
 class Augmentation:
-    """The random change asked of an image; what is drawn depends on ``seed``, the image and the view alone."""
+    """A random change of an image; the draw depends only on ``seed``, the image and the view."""
 
     rotation: float
     shift: float
@@ -30,13 +30,12 @@ class Augmentation:
     seed: int
 
     def __repr__(self) -> str:
-        # In content keys, so numbers are written in one way, however they were given, and a new name of this class
-        # changes nothing. A change of what is drawn or done counts the version up.
+        # Part of content keys, so a number is written in the same way for all types, and the class is not named.
+        # Increase the version if the same seed gives other pixels than before.
         amounts = (self.rotation, self.shift, self.zoom, self.brightness, self.contrast)
         return f"augmentation 2: {[float(amount) for amount in amounts]}, {bool(self.flip)}, {int(self.seed)}"
 
     def __call__(self, pixels: np.ndarray, key: bytes) -> np.ndarray:
-        """Change grey pixels ``uint8 (H, W)``; the draw is a function of the seed and `key`."""
         draw = np.random.default_rng([self.seed, *np.frombuffer(key, dtype=np.uint32)])
         angle, shift_x, shift_y, zoom, brightness, contrast = draw.uniform(-1, 1, size=6)
         mirrored = self.flip and draw.random() < 0.5
@@ -57,7 +56,7 @@ class Augmentation:
 def _inverse_affine(
     angle: float, zoom: float, shift: tuple[float, float], centre: tuple[float, float]
 ) -> tuple[float, ...]:
-    """Output-to-input coefficients of a rotation and zoom about `centre`, then a shift, as Pillow wants them."""
+    """Return Pillow's output-to-input coefficients of a rotation and zoom about `centre` followed by a shift."""
     cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
     (dx, dy), (cx, cy) = shift, centre
     return (cos, sin, cx - cos * (cx + dx) - sin * (cy + dy), -sin, cos, cy + sin * (cx + dx) - cos * (cy + dy))
@@ -65,22 +64,22 @@ def _inverse_affine(
 
 @public
 class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
-    """Augment images while a pipeline is fitted and leave them alone when it predicts.
+    """Augment images while a pipeline is fitted and leave them unchanged when it predicts.
 
-    ``fit_transform(X)``, which is what ``Pipeline.fit`` calls, returns one random view of every image;
-    ``transform(X)``, which is what ``Pipeline.predict`` calls, returns the images unchanged. Hence
-    ``fit_transform(X)`` is *not* ``fit(X).transform(X)``, as in :class:`sklearn.preprocessing.TargetEncoder`.
+    ``fit_transform(X)``, which ``Pipeline.fit`` calls, returns one random view of every image; ``transform(X)``, which
+    ``Pipeline.predict`` calls, returns the images unchanged. Hence ``fit_transform(X)`` is *not*
+    ``fit(X).transform(X)``, as in :class:`sklearn.preprocessing.TargetEncoder`.
 
     The draw for an image is seeded by `random_state` and the image's content: the same image gets the same view in
-    every fold, candidate and process, so embedded views are found in the feature store again. It is turned by the same
-    share of `rotation`, moved by the same share of `shift` and so on, whatever these are and whatever its size.
+    every fold, candidate and process, so the feature store finds the features of a view again. What is drawn are
+    fractions of `rotation`, `shift` and so on, which depend neither on these nor on the size of the image.
 
     Parameters
     ----------
     rotation : float, default=10
-        Largest rotation to either side, in degrees.
+        Largest rotation in either direction, in degrees.
     shift : float, default=0.05
-        Largest shift in either direction, as a fraction of the image's width and height.
+        Largest shift in any direction, as a fraction of the image's width and height.
     zoom : float, default=0.1
         Largest relative change of scale.
     brightness : float, default=0.05
@@ -88,9 +87,9 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
     contrast : float, default=0.1
         Largest relative change of contrast about mid-grey.
     flip : bool, default=False
-        Mirror every second image. Off by default, since the heart is on one side.
+        Mirror half of the images. Off by default, since the heart is on one side.
     random_state : int or None, default=None
-        Seed of the draws. None draws a fresh seed in every ``fit``.
+        Seed of the draws. With None, every ``fit`` draws a new seed.
 
     Attributes
     ----------
@@ -164,20 +163,10 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
         -------
         ImageBatch of n images
         """
-        self.fit(X, y)
-        return self.view(X, 1)
+        return self.fit(X, y).view(X, 1)
 
     def transform(self, X: ImageBatch | ArrayLike) -> ImageBatch:
-        """Return the images unchanged.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-
-        Returns
-        -------
-        ImageBatch of n images
-        """
+        """Return the images, as given to ``fit``, unchanged."""
         return as_batch(X)
 
     def view(self, X: ImageBatch | ArrayLike, number: int | np.ndarray) -> ImageBatch:
@@ -196,7 +185,7 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
         return as_batch(X).augmented(Augmentation(**amounts, seed=self.seed_), number)
 
     def seeded(self, seed: int | None) -> ImageAugmenter:
-        """Return a clone that draws by `seed`, unless it has a `random_state` of its own."""
+        """Return a clone with this seed, unless it has a `random_state` of its own."""
         own = clone(self)
         return own.set_params(random_state=seed) if own.random_state is None else own
 

@@ -20,20 +20,20 @@ from ._decoding import DECODER, ChangeError, Decoding, reason_of, size_and_mode
 from ._digests import hash_files
 from ._pixels import grey_array
 
-#: From paths to the SHA-256 of each file's bytes, or the error that reading it gave.
+#: From paths to the SHA-256 of each file, or the error from reading it.
 Digests = Callable[[Sequence[str]], list[bytes | OSError]]
-#: From grey pixels ``uint8 (H, W)`` and 32 bytes to draw by to changed pixels of the same shape. Its ``repr``, which
-#: is part of content keys, says all of what it does.
+#: From grey pixels ``uint8 (H, W)`` and 32 bytes that seed any draw to changed pixels of the same shape. Its ``repr``
+#: is part of content keys, so it must describe the operation completely.
 Operation = Callable[[np.ndarray, bytes], np.ndarray]
 
 
 @public
 class ImageBatch(Sequence[np.ndarray]):
-    """An immutable, lazy sequence of n images: nothing is decoded until pixels are asked for.
+    """An immutable, lazy sequence of n images: nothing is decoded until pixels are needed.
 
     Slices, masks and index arrays give an ImageBatch; an integer gives one decoded image, ``uint8 (H, W, 3)``;
     ``numpy.asarray(batch)`` decodes all of them, ``uint8 (n, H, W, 3)``. The three channels are equal: radiographs
-    are grey, and a stray colour channel must not tell a model where a file came from.
+    are grey, and a colour cast must not tell a model where a file came from.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class ImageBatch(Sequence[np.ndarray]):
 
     Notes
     -----
-    Batches are made by :class:`ImageLoader`; an array of pixels is accepted wherever a batch is.
+    Batches are made by :class:`ImageLoader`. Everything that accepts a batch also accepts an array of pixels.
     """
 
     def __init__(self, sources: np.ndarray, decoding: Decoding | None = None) -> None:
@@ -65,9 +65,9 @@ class ImageBatch(Sequence[np.ndarray]):
 
     @property
     def keys(self) -> list[bytes]:
-        """One content key of 32 bytes per image: equal keys mean equal pixels.
+        """One content key of 32 bytes per image; equal keys mean equal pixels.
 
-        A key covers the file's bytes and everything asked of them (size, fit, augmentation).
+        A key depends on the file's bytes and on all operations on them (size, crop, augmentation).
 
         Raises
         ------
@@ -80,7 +80,7 @@ class ImageBatch(Sequence[np.ndarray]):
         return [key for key in keys if key is not None]
 
     def pinned(self, digests: Digests) -> Self:
-        """Record the digest of each file as it is now; decoding raises if the file has changed since."""
+        """Record the present digest of each file; decoding raises an error if the file has changed since."""
         if self._digests is not None:
             return self
         batch = self[:]
@@ -89,7 +89,7 @@ class ImageBatch(Sequence[np.ndarray]):
         return batch
 
     def content_keys(self) -> tuple[list[bytes | None], dict[str, str]]:
-        """Keys, None where a file cannot be read, and the reason for each of those by path."""
+        """Return the keys, None where a file cannot be read, and the reason for each of those by path."""
         failures: dict[str, str] = {}
         keys: list[bytes | None] = []
         operations = f"{DECODER} {self._decoding!r}".encode()
@@ -100,14 +100,14 @@ class ImageBatch(Sequence[np.ndarray]):
                 continue
             key = hashlib.sha256(digest + operations).digest()
             for operation, views in self._augmentations:
-                key = _view_key(key, operation, views[i])
+                if views[i]:  # view 0 is the image itself
+                    key = hashlib.sha256(key + repr((operation, int(views[i]))).encode()).digest()
             keys.append(key)
         return keys, failures
 
     def _source_digests(self, digests: Digests) -> Sequence[bytes | OSError]:
         if self._sources.ndim == 1:
-            paths = [source for source in self._sources if isinstance(source, str)]
-            of_paths = iter(digests(paths))
+            of_paths = iter(digests([source for source in self._sources if isinstance(source, str)]))
             return [
                 next(of_paths) if isinstance(source, str) else hashlib.sha256(source).digest()
                 for source in self._sources
@@ -116,16 +116,16 @@ class ImageBatch(Sequence[np.ndarray]):
         return [hashlib.sha256(layout + pixels.tobytes()).digest() for pixels in self._sources]
 
     def name(self, i: int) -> str:
-        """Path of image `i`, or where it has none its position in the batch that this one was taken from."""
+        """Return the path of image `i`, or without one its position in the batch that this one was taken from."""
         return self._sources[i] if isinstance(self._sources[i], str) else f"image {self._positions[i]}"
 
     def source_header(self, i: int) -> tuple[int, int, str]:
-        """Width, height and mode of image `i` as its file's header tells them; no pixel is decoded.
+        """Return width, height and mode of image `i` from its file's header, without decoding pixels.
 
         Raises
         ------
         ImageReadError
-            If the header cannot be read, whatever is wrong with it.
+            If the header cannot be read.
         """
         source = self._sources[i]
         if isinstance(source, np.ndarray):
@@ -136,18 +136,18 @@ class ImageBatch(Sequence[np.ndarray]):
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
 
     def augmented(self, operation: Operation, view: int | np.ndarray) -> Self:
-        """Add `operation` to each image whose `view`, an integer or one per image, is not 0."""
+        """Apply `operation` to each image whose `view`, an integer or one per image, is not 0."""
         batch = self[:]
         batch._augmentations += ((operation, np.broadcast_to(np.asarray(view), len(self))),)
         return batch
 
     def in_memory(self, advance: Callable[[int], None] = lambda steps: None) -> Self:
-        """Return a batch of the same images and keys that decodes no file again: one byte a pixel is kept.
+        """Return a batch of the same images and keys that keeps the decoded pixels, one byte each.
 
         Parameters
         ----------
         advance : callable
-            Told how many images are decoded, for a progress bar.
+            Called with the number of images just decoded, for a progress bar.
 
         Raises
         ------
@@ -161,22 +161,22 @@ class ImageBatch(Sequence[np.ndarray]):
         return batch
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray]) -> Self:
-        """Change every image as it is read, before a part of it is kept and resized.
+        """Change every image right after it is read, before it is cropped and resized.
 
         Parameters
         ----------
         change : callable
-            From grey pixels of any size, ``uint8 (H, W)``, to such; its ``repr`` says all of what it does.
+            From and to grey pixels of any size, ``uint8 (H, W)``; its ``repr`` must describe it completely.
 
         Raises
         ------
         ValueError
-            If the images were not loaded by an :class:`ImageLoader`.
+            If the images were not loaded by an :class:`ImageLoader`, or are changed already.
         """
         if self._decoding is None:
             raise InputError("these images were given as pixels of one size; load them with an ImageLoader")
         if self._decoding.change is not None:
-            raise InputError(f"these images are changed already, by {self._decoding.change!r}; make one change of both")
+            raise InputError(f"these images are changed already, by {self._decoding.change!r}; combine both changes")
         batch = self[:]
         batch._grey = None
         batch._decoding = replace(self._decoding, change=change)
@@ -188,7 +188,7 @@ class ImageBatch(Sequence[np.ndarray]):
         Raises
         ------
         ImageReadError
-            If the file cannot be read, whatever is wrong with it.
+            If the file cannot be read.
         """
         grey = self._decoded(i) if self._grey is None else self._grey[i]
         for position, (operation, views) in enumerate(self._augmentations):
@@ -218,14 +218,14 @@ class ImageBatch(Sequence[np.ndarray]):
         return content
 
     def _draw(self, i: int, position: int) -> bytes:
-        """Return what the operation at a position draws by: the image, whatever its size, the position and the view."""
+        """Return the seed of the operation at a position, which depends on the file, the position and the view."""
         digest = self._digests[i] if self._digests is not None else self[i : i + 1]._source_digests(hash_files)[0]
         if isinstance(digest, OSError):
             raise ImageReadError({self.name(i): reason_of(digest)}, 1) from digest
         return hashlib.sha256(digest + f"{position} {int(self._augmentations[position][1][i])}".encode()).digest()
 
     def decode_ahead(self, chunk_size: int) -> Iterator[list[np.ndarray | ImageReadError]]:
-        """Decode in chunks, two chunks ahead of the reader, in threads: memory holds three chunks, however many images.
+        """Decode in threads, two chunks ahead of the reader, so that memory never holds more than three chunks.
 
         Yields
         ------
@@ -246,12 +246,9 @@ class ImageBatch(Sequence[np.ndarray]):
             pool.shutdown(cancel_futures=True)
 
     def failures(self) -> dict[str, str]:
-        """Decode every image and return why some cannot be read, by path."""
-        failures: dict[str, str] = {}
-        for chunk in self.decode_ahead(32):
-            for image in chunk:
-                failures |= image.failures if isinstance(image, ImageReadError) else {}
-        return failures
+        """Decode every image and return the reason for each that cannot be read, by path."""
+        images = (image for chunk in self.decode_ahead(32) for image in chunk)
+        return {k: v for image in images if isinstance(image, ImageReadError) for k, v in image.failures.items()}
 
     def _try_decode(self, i: int) -> np.ndarray | ImageReadError:
         try:
@@ -284,7 +281,7 @@ class ImageBatch(Sequence[np.ndarray]):
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
-            raise ValueError("an ImageBatch is decoded into a new array; copy=False cannot be kept")
+            raise ValueError("an ImageBatch is always decoded into a new array, so copy=False is not possible")
         pixels = np.repeat(self._all_grey()[..., np.newaxis], 3, axis=3)
         return pixels if dtype is None else pixels.astype(dtype)
 
@@ -316,11 +313,6 @@ def _row_numbers(index: Any) -> np.ndarray:
     return rows if rows.size else rows.astype(np.intp)
 
 
-def _view_key(key: bytes, operation: Operation, view: int) -> bytes:
-    """Content key of a view: view 0 is the image itself, whatever the operation."""
-    return hashlib.sha256(key + repr((operation, int(view))).encode()).digest() if view else key
-
-
 def as_batch(X: Any) -> ImageBatch:
     """Return `X` as an :class:`ImageBatch`.
 
@@ -350,30 +342,20 @@ def as_batch(X: Any) -> ImageBatch:
 
 
 class PassesImages:
-    """For transformers whose output is an ImageBatch: it is no table, so there is nothing to configure or to name."""
+    """For transformers that return an ImageBatch, which is not a table with a container and columns to choose."""
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Do nothing: images stay an ImageBatch whatever container the next steps return.
-
-        Parameters
-        ----------
-        transform : ignored
-        """
+        """Do nothing: images stay an ImageBatch whichever container the next steps return."""
         return self
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
-        """Return `input_features`, or "image".
-
-        Parameters
-        ----------
-        input_features : array-like of str or None
-        """
+        """Return `input_features`, or "image"."""
         return np.asarray(["image"] if input_features is None else input_features, dtype=object)
 
 
 @contextmanager
 def every_unreadable(*batches: ImageBatch) -> Iterator[None]:
-    """Where one image cannot be read, look at all of them, so that one error lists every one."""
+    """If an image cannot be read, try all of them, so that one error lists all that cannot."""
     try:
         yield
     except ImageReadError as error:

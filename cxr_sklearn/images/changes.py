@@ -1,4 +1,4 @@
-"""Deliberate changes of whole images: hidden halves, another exposure, another scanner, a patient who lies askew."""
+"""Deliberate changes of whole images: a hidden half, another exposure or scanner, a tilted patient."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ class ImageProbe(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output
     """Base of the steps that change images on their way into a fitted pipeline; subclasses define ``transform``."""
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
+        """Do nothing: there is nothing to learn."""
         return self
 
     def __sklearn_tags__(self) -> Tags:
@@ -40,7 +35,7 @@ PARTS = ("border", "centre")
 
 @dataclass(frozen=True, repr=False)
 class Occlusion:
-    """Paint a part of an image in its mean grey level.
+    """Fill a part of an image with its mean grey level.
 
     The centre is the middle 71 % of height and width, the border is everything around it: each is half of the image.
     """
@@ -51,7 +46,6 @@ class Occlusion:
         return f"Occlusion(part={str(self.part)!r})"  # in content keys
 
     def __call__(self, grey: np.ndarray, key: bytes) -> np.ndarray:
-        """Return the image with the part hidden, ``uint8 (H, W)``."""
         inside = np.zeros(grey.shape, dtype=bool)
         height, width = grey.shape
         top, left = round(height * (1 - 0.5**0.5) / 2), round(width * (1 - 0.5**0.5) / 2)
@@ -67,7 +61,7 @@ class ImageOccluder(ImageProbe):
     Parameters
     ----------
     part : {"border", "centre"}, default="border"
-        What to hide; either is half of the image.
+        The part to hide; either is half of the image.
 
     References
     ----------
@@ -79,23 +73,13 @@ class ImageOccluder(ImageProbe):
         self.part = part
 
     def transform(self, X: Any) -> ImageBatch:
-        """Return the images with a part hidden.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-
-        Raises
-        ------
-        ValueError
-            If there is no such part, or `X` is not images.
-        """
+        """Return the images, an ImageBatch or ndarray ``uint8 (n, H, W[, C])``, with a part hidden."""
         if self.part not in PARTS:
             raise InputError(f"part={self.part!r} must be one of {PARTS}")
         return as_batch(X).augmented(Occlusion(self.part), 1)
 
 
-#: From grey pixels of any size, ``uint8 (H, W)``, to such. Its ``repr`` goes into content keys.
+#: From and to grey pixels of any size, ``uint8 (H, W)``. Its ``repr`` is part of content keys.
 Change = Callable[[np.ndarray], np.ndarray]
 
 
@@ -111,18 +95,16 @@ class Exposure:
     levels: float
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         return _grey((grey.astype(np.float32) - 127.5) * self.contrast + 127.5 + self.levels)
 
 
 @dataclass(frozen=True)
 class Gamma:
-    """Raise grey levels, as shares of white, to a power: above 1, middle tones get darker."""
+    """Raise grey levels, as fractions of white, to a power: above 1, middle tones become darker."""
 
     exponent: float
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         return _grey(255 * (grey.astype(np.float32) / 255) ** self.exponent)
 
 
@@ -133,7 +115,6 @@ class Blur:
     side: int
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         image = Image.fromarray(grey)
         small = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
         return np.asarray(small.resize(image.size, Image.Resampling.BILINEAR))
@@ -141,13 +122,12 @@ class Blur:
 
 @dataclass(frozen=True)
 class Collimation:
-    """Darken the top and brighten the bottom by up to `levels`, and blacken a part of the width on either side."""
+    """Darken the top and brighten the bottom by up to `levels`, and blacken a part of the width at either side."""
 
     levels: float
     margin: float
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         height, width = grey.shape
         changed = _grey(grey + np.linspace(-self.levels, self.levels, height, dtype=np.float32)[:, None])
         n_black = round(self.margin * width)
@@ -163,20 +143,18 @@ class Rotation:
     degrees: float
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         return np.asarray(Image.fromarray(grey).rotate(self.degrees, Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Add the same normal noise to every image, drawn on a square grid that is stretched over it."""
+    """Add the same normal noise to every image, drawn on a square grid that is stretched over the image."""
 
     sd: float
     side: int
     seed: int
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         height, width = grey.shape
         drawn = np.random.default_rng(self.seed).normal(0, self.sd, (self.side, self.side)).astype(np.float32)
         stretched = Image.fromarray(drawn).resize((width, height), Image.Resampling.NEAREST)
@@ -185,12 +163,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class Shrinking:
-    """Scale height and width by a factor below 1, and put the image in the middle of a black one of the old size."""
+    """Scale height and width by a factor below 1, with black all around."""
 
     factor: float
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         height, width = (max(1, round(self.factor * side)) for side in grey.shape)
         top, left = (grey.shape[0] - height) // 2, (grey.shape[1] - width) // 2
         changed = np.zeros_like(grey)
@@ -206,14 +183,13 @@ class InTurn:
     changes: tuple[Change, ...]
 
     def __call__(self, grey: np.ndarray) -> np.ndarray:
-        """Return the changed image, ``uint8 (H, W)``."""
         for change in self.changes:
             grey = change(grey)
         return grey
 
 
 _bright, _blurred, _collimated, _tilted = Exposure(0.65, 45), Blur(80), Collimation(40, 0.1), Rotation(10)
-#: What :func:`stress_test` and `compare --stress` try, by name.
+#: The changes of :func:`stress_test` and `compare --stress`, by name.
 CHANGES: dict[str, Change] = {
     "bright": _bright,
     "gamma": Gamma(1.8),
@@ -227,28 +203,17 @@ CHANGES: dict[str, Change] = {
 
 
 class ImageStresser(ImageProbe):
-    """Change every image as it is read, before any part of it is cut off and before it is resized.
+    """Change every image right after it is read, before it is cropped and resized.
 
     Parameters
     ----------
     change : callable
-        From grey pixels of any size, ``uint8 (H, W)``, to such; its ``repr`` says all of what it does.
+        From and to grey pixels of any size, ``uint8 (H, W)``; its ``repr`` must describe it completely.
     """
 
     def __init__(self, change: Change) -> None:
         self.change = change
 
     def transform(self, X: Any) -> ImageBatch:
-        """Return the changed images, not opened yet.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images
-            As an :class:`ImageLoader` returns it.
-
-        Raises
-        ------
-        ValueError
-            If `X` was not loaded by an ImageLoader.
-        """
+        """Return the changed images, not opened yet; `X` is an ImageBatch from an :class:`ImageLoader`."""
         return as_batch(X).changed(self.change)

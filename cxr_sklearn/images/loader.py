@@ -27,25 +27,25 @@ class ImageLoader(
 ):
     """Turn paths into a lazy batch of 8-bit grey images of one size.
 
-    JPEG, PNG, TIFF, BMP, WebP and DICOM are read, whatever their colours: grey levels of more than 8 bits are scaled by
-    the image's own range, palettes and CMYK are converted, transparency is laid over black, EXIF rotation is applied.
+    JPEG, PNG, TIFF, BMP, WebP and DICOM are read in any colour mode: grey levels of more than 8 bits are scaled by the
+    image's own range, palettes and CMYK are converted, transparent pixels are shown on black, EXIF rotation is applied.
     DICOM needs ``pip install 'cxr-sklearn[dicom]'``; its window or look-up tables are applied, MONOCHROME1 is inverted,
-    and what it says about the patient is not read. The single grey channel is repeated to the three that ImageNet
-    networks take.
+    and its data about the patient are not read. The single grey channel is repeated to the three that ImageNet networks
+    need.
 
-    What cannot be read right is refused, like a damaged file: one of several images (but for the previews of phones),
-    of more than 40 megapixels or 200 MB, 16-bit colour that leaves few grey levels, deflated DICOM. Asking for its
-    pixels raises :class:`~cxr_sklearn.exceptions.ImageReadError`, which says why.
+    Files that cannot be read faithfully are treated as damaged: those with several images (except previews from
+    phones), with more than 40 megapixels or 200 MB, with 16-bit colour that leaves few grey levels, and deflated DICOM.
+    Decoding one raises :class:`~cxr_sklearn.exceptions.ImageReadError`, which says why.
 
     Parameters
     ----------
     size : int or tuple of two int, default=224
         Height and width in pixels.
     resize : {"stretch", "pad", "crop"}, default="stretch"
-        What becomes of the aspect ratio: given up, kept with black borders, or kept by cutting the longer side.
+        Whether to change the aspect ratio, to keep it with black borders, or to keep it by cutting the longer side.
     crop : float, default=1.0
-        The central part of each side that is kept, before anything is resized: with 0.8, a tenth is cut off at either
-        end of height and width. What is on the border of a radiograph (markers, collimators, arms) is not the lung.
+        The central part of each side that is kept before resizing: with 0.8, a tenth of height and width is cut off at
+        either end. The border of a radiograph shows markers, collimators and arms, but not the lungs.
 
     See Also
     --------
@@ -65,17 +65,7 @@ class ImageLoader(
         self.crop = crop
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Check the parameters; nothing is learnt.
-
-        Parameters
-        ----------
-        X : as for :meth:`transform`
-        y : ignored
-
-        Returns
-        -------
-        self : ImageLoader
-        """
+        """Check the parameters; `X` and `y` are ignored."""
         self.decoding()
         return self
 
@@ -85,7 +75,7 @@ class ImageLoader(
         Parameters
         ----------
         X : array-like of n paths, one-column DataFrame, or images as an array of shape (n, H, W[, C]) and dtype uint8
-            An element of type ``bytes`` is the content of a file, not its path.
+            An element of type ``bytes`` is the content of a file rather than its path.
 
         Returns
         -------
@@ -100,7 +90,7 @@ class ImageLoader(
         if isinstance(X, ImageBatch):
             raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
         if isinstance(X, list | tuple) and X and isinstance(X[0], str | bytes):
-            X = np.array(X, dtype=object)  # as they are: an array of text would hold each at the length of the longest
+            X = np.array(X, dtype=object)  # NumPy's text arrays use the length of the longest for each
         values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
         if values.ndim > 2:
             return ImageBatch(as_batch(values)._sources, decoding)
@@ -116,12 +106,7 @@ class ImageLoader(
         return ImageBatch(sources, decoding)
 
     def decoding(self) -> Decoding:
-        """Return what makes pixels of one file's bytes, for whoever has no path to give.
-
-        Returns
-        -------
-        callable
-            From bytes, or ``uint8 (H, W[, 1 or 3])``, to ``uint8 (height, width)``: the grey levels that a batch has.
+        """Return the function from a file's bytes, or ``uint8 (H, W[, 1 or 3])``, to ``uint8 (height, width)``.
 
         Raises
         ------
@@ -134,9 +119,7 @@ class ImageLoader(
         if self.resize not in ("stretch", "pad", "crop"):
             raise InputError(f"resize={self.resize!r} must be 'stretch', 'pad' or 'crop'")
         if not isinstance(self.crop, Real) or isinstance(self.crop, bool) or not 0 < self.crop <= 1:
-            raise InputError(
-                f"crop={self.crop!r} must be a number above 0 and at most 1, the part of each side to keep"
-            )
+            raise InputError(f"crop={self.crop!r} must be above 0 and at most 1, the part of each side to keep")
         return Decoding(int(size[0]), int(size[1]), self.resize, float(self.crop))
 
     def __sklearn_tags__(self) -> Tags:

@@ -1,4 +1,4 @@
-"""report.html and model-card.md: one self-contained page for eyes, and the same numbers as a model card."""
+"""report.html, a single page that needs no other file, and model-card.md with the same numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .sentences import (
 )
 from .words import Words, words
 
-#: What the first table shows.
+#: The metrics of the first table.
 HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
 
 
@@ -37,13 +37,13 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     Parameters
     ----------
     metrics : dict
-        The content of ``metrics.json``; `run` says in which language.
+        The content of ``metrics.json``; its `run` names the language.
     scores : DataFrame
-        Rows of ``scores.csv``, for the curves.
+        Rows of ``scores.csv``, for the ROC curves.
     training : DataFrame
-        Rows of ``training.csv``, for those of the training; maybe none.
+        Rows of ``training.csv``, for the training curves; may be empty.
     folder : Path
-        Where to write.
+        Where to write both files.
     """
     say = words(metrics["run"]["lang"])
     labels = pipeline_labels(metrics["pipelines"], say)
@@ -58,7 +58,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
         "rates": RATES,
-        # All pipelines are tried on the same images.
+        # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in metrics["pipelines"].values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
     }
@@ -107,7 +107,7 @@ def _environment(say: Words) -> Environment:
 
 
 def _markdown_cell(text: str) -> str:
-    """Keep a name a name in a Markdown table."""
+    """Escape a text for a cell of a Markdown table."""
     for character in "\\`*_[]<>|#":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")
@@ -122,6 +122,6 @@ def _learning(metrics: dict[str, Any], say: Words) -> str | None:
 
 
 def _pictured(metrics: dict[str, Any]) -> list[str]:
-    """Paths of the errors to show; each is read once."""
+    """Return the paths of the errors to show, each of them once."""
     errors = [error for facts in metrics["pipelines"].values() for kind in facts["errors"].values() for error in kind]
     return list(dict.fromkeys(error["path"] for error in errors))

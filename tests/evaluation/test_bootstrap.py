@@ -23,7 +23,7 @@ MU, SHARED, OWN, CUT = 1.5, 0.8, 0.6, 0.5  # the last is on the scale of the sco
 
 
 def simulated(rng, n_patients):
-    """Patients of one to six images: their scores share a patient's own deviation, so they are alike."""
+    """Patients with one to six images, whose scores share the patient's deviation."""
     sick = rng.random(n_patients) < 0.5
     patients = np.repeat(np.arange(n_patients), rng.integers(1, 7, n_patients))
     deviation = rng.normal(0, SHARED, n_patients)[patients] + rng.normal(0, OWN, len(patients))
@@ -32,7 +32,7 @@ def simulated(rng, n_patients):
 
 
 def truth():
-    """What the metrics would be on endlessly many patients; those without a formula from very many."""
+    """The metrics for infinitely many patients; those without a formula are estimated from very many."""
     spread = np.hypot(SHARED, OWN)
     right = norm.cdf(MU / 2 / spread)  # the threshold .5 is half way between the classes
     rng = np.random.default_rng(99)
@@ -126,10 +126,10 @@ def test_draws_that_lie_too_low_are_corrected():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
-    """In 93 to 97 % of 1,000 repetitions; intervals that draw images, not patients, fail the same test."""
+    """In 93 to 97 % of 1,000 repetitions; intervals from bootstrap samples of images fail the same test."""
     true = truth()
     covered = {"patients": dict.fromkeys(METRICS, 0), "images": dict.fromkeys(METRICS, 0)}
-    n_repetitions = {"patients": 1000, "images": 200}  # what is far off shows sooner
+    n_repetitions = {"patients": 1000, "images": 200}  # large errors show with fewer repetitions
     for seed in range(1000):
         patients, target, score = simulated(np.random.default_rng(seed), 200)
         found = compute_metrics(target, score, CUT)

@@ -29,7 +29,7 @@ def test_a_score_at_the_threshold_is_called_pneumonia():
     assert confusion_cells([1], [0.5], np.nextafter(0.5, 1))["fn"] == 1
 
 
-def test_everything_called_normal_is_no_error():
+def test_everything_called_normal_is_not_an_error():
     values = compute_metrics(TARGET, SCORE, 2)
     assert (values["precision"], values["f1"], values["mcc"], values["specificity"]) == (0, 0, 0, 1)
 

@@ -40,7 +40,7 @@ def test_rules_as_they_are_typed(text, rule, written):
      "cost=-1", "cost=-5:-1", "1.5",
      "nan", "inf", "specificity=nan"],
 )  # fmt: skip
-def test_rules_that_are_none(text):
+def test_invalid_rules(text):
     with pytest.raises(InputError, match="must be youden, robust, sensitivity=S"):
         parse_rule(text)
 
@@ -154,7 +154,7 @@ def test_a_robust_threshold_holds_for_changed_images_too():
     assert chosen["value"] == find_threshold(Rule("robust", 0), both["target"], both["score"])
     assert chosen["value"] != choose_threshold(clean, YOUDEN)["value"]
     assert (chosen["source"], chosen["n_images"], chosen["rule"]) == ("val", 140, "robust")
-    # Of a pipeline whose images cannot be changed, it is Youden's.
+    # For a pipeline whose images cannot be changed, it is Youden's.
     for changed in (None, darker[:0]):
         assert choose_threshold(clean, Rule("robust", 0), changed)["value"] == choose_threshold(clean, YOUDEN)["value"]
     assert choose_threshold(clean, YOUDEN, darker) == choose_threshold(clean, YOUDEN)

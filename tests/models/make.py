@@ -1,4 +1,4 @@
-"""Save models of the present version, for later ones to be tested with: ``python -m tests.models.make``."""
+"""Save models of the current version, for tests of later ones: ``python -m tests.models.make``."""
 
 import json
 from pathlib import Path

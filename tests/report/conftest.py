@@ -1,4 +1,4 @@
-"""One run with everything a report can show, drawn from kept features."""
+"""One run with everything that a report can show, made from kept features."""
 
 import shutil
 
@@ -27,13 +27,13 @@ def recording(lang, said):
 
 @pytest.fixture(scope="session")
 def said():
-    """Keys of the catalogue that the reports of `rendered` asked for."""
+    """Keys of the catalogue used by the reports of `rendered`."""
     return set()
 
 
 @pytest.fixture(scope="session")
 def rendered(embedded_frame, said, tmp_path_factory):
-    """Folder of a run by language; its tables hold epochs, probes and a learning curve too."""
+    """Folder of a run by language; its tables include epochs, probes and a learning curve."""
     frame, store = embedded_frame
     first = tmp_path_factory.mktemp("report")
     compare(frame, ["vgg16_logistic", "shortcuts"], out=first, weights="random", store=store, cv=3)

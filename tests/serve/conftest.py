@@ -1,4 +1,4 @@
-"""Small models to serve, clients that ask them, and images to send."""
+"""Small models to serve, clients, and images to send."""
 
 import base64
 import io
@@ -28,7 +28,7 @@ def flat(images):
 
 
 def pixel_pipeline(frame, size=32, resize="stretch", crop=1.0):
-    """The smallest pipeline that looks at pixels and can be saved as .skops is a network; .joblib takes this one."""
+    """The smallest pipeline on pixels; only .joblib can hold it, since for .skops it would have to be a network."""
     flatten = FunctionTransformer(flat)
     return make_pipeline(ImageLoader(size, resize, crop), flatten, PCA(8, random_state=0), LogisticRegression()).fit(
         frame["path"], frame["target"]
@@ -37,7 +37,7 @@ def pixel_pipeline(frame, size=32, resize="stretch", crop=1.0):
 
 @pytest.fixture(scope="session")
 def frame(tmp_path_factory):
-    """JPEGs so large that the decoder takes its short cuts."""
+    """JPEGs so large that they are decoded at a reduced size."""
     return write_radiographs(tmp_path_factory.mktemp("radiographs"), 12, size=160, random_state=0)
 
 
@@ -66,7 +66,7 @@ def changed(model, **attributes):
 
 
 def client_of(model, **options):
-    with warnings.catch_warnings():  # Starlette would rather have httpx2, which it alone needs
+    with warnings.catch_warnings():  # Starlette prefers httpx2, which nothing else needs
         warnings.simplefilter("ignore")
         from fastapi.testclient import TestClient
     from cxr_sklearn.serve.app import create_app
@@ -96,7 +96,7 @@ def image_of(data_url):
 
 
 def lying_jpeg():
-    """100 wide and 300 high for a viewer that minds the EXIF orientation, as every one does."""
+    """100 wide and 300 high once the EXIF orientation is applied."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((100, 300), dtype=np.uint8)

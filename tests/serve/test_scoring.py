@@ -1,4 +1,4 @@
-"""What is answered of a file: the very score that it has from its path, its picture, and its heat map."""
+"""The answer for a file: the same score as from its path, its picture, and its heat map."""
 
 import threading
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_a_calibrated_pipeline_is_served_as_well(frame, model):
 
 
 def large_jpegs(folder):
-    """JPEGs that are decoded at a quarter of their size for what is measured of them, one of them lying on its side."""
+    """JPEGs that are decoded at a quarter of their size to be measured; one of them lies on its side."""
     rng = np.random.default_rng(0)
     for i in range(12):
         exif = Image.Exif()
@@ -93,7 +93,7 @@ def test_a_pipeline_that_measures_files_gives_the_scores_of_the_files(model, tmp
     assert pipeline.predict_proba(pixels[None])[0, 1] != pipeline.predict_proba(frame["path"][1:2])[0, 1]
 
 
-def test_a_pipeline_that_measures_files_is_told_their_size(frame, model):
+def test_a_pipeline_that_measures_files_gets_their_size(frame, model):
     recipe = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"])
     scaler = recipe.named_steps["scale"]
     wide = encoded(np.random.default_rng(0).integers(0, 256, (90, 270), dtype=np.uint8))
@@ -115,7 +115,7 @@ def test_many_files_one_of_them_unreadable(client, frame):
     assert ask(client, ("notes.txt", b"hello")).json()["notice"] == NOTICE
 
 
-def test_what_is_no_radiograph_is_out_of_the_domain(client):
+def test_other_pictures_are_out_of_the_domain(client):
     assert answers(client, ("black.png", encoded(np.zeros((64, 64), np.uint8))))[0]["domain"] == "out"
 
 

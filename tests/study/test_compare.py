@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn import metrics as sk
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
@@ -19,7 +20,6 @@ from cxr_sklearn import ImageLoader, compare, load_folder, load_frame, train, wr
 from cxr_sklearn.datasets import audit
 from cxr_sklearn.datasets._frame import checked_frame
 from cxr_sklearn.evaluation.diagnosis import diagnose
-from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError
 from cxr_sklearn.features._image_stats import SIZE
@@ -65,33 +65,17 @@ def test_one_score_per_image_pipeline_and_role(run):
     assert (merged["split"] == merged["split_frame"]).all()
 
 
-def test_metrics_equal_what_scikit_learn_computes_from_the_scores(run):
-    metrics, out, _ = run
-    scores = pd.read_csv(out / "scores.csv")
-    for name, facts in metrics["pipelines"].items():
-        test = scores[(scores["pipeline"] == name) & (scores["split"] == "test")]
-        decision = (test["score"] >= facts["threshold"]["value"]).astype(int)
-        values = {metric: facts["test"][metric]["value"] for metric in METRICS}
-        assert values["accuracy"] == sk.accuracy_score(test["target"], decision)
-        assert values["precision"] == sk.precision_score(test["target"], decision)
-        assert values["recall"] == sk.recall_score(test["target"], decision)
-        assert values["roc_auc"] == pytest.approx(sk.roc_auc_score(test["target"], test["score"]))
-        tn, fp, fn, tp = sk.confusion_matrix(test["target"], decision).ravel()
-        assert facts["confusion"] == {"tp": tp, "fn": fn, "fp": fp, "tn": tn}
-
-
 def test_features_beat_shortcuts(run):
-    """On synthetic radiographs nothing but the lungs tells the classes apart."""
+    """On synthetic radiographs, the classes differ only in the lungs."""
     metrics, _, _ = run
     auc = {name: facts["cv"]["roc_auc"]["mean"] for name, facts in metrics["pipelines"].items()}
     assert auc["vgg16_logistic"] > auc["shortcuts"] + 0.1
 
 
-def test_counts_and_circumstances(run):
+def test_circumstances(run):
     metrics, _, frame = run
     assert metrics["data"]["images"] == len(frame)
     assert metrics["data"]["patients"] == frame["patient"].nunique()
-    assert metrics["data"]["splits"]["test"]["pneumonia"] == (frame["target"] * (frame["split"] == "test")).sum()
     assert metrics["pipelines"]["vgg16_logistic"]["best_params"] == {}
     assert all(set(facts["seconds"]) == {"embedding", "fitting", "scoring"} for facts in metrics["pipelines"].values())
 
@@ -106,7 +90,7 @@ def test_the_same_seed_gives_the_same_table(run, embedded_frame, tmp_path):
 
 
 def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
-    """Turning the test labels round changes no score, threshold or parameter."""
+    """Swapping the test labels changes no score, threshold or parameter."""
     _, out, _ = run
     frame, store = embedded_frame
     turned = frame.assign(target=frame["target"].where(frame["split"] != "test", 1 - frame["target"]))
@@ -188,28 +172,33 @@ def test_a_recipe_whose_name_looks_like_a_formula(embedded_frame, tmp_path):
     assert "a$\\frac$b" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_images_that_tell_no_patient_are_counted_and_told(embedded_frame, tmp_path):
+def test_images_of_unknown_patients_are_counted_and_reported(embedded_frame, tmp_path):
     frame, store = embedded_frame
     own = frame["path"].str.split("/").str[-3:].str.join("/")
     few = frame.assign(patient=frame["patient"].where(frame["split"] != "test", own))
     metrics = compare(few, "shortcuts", out=tmp_path, store=store, cv=3)
     n_test = int((frame["split"] == "test").sum())
     assert metrics["data"]["patients_unknown"] == n_test
-    assert f"Images whose name tells no patient: {n_test}." in (tmp_path / "report.html").read_text()
+    assert f"Images without a known patient: {n_test}." in (tmp_path / "report.html").read_text()
 
 
-def test_calibration_that_would_turn_the_ranking_round_is_left_and_told(embedded_frame, tmp_path):
-    """Shortcuts tell nothing of synthetic radiographs; with these folds their scores run against the labels."""
-    frame, store = embedded_frame
-    for seed in range(20):
-        metrics = compare(frame, "shortcuts", out=tmp_path, store=store, cv=3, calibrate="sigmoid", random_state=seed)
-        if metrics["pipelines"]["shortcuts"]["calibrated"] == "reversed":
-            break
-    else:
-        pytest.skip("the scores of no seed ran against the labels")
-    assert "would reverse the ranking" in (tmp_path / "report.html").read_text()
-    plain = compare(frame, "shortcuts", out=tmp_path / "plain", store=store, cv=3, random_state=seed)
-    assert metrics["pipelines"]["shortcuts"]["test"] == plain["pipelines"]["shortcuts"]["test"]
+def test_a_calibration_that_would_reverse_the_ranking_is_left_out_and_the_report_says_so(tmp_path):
+    """The images have the same pixels in different places, so the recipe shortcuts sees no difference."""
+    rng, grey = np.random.default_rng(0), np.arange(64 * 64).astype(np.uint8)
+    rows = []
+    for i in range(90):
+        split, target = "test" if i % 3 == 0 else "train", i // 3 % 2
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(rng.permuted(grey).reshape(64, 64)).save(path)
+        rows.append((str(path), target, split, f"p{i}"))
+    frame = pd.DataFrame(rows, columns=["path", "target", "split", "patient"])
+    plain, calibrated = (
+        compare(frame, "shortcuts", out=tmp_path / f"{method}", store=None, cv=3, calibrate=method)
+        for method in (None, "sigmoid")
+    )
+    assert calibrated["pipelines"]["shortcuts"]["calibrated"] == "reversed"
+    assert calibrated["pipelines"]["shortcuts"]["test"] == plain["pipelines"]["shortcuts"]["test"]
+    assert "would reverse the ranking" in (tmp_path / "sigmoid" / "report.html").read_text()
 
 
 def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
@@ -234,7 +223,7 @@ def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
         ({"n_jobs": 0}, "n_jobs=0 must be None or an integer other than 0"),
     ],
 )
-def test_wrong_options_cost_no_time(embedded_frame, tmp_path, option, message):
+def test_wrong_options_fail_at_once(embedded_frame, tmp_path, option, message):
     with pytest.raises(InputError, match=message):
         compare(embedded_frame[0], ["shortcuts"], out=tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
@@ -267,7 +256,7 @@ def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
     assert (tmp_path / "run" / "report.html").read_text() == page
 
 
-def test_a_failing_recipe_costs_no_finished_one(embedded_frame, tmp_path):
+def test_a_failing_recipe_does_not_affect_finished_ones(embedded_frame, tmp_path):
     frame, store = embedded_frame
     (tmp_path / "breaks.py").write_text(
         "from sklearn.pipeline import Pipeline\nfrom sklearn.linear_model import LogisticRegression\n"
@@ -332,12 +321,6 @@ def test_tables_that_cannot_be_compared_on(embedded_frame, tmp_path, spoil, mess
     assert not (tmp_path / "run").exists()
 
 
-def test_two_recipes_of_one_name(embedded_frame, tmp_path):
-    frame, store = embedded_frame
-    with pytest.raises(RecipeError, match="same name"):
-        compare(frame, ["shortcuts", "shortcuts"], out=tmp_path, store=store)
-
-
 def moved_to_val(frame, n_patients):
     """Take normal training patients for the validation split, which then has enough of both classes."""
     normal = frame[(frame["split"] == "train") & (frame["target"] == 0)]
@@ -347,7 +330,7 @@ def moved_to_val(frame, n_patients):
 
 @pytest.mark.parametrize(("n_moved", "source"), [(0, "held-out"), (6, "val")])
 @pytest.mark.parametrize("calibrate", [None, "sigmoid"])
-def test_changed_images_are_scored_and_told(embedded_frame, tmp_path, n_moved, source, calibrate):
+def test_changed_images_are_scored_and_reported(embedded_frame, tmp_path, n_moved, source, calibrate):
     frame, store = embedded_frame
     frame, out = moved_to_val(frame, n_moved), tmp_path / "run"
     with pytest.warns(UserWarning, match="the model of row_means is not kept"):
@@ -368,7 +351,7 @@ def test_changed_images_are_scored_and_told(embedded_frame, tmp_path, n_moved, s
         assert found["recall"] == sk.recall_score(changed["target"], called)
         assert found["specificity"] == sk.recall_score(changed["target"], called, pos_label=0)
         assert found["called_pneumonia"] == called.mean()
-    if source == "held-out" and calibrate is None:  # the refit is the fit of the fold again
+    if source == "held-out" and calibrate is None:  # the refit repeats the fit of the fold
         clean = probes[probes["probe"] == "stress:clean"].set_index("path")["score"]
         pd.testing.assert_series_equal(clean, rows.set_index("path")["score"])
     page = (out / "report.html").read_text()
@@ -406,7 +389,7 @@ def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_
         metrics = compare(frame, [ROW_MEANS], out=tmp_path, store=store, cv=3, threshold="robust")
     scores, probes = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "probes"))
     clean = scores[(scores["pipeline"] == "row_means") & (scores["split"] == split)]
-    # Of training images, those as they are are among the probes: scored by the fit without them.
+    # Unchanged training images are among the probes, scored by the model that was fitted without them.
     seen = probes if split == "train" else pd.concat([clean, probes])
     assert len(set(seen.groupby("path").size())) == 1
     chosen = metrics["pipelines"]["row_means"]["threshold"]
@@ -417,7 +400,7 @@ def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_
 
 @pytest.mark.parametrize("lang", ["en", "es"])
 @pytest.mark.parametrize("calibrate", [None, "isotonic"])
-def test_one_fold_and_a_robust_threshold_are_told_and_told_again(embedded_frame, tmp_path, lang, calibrate):
+def test_one_fold_and_a_robust_threshold_are_reported_alike_twice(embedded_frame, tmp_path, lang, calibrate):
     frame, store = embedded_frame
     options = {"store": store, "cv": 1, "threshold": "robust", "calibrate": calibrate, "lang": lang}
     with pytest.warns(UserWarning, match="is not kept"):
@@ -450,7 +433,7 @@ def test_a_robust_threshold_without_changed_images(run):
 
 
 class OwnFeatures(TransformerMixin, BaseEstimator):
-    """A user's own step, with parameters that are called as ours are."""
+    """A user's own step, with parameters of the same names as ours."""
 
     def __init__(self, backbone="resnet18", weights=None):
         self.backbone = backbone
@@ -501,7 +484,7 @@ def test_estimators_in_variables(embedded_frame, tmp_path, mine, steps, balance)
     assert set(metrics["pipelines"]) == {"mine", "shortcuts"}
     facts = metrics["pipelines"]["mine"]
     assert facts["description"].startswith(steps)
-    assert set(facts["sanity"]["occlusion"]) == {"border", "centre"}  # whatever wraps the loader
+    assert set(facts["sanity"]["occlusion"]) == {"border", "centre"}  # however the loader is wrapped
     if balance == "none":
         model = train(frame, {"mine": mine}, store=store, cv=3)
         assert model.threshold == pytest.approx(facts["threshold"]["value"])
@@ -520,6 +503,7 @@ def test_recipes_and_estimators_side_by_side(embedded_frame, tmp_path):
     ("pipelines", "message"),
     [
         ([make_pipeline(features(), head())], r"Pipeline has no name; give estimators in a dict, \{'mine': pipeline\}"),
+        (["shortcuts", "shortcuts"], "same name"),
         ({"mine": 3}, "mine must be a recipe, an estimator or a pair"),
         ({"mine": make_pipeline(features(), LinearSVC())}, "the pipeline mine has no predict_proba"),
         (

@@ -23,7 +23,7 @@ def test_it_gives_what_compare_gives_and_does_not_look_at_test(frame, tmp_path):
     metrics = compare(frame, "shortcuts", out=tmp_path, store=tmp_path / "store", cv=3)
     compared = load_model(tmp_path / "models" / "shortcuts.skops", store=None)
     np.testing.assert_array_equal(model.pipeline.predict_proba(frame["path"]), compared.predict_proba(frame["path"]))
-    threshold = metrics["pipelines"]["shortcuts"]["threshold"]["value"]  # of scores as scores.csv rounds them
+    threshold = metrics["pipelines"]["shortcuts"]["threshold"]["value"]  # from scores as scores.csv has them
     assert model.threshold == pytest.approx(threshold, abs=1e-8)
     assert isinstance(model.domain, DomainDetector)
     assert save_model(model, tmp_path / "model.skops")["data"]["train"]["patients"] > 9
