@@ -215,7 +215,7 @@ def identical_groups(keys: Sequence[bytes | None]) -> list[np.ndarray]:
 
 
 def similar_groups(spectra: np.ndarray) -> list[np.ndarray]:
-    """Return the positions of images that look alike, in groups of two or more, from the spectra of images not blank.
+    """Return the positions of images that look alike, in groups of two or more, by the spectra of non-blank images.
 
     Two images are compared by the correlation of their low frequencies. These are weighted so that all of them count:
     the amplitudes of radiographs fall with the frequency, and the lowest ones are much the same in all chests. Size,
@@ -264,7 +264,7 @@ def auc_of(features: np.ndarray, rows: pd.DataFrame) -> dict[str, float] | None:
 
 #: A smaller AUC matters little, and one with a larger p may be due to chance; neither is mentioned.
 _MIN_AUC, _MAX_P = 0.55, 0.01
-#: A mode with images of one label only is mentioned from so many images on.
+#: A mode with images of only one label is mentioned if there are at least so many.
 _MIN_OF_MODE = 30
 _SHOWN = 3
 

@@ -14,7 +14,7 @@ from .metrics import Ranking
 N_DRAWS = 2000
 #: False positive rates at which the band of a ROC curve is drawn.
 FPR_GRID = np.linspace(0, 1, 101)
-# Draws of so many images in all fit into the cache of a core.
+# Number of drawn images at a time that fit into the cache of a core.
 _CHUNK = 400_000
 # It holds counts exactly up to 16 million.
 _DTYPE = np.float32
@@ -112,12 +112,17 @@ def _joined(chunks: list[Draws]) -> Draws:
 
 
 def _on_grid(true: np.ndarray, false: np.ndarray) -> np.ndarray:
-    rows = np.full((len(true), len(FPR_GRID)), np.nan)
-    for i in np.flatnonzero((true[:, -1] > 0) & (false[:, -1] > 0)):
-        # In counts, with a margin for rounding: 0.1 of 10 images is one image.
-        last = np.searchsorted(false[i], (FPR_GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
-        rows[i] = np.where(last < 0, 0.0, true[i, last]) / true[i, -1]
-    return rows
+    """Return the sensitivity at each rate of ``FPR_GRID``, from cumulative true and false positives of each draw."""
+    n_draws, n_scores = true.shape
+    # In counts, with a margin for rounding: 0.1 of 10 images is one image.
+    allowed = np.floor(FPR_GRID * false[:, -1:] * (1 + 1e-6))
+    # An offset per draw makes all rows one sorted array, which is searched much faster than row by row.
+    offset = np.arange(n_draws)[:, np.newaxis] * (float(false[:, -1].max()) + 1)
+    last = np.searchsorted((false + offset).ravel(), (allowed + offset).ravel(), side="right").reshape(n_draws, -1) - 1
+    last -= np.arange(n_draws)[:, np.newaxis] * n_scores
+    with np.errstate(invalid="ignore"):  # 0 / 0 in draws without pneumonia
+        rates = np.where(last < 0, 0.0, np.take_along_axis(true, np.maximum(last, 0), axis=1)) / true[:, -1:]
+    return np.where(false[:, -1:] > 0, rates, np.nan)
 
 
 def bootstrap_rates(

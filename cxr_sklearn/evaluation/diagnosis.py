@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-#: Calling more than this share of the images one class is no use.
+#: A classifier that calls more than this share of the images one class is useless.
 ONE_CLASS = 0.95
 #: Decisions at 0.5 are poor below this balanced accuracy, if the ranking is good: an AUC of at least this.
 POOR_ACCURACY, GOOD_AUC = 0.65, 0.8

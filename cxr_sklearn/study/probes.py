@@ -80,10 +80,7 @@ def occluded(model: Any, part: str) -> Any | None:
 
 
 def occluded_rows(name: str, model: Any, test: pd.DataFrame, verbose: int) -> pd.DataFrame:
-    """Score test images with their border, then their centre, hidden from a fitted model.
-
-    The rows of ``probes.csv`` are none if the model has no ImageLoader.
-    """
+    """Score test images with their border, then their centre, hidden; there are no rows without an ImageLoader."""
     models = {part: changed for part in PARTS if (changed := occluded(model, part)) is not None}
     return _probe_rows(name, models, test, title="Occluding images", verbose=verbose)
 
@@ -201,10 +198,10 @@ def _chosen(changes: Sequence[str] | Mapping[str, Change] | None) -> dict[str, C
 
 
 def stressed_rows(name: str, model: Any, rows: pd.DataFrame, verbose: int, fold: int | None = None) -> pd.DataFrame:
-    """Score changed images with a fitted model, and return rows of ``probes.csv``, none if it has no ImageLoader.
+    """Score changed images with a fitted model, and return rows of ``probes.csv``, no rows without an ImageLoader.
 
-    With `fold`, which `rows` were held out of, the images as they are come first: their scores in ``scores.csv`` are
-    those of another fit, or were calibrated on other folds.
+    If `rows` were held out of a `fold`, unchanged images are scored first: their scores in ``scores.csv`` come from
+    another fit, or were calibrated on other folds.
     """
     models = {} if fold is None else {STRESS + CLEAN: model}
     for change_name, change in CHANGES.items():

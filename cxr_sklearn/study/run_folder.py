@@ -29,8 +29,8 @@ def write_results(
     folder : path
         The `out` of :func:`compare`.
     threshold : str or float, optional
-        Another rule for thresholds. Whoever chooses it may have seen results on test, unlike with the rule of the run:
-        metrics.json keeps that first rule as "threshold_before", and the report warns of a second look.
+        Another rule for thresholds. Unlike the rule of the run, it may have been chosen after a look at results on
+        test, so metrics.json keeps the first rule as "threshold_before", and the report warns of a second look.
     lang : {"en", "es"}, optional
         Another language of the report.
 
@@ -55,7 +55,7 @@ def write_results(
         if run["threshold"] != first:
             run["threshold_before"] = first
     if run["threshold"] == "robust" and not run.get("stress"):
-        raise DataError("the threshold 'robust' looks at changed images, and there are none; run compare --stress")
+        raise DataError("the threshold 'robust' needs changed images, which this run lacks; run compare --stress")
     run["lang"] = lang or run["lang"]
     words(run["lang"])
     metrics = write_metrics(folder, facts)
@@ -78,8 +78,8 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     folder : Path
         With ``scores.csv``, and perhaps ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
     facts : dict
-        Facts that are in no table, by the keys of metrics.json, of which an earlier version will do. `run` holds the
-        rule for thresholds and the language of the report.
+        Facts that the tables do not hold, by the keys of metrics.json, such as an earlier metrics.json. `run` holds
+        the rule for thresholds and the language of the report.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """
     scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
-        raise DataError(f"scores.csv has pipelines that metrics.json does not know: {', '.join(sorted(unknown))}")
+        raise DataError(f"scores.csv has pipelines that metrics.json lacks: {', '.join(sorted(unknown))}")
     summary = summarise(
         scores,
         parse_rule(facts["run"]["threshold"]),

@@ -76,9 +76,11 @@ def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
 
 def _inputs(model: Pipeline, rows: pd.DataFrame) -> Any:
     """Return the paths of images, or their known statistics for a model that looks at nothing else."""
-    if STATS in rows and isinstance(steps_of(model)[0], ShortcutFeatures):
-        return np.stack(rows[STATS].to_list())
-    return rows["path"]
+    return np.stack(rows[STATS].to_list()) if STATS in rows and _needs_stats(model) else rows["path"]
+
+
+def _needs_stats(model: Pipeline) -> bool:
+    return isinstance(steps_of(model)[0], ShortcutFeatures)
 
 
 def search(
@@ -95,6 +97,8 @@ def search(
     GridSearchCV would discard those scores, and computing them again can take as long as the search. `advance` is
     called after every fit.
     """
+    if not _needs_stats(pipeline):
+        train = train.drop(columns=STATS, errors="ignore")  # so that it is not sent to the workers
     tasks = [
         delayed(_fold_scores)(clone(pipeline).set_params(**candidate), train.iloc[rows], train.iloc[held_out])
         for candidate in candidates
