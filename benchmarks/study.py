@@ -201,15 +201,16 @@ LABELS = {
     "scratch_cnn_moving": "the same, Keras' moving averages",
     "vgg16_logistic": "frozen VGG16, logistic regression",
     "vgg16_finetuned": "fine-tuned VGG16",
+    "vgg16_end_to_end": "all of VGG16 at 64 pixels",
 }
 
 
 def draw(fits: pd.DataFrame, path: Path) -> None:
     """Draw AUC and accuracy at .5 on test against the number of training images: median and range of the seeds."""
     points = fits[fits["recipe"].isin(LABELS)]
-    figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("AUC", "accuracy at .5"), strict=True):
-        for name, style in zip(LABELS, ("o-", "o--", "s-", "^-"), strict=True):
+        for name, style in zip(LABELS, ("o-", "o--", "s-", "^-", "D-"), strict=True):
             of_recipe = points[points["recipe"] == name].groupby("n")[column]
             if not len(of_recipe):
                 continue
@@ -217,12 +218,13 @@ def draw(fits: pd.DataFrame, path: Path) -> None:
             (line,) = axes.plot(n, of_recipe.median()[n], style, label=LABELS[name], markersize=5)
             axes.fill_between(n, of_recipe.min()[n], of_recipe.max()[n], color=line.get_color(), alpha=0.15)
         axes.set_xscale("log")
+        axes.margins(x=0.08)
         ticks = sorted(points["n"].unique())
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
         axes.set(xlabel="training images", ylabel=f"{column} on test")
         axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 
