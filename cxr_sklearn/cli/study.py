@@ -190,7 +190,7 @@ def _print_summary(metrics: dict[str, Any]) -> None:
     from ..report.words import words
 
     labels = pipeline_labels(metrics["pipelines"], words("en"))
-    heads = {"accuracy": "accuracy", "recall": "recall", "specificity": "specificity", "roc_auc": "AUC"}
+    heads = {"recall": "recall", "specificity": "specificity", "roc_auc": "AUC"}
     table = Table("pipeline", "threshold", *heads.values(), "95 %", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import joblib
 import numpy as np
 import skops.io
-from sklearn.base import BaseEstimator
+from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 
@@ -385,12 +385,11 @@ def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
     ModelError
         If it is not.
     """
-    if not isinstance(parts, dict) or not isinstance(parts.get("pipeline"), BaseEstimator):
+    if not isinstance(parts, dict) or not is_classifier(parts.get("pipeline")):
         raise ModelError("it holds no pipeline")
     pipeline, calibrator, domain = parts["pipeline"], parts.get("calibrator"), parts.get("domain")
-    if isinstance(
-        pipeline[0], PredictedScores
-    ):  # so 0.1.0 joined a pipeline, frozen, with the calibrator of its scores
+    # 0.1.0 put a frozen pipeline and the calibrator of its scores into another pipeline.
+    if isinstance(pipeline, Pipeline) and isinstance(pipeline[0], PredictedScores):
         pipeline, calibrator = pipeline[0].estimator.estimator, pipeline[1]
     if not isinstance(calibrator, CalibratedClassifierCV | None):
         raise ModelError(f"its calibrator is a {type(calibrator).__name__}")

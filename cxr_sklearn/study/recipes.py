@@ -123,7 +123,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
 
 
 #: What names of pipelines may be: their models are files of these names.
-_NAME = re.compile(r"(?!\.)[^\x00-\x1f/\\:*?\"<>|]{1,100}")
+_NAME = re.compile(rf"(?!\.)[^\x00-\x1f/{re.escape(os.sep)}]{{1,100}}")
 
 
 @dataclass(frozen=True)
