@@ -31,7 +31,7 @@ test: lint test-jax  ## Everything: lint and all tests
 	$(BIN)/pytest -n 2 --dist loadfile
 
 test-jax: $(READY)  ## Some of the tests that need Keras, on JAX
-	KERAS_BACKEND=jax $(BIN)/pytest -q tests/test_embedder.py tests/classifiers/test_contract.py -m keras \
+	KERAS_BACKEND=jax $(BIN)/pytest -q tests/features/test_embedder.py tests/classifiers/test_contract.py -m keras \
 		-k "those_of_the_network or embeds_each_image_once or (seed_gives_the_same_predictions and not process)"
 
 docs: $(READY)  ## Build the documentation into site/
@@ -45,7 +45,7 @@ coverage: $(READY)  ## All tests, and which lines and branches they leave out
 	$(BIN)/pytest -n 2 --dist loadfile --cov
 
 fuzz: $(READY)  ## Damage 20,000 image files and see that each is read or refused
-	$(BIN)/python -m tests.fuzz --files 20000
+	$(BIN)/python -m tests.images.fuzz --files 20000
 
 bench: $(READY)  ## Time everything against its rivals and write benchmarks/results.md
 	$(BIN)/python benchmarks/run.py

@@ -17,7 +17,7 @@ import numpy as np
 from common import scratch
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader, load_folder
-from cxr_sklearn.keras_runtime import gpu_is_used, keras_backend
+from cxr_sklearn._keras import gpu_is_used, keras_backend
 
 PRECISIONS = ("float32", "bfloat16")
 BATCHES = (32, 128, 512)

@@ -21,9 +21,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from cxr_sklearn import FrozenEmbedder, ImageAugmenter, ImageLoader, balanced_subset, load_folder, stress_test
-from cxr_sklearn.evaluation.search import fit
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn import (
+    FrozenEmbedder,
+    ImageAugmenter,
+    ImageLoader,
+    balanced_subset,
+    load_folder,
+    load_recipe,
+    stress_test,
+)
+from cxr_sklearn.study.search import fit
 
 #: The features of VGG16's last three blocks, as they stand one behind the other.
 BLOCKS = {"block 3": slice(0, 256), "block 4": slice(256, 768), "block 5": slice(768, 1280)}
@@ -98,7 +105,7 @@ def trained(weights: str, out: Path) -> Iterator[tuple[str, Pipeline]]:
 
 def changed(pipeline: Pipeline, changes: dict) -> Pipeline:
     """Set parameters of the classifier inside its balancing."""
-    return pipeline.set_params(**{f"classify__estimator__{name}": value for name, value in changes.items()})
+    return pipeline.set_params(**{f"classify__{name}": value for name, value in changes.items()})
 
 
 if __name__ == "__main__":

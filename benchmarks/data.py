@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.fft import dctn
 
 from cxr_sklearn import make_radiographs
-from cxr_sklearn.decoding import Decoding
+from cxr_sklearn.images._decoding import Decoding
 
 N_RIVAL, WANTED_RATIO = 200, 1.5
 LIST_NAMES = "from cxr_sklearn import load_folder; import sys; print(len(load_folder(sys.argv[1])))"

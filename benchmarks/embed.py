@@ -32,7 +32,7 @@ from common import (
 )
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader
-from cxr_sklearn.keras_runtime import import_keras, resolve_precision
+from cxr_sklearn._keras import import_keras, resolve_precision
 
 SIZE, BATCH = 224, 32
 WANTED = {"auto": 1.75, "float32": 1.05}

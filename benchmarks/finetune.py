@@ -17,9 +17,10 @@ import numpy as np
 from common import conclude, figure
 
 from cxr_sklearn import FineTunedClassifier, make_radiographs
-from cxr_sklearn.backbones import Backbone
-from cxr_sklearn.classifiers import cut, training
-from cxr_sklearn.keras_runtime import dtype_policy, import_keras
+from cxr_sklearn._keras import dtype_policy, import_keras
+from cxr_sklearn.classifiers import _frozen_layers as cut
+from cxr_sklearn.classifiers import _training as training
+from cxr_sklearn.features._backbones import Backbone
 
 SIZE = 224
 WANTED_RATIO = 4.0

@@ -72,7 +72,7 @@ def missed(result: dict[str, Any]) -> bool:
 
 def describe_machine() -> dict[str, str]:
     """Name the machine and the versions."""
-    from cxr_sklearn.keras_runtime import resolve_precision
+    from cxr_sklearn._keras import resolve_precision
 
     cpuinfo = Path("/proc/cpuinfo")
     models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from cxr_sklearn.persistence import load_model
-from cxr_sklearn.prediction import predict
+from cxr_sklearn import load_model, predict
 
 
 @contextlib.contextmanager

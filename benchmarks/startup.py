@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_sklearn import FrozenEmbedder, ImageLoader, load, save, write_radiographs
+from cxr_sklearn import FrozenEmbedder, ImageLoader, load_model, save_model, write_radiographs
 
 WANTED_IMPORT, WANTED_HELP_S = 1.5, 1
 N_PREDICTED = 20
@@ -83,13 +83,13 @@ def make_model(folder: str) -> dict:
     some = frame.groupby("target").head(10)
     embedder = FrozenEmbedder("VGG16", weights="random", store=Path(folder, "store"))
     model = make_pipeline(ImageLoader(), embedder, StandardScaler(), LogisticRegression())
-    save(model.fit(some["path"], some["target"]), Path(folder, "model.skops"), threshold=0.5)
+    save_model(model.fit(some["path"], some["target"]), Path(folder, "model.skops"))
     return {"unseen": frame["path"].drop(some.index).tolist()}
 
 
 def in_python(folder: str, images: list[str]) -> dict:
     """Median seconds for one image: by the loaded pipeline, new and kept, and by the network alone."""
-    model = load(Path(folder, "model.skops"), store=Path(folder, "store"))
+    model = load_model(Path(folder, "model.skops"), store=Path(folder, "store"))
     pixels = np.asarray(model[:1].transform(images))
     network = model[1]._network()
     warm_up, *others = images

@@ -26,25 +26,24 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import balanced_subset, load_folder
-from cxr_sklearn.evaluation.anatomy import crop_of
+from cxr_sklearn import balanced_subset, load_folder, load_recipe
+from cxr_sklearn._io import atomic_write
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval
 from cxr_sklearn.evaluation.metrics import compute_metrics
-from cxr_sklearn.evaluation.search import fit, patient_folds
-from cxr_sklearn.evaluation.stress import stressed_rows
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import InputError
-from cxr_sklearn.explanation.maps import explain
-from cxr_sklearn.files import replacing
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import pneumonia_scores
+from cxr_sklearn.models._steps import crop_of
+from cxr_sklearn.models.calibration import pneumonia_scores
+from cxr_sklearn.models.explain import explain
+from cxr_sklearn.study.probes import stressed_rows
+from cxr_sklearn.study.search import fit, patient_folds
 
 RECIPES = ["scratch_cnn", "vgg16_logistic", "vgg16_mlp", "vgg16_finetuned", "vgg16_end_to_end", "shortcuts"]
 #: Recipes of which every seed gives the same scores.
 WITHOUT_DRAWS = ("vgg16_logistic", "shortcuts")
 #: Changes of recipes: how the CNN fails that predicts with Keras' moving averages.
 VARIANTS = {
-    "scratch_cnn_moving": ("scratch_cnn", {"classify__estimator__batch_norm_statistics": "moving"}),
+    "scratch_cnn_moving": ("scratch_cnn", {"classify__batch_norm_statistics": "moving"}),
 }
 MOST_VALIDATION = 480
 #: Validation images that are changed: each takes eight looks.
@@ -117,7 +116,7 @@ def run(part: pd.DataFrame, images: str, name: str, seed: int, options: argparse
         "seconds": seconds,
         **figures(name, model, val, test, options.stress),
     }
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         pd.concat([part for part in (done, pd.DataFrame([fit_of | found])) if len(part)]).to_csv(
             draft, index=False, float_format="%.5f"
         )
@@ -202,15 +201,16 @@ LABELS = {
     "scratch_cnn_moving": "the same, Keras' moving averages",
     "vgg16_logistic": "frozen VGG16, logistic regression",
     "vgg16_finetuned": "fine-tuned VGG16",
+    "vgg16_end_to_end": "all of VGG16 at 64 pixels",
 }
 
 
 def draw(fits: pd.DataFrame, path: Path) -> None:
     """Draw AUC and accuracy at .5 on test against the number of training images: median and range of the seeds."""
     points = fits[fits["recipe"].isin(LABELS)]
-    figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10, 4.8), dpi=150, layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("AUC", "accuracy at .5"), strict=True):
-        for name, style in zip(LABELS, ("o-", "o--", "s-", "^-"), strict=True):
+        for name, style in zip(LABELS, ("o-", "o--", "s-", "^-", "D-"), strict=True):
             of_recipe = points[points["recipe"] == name].groupby("n")[column]
             if not len(of_recipe):
                 continue
@@ -218,12 +218,13 @@ def draw(fits: pd.DataFrame, path: Path) -> None:
             (line,) = axes.plot(n, of_recipe.median()[n], style, label=LABELS[name], markersize=5)
             axes.fill_between(n, of_recipe.min()[n], of_recipe.max()[n], color=line.get_color(), alpha=0.15)
         axes.set_xscale("log")
+        axes.margins(x=0.08)
         ticks = sorted(points["n"].unique())
         axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
         axes.minorticks_off()
         axes.set(xlabel="training images", ylabel=f"{column} on test")
         axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
 

@@ -29,20 +29,17 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from cxr_sklearn import load_folder, save, train
-from cxr_sklearn.datasets.folder import SPLIT_NAMES
+from cxr_sklearn import CXRModel, load_folder, load_model, load_recipe, save_model, train
+from cxr_sklearn._io import atomic_write
+from cxr_sklearn.datasets._frame import SPLIT_NAMES
 from cxr_sklearn.evaluation.bootstrap import bootstrap, interval, rate
 from cxr_sklearn.evaluation.metrics import compute_metrics, confusion_cells
-from cxr_sklearn.evaluation.scores import score_rows
-from cxr_sklearn.evaluation.search import patient_folds
-from cxr_sklearn.evaluation.tables import read_table, write_table
+from cxr_sklearn.evaluation.tables import read_table, score_rows, write_table
 from cxr_sklearn.exceptions import CXRError
-from cxr_sklearn.files import replacing
-from cxr_sklearn.parts import parts_of
-from cxr_sklearn.persistence import SavedModel, check_saveable, load_model
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import pneumonia_scores
-from cxr_sklearn.study.checks import images_of
+from cxr_sklearn.models._steps import parts_of
+from cxr_sklearn.models.calibration import pneumonia_scores
+from cxr_sklearn.models.files import check_saveable
+from cxr_sklearn.study.search import images_of, patient_folds
 
 HERE = Path(__file__).parent
 RECIPES = ["vgg16_logistic", "vgg16_mlp", "scratch_cnn", "vgg16_finetuned", "vgg16_end_to_end"]
@@ -125,7 +122,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 def weights_file(options: argparse.Namespace) -> str | None:
-    """Return the weights where they are a file, for `load` finds the others by itself."""
+    """Return the weights where they are a file, for `load_model` finds the others by itself."""
     return None if options.weights in ("imagenet", "random") else options.weights
 
 
@@ -150,12 +147,10 @@ def train_to(path: Path, recipe: str, frame: pd.DataFrame, seed: int, options: a
     known = read_table(path.parent, "scores")
     if (known["pipeline"] == path.stem).any():  # of a file that was removed
         write_table(known[known["pipeline"] != path.stem], path.parent, "scores")
-    save(model.pipeline, path, domain=model.domain, **model.manifest)
+    save_model(model, path)
 
 
-def scores_of(
-    name: str, model: SavedModel, frame: pd.DataFrame, seed: int, options: argparse.Namespace
-) -> pd.DataFrame:
+def scores_of(name: str, model: CXRModel, frame: pd.DataFrame, seed: int, options: argparse.Namespace) -> pd.DataFrame:
     """Return the rows of a model in scores.csv; where there are none yet, score its images and add them."""
     out = Path(options.out)
     table = read_table(out, "scores")
@@ -164,7 +159,7 @@ def scores_of(
     train_rows = frame[frame["split"] == "train"]
     ((_, held_out),) = patient_folds(train_rows, 1, seed)
     parts = [(train_rows.iloc[held_out], 0)] + [(frame[frame["split"] == split], None) for split in ("val", "test")]
-    scored = [score_rows(rows, name, pneumonia_scores(model.pipeline, rows["path"]), fold)
+    scored = [score_rows(rows, name, pneumonia_scores(model, rows["path"]), fold)
               for rows, fold in parts if len(rows)]  # fmt: skip
     added = pd.concat(scored)
     # Those who get the table have the images somewhere else.
@@ -174,9 +169,9 @@ def scores_of(
     return table[table["pipeline"] == name]
 
 
-def facts_of(path: Path, description: str, seed: int, model: SavedModel, rows: pd.DataFrame) -> dict[str, Any]:
+def facts_of(path: Path, description: str, seed: int, model: CXRModel, rows: pd.DataFrame) -> dict[str, Any]:
     """Return what index.json and the card say of a model."""
-    manifest = model.manifest
+    manifest = model.metadata or {}
     held_out, test = (measured(rows[rows["split"] == split], model.threshold) for split in ("train", "test"))
     for metric in ("roc_auc", "log_loss"):
         if abs(manifest["metrics"]["out_of_fold"][metric] - held_out[metric]["value"]) > TOLERANCE:
@@ -232,7 +227,7 @@ def digest_of(path: Path) -> str:
 
 def write(path: Path, text: str) -> None:
     """Replace a text file, wholly or not at all."""
-    with replacing(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

@@ -1,8 +1,4 @@
-"""Every error this package raises on purpose.
-
-All derive from :class:`CXRError` and from the builtin exception that fits, so both ``except CXRError`` and
-``except ValueError`` do what a reader expects. Each message says what was wrong, where, and what to do.
-"""
+"""Every error this package raises on purpose."""
 
 from __future__ import annotations
 
@@ -82,4 +78,4 @@ class TrainingError(CXRError, ValueError):
 
 
 class ModelError(CXRError, ValueError):
-    """A file is no model that can be loaded, or a pipeline none that can be saved."""
+    """A model file cannot be loaded, or a pipeline cannot be saved."""

@@ -1,8 +1,8 @@
-"""Make examples/tutorial.ipynb of docs/tutorial.md: run it, and keep what it prints and draws.
+"""Make examples/tutorial.ipynb from docs/tutorial.md: run it, and keep its output.
 
     CXR_DATA=chest_xray CXR_WEIGHTS=VGG16.h5 python docs/make_notebook.py
 
-What the page shows is copied from there by hand.
+The output shown on the page is copied from the notebook by hand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOTEBOOK = HERE.parent / "examples" / "tutorial.ipynb"
 
 
 def notebook(page: Path = HERE / "tutorial.md") -> nbformat.NotebookNode:
-    """Return a page as a notebook that was not run: without what it prints, and with links that lead into docs."""
+    """Return a page as a notebook that was not run: without output, and with links that lead into docs."""
     cells = jupytext.reads(page.read_text(encoding="utf-8"), fmt="md")
     for number, cell in enumerate(cells.cells):
         cell["id"] = f"cell-{number}"
@@ -34,7 +34,7 @@ def notebook(page: Path = HERE / "tutorial.md") -> nbformat.NotebookNode:
 
 
 def run(cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Run a notebook in a folder of its own; images and weights are looked for from where this process runs."""
+    """Run a notebook in a temporary folder; paths of images and weights are relative to the current one."""
     env = dict(os.environ)
     for name in ("CXR_DATA", "CXR_WEIGHTS"):
         if name in env and Path(env[name]).exists():

@@ -23,9 +23,15 @@ from scipy.special import expit
 from sklearn.metrics import roc_auc_score, roc_curve
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, diagnose_discrepancy, write_radiographs
+from cxr_sklearn import (
+    FineTunedClassifier,
+    ImageAugmenter,
+    ImageLoader,
+    diagnose_discrepancy,
+    load_recipe,
+    write_radiographs,
+)
 from cxr_sklearn.evaluation.metrics import compute_metrics, confusion_cells
-from cxr_sklearn.recipes import load_recipe
 
 SEED = 0
 #: Recall and false positive rate of the study's list of predictions.
@@ -105,9 +111,8 @@ def fitted(options: argparse.Namespace, train: pd.DataFrame, **changes: object) 
         "load__size": options.size,
         "classify__head_epochs": options.epochs,
         "classify__epochs": options.epochs,
-        "classify__estimator__epochs": options.epochs,
-        "classify__estimator__carry_frozen": True,  # so that plain_network finds all of VGG16 in it
-        "classify__estimator__precision": "float32",
+        "classify__carry_frozen": True,  # so that plain_network finds all of VGG16 in it
+        "classify__precision": "float32",
         **changes,
     }
     known = {name: value for name, value in changes.items() if value is not None and name in pipeline.get_params()}

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, log_loss, precision_score, recall_score, roc_auc_score
 
-from cxr_sklearn import balanced_subset, load_folder, write_radiographs
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn import balanced_subset, load_folder, load_recipe, write_radiographs
 
 SEED = 0
 N_TEST = 234

@@ -1,6 +1,6 @@
 """The larger CNN of the original study, 32-64-128 filters, from scratch.
 
-All but the filters is as in `original_cnn_small`, which says what of it is known and what is a guess.
+Everything except the filters is as in `original_cnn_small`, which says what is known and what is a guess.
 """
 
 from sklearn.pipeline import Pipeline

@@ -35,7 +35,7 @@ class OriginalVGG16(ClassifierMixin, BaseEstimator):
 
     def fit(self, X, y):
         """Train on an ImageBatch and labels of two classes."""
-        # One image through VGG16: weights that are missing or do not fit are told in one line here, and not by Keras.
+        # One image through VGG16, so that missing or wrong weights are reported here, in one line, and not by Keras.
         FrozenEmbedder("VGG16", weights=self.weights, store=None, precision="float32").fit_transform(X[:1])
         import keras
 

@@ -2,12 +2,12 @@
 
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import BalancedClassifier, ImageAugmenter, ImageLoader, ScratchCNNClassifier
+from cxr_sklearn import ImageAugmenter, ImageLoader, ScratchCNNClassifier
 
 PARAM_GRID = {}
 
 
-def build(random_state=None, balance="none"):
+def build(random_state=None):
     classifier = ScratchCNNClassifier(
         filters=(16, 32, 64),
         epochs=30,
@@ -15,5 +15,4 @@ def build(random_state=None, balance="none"):
         augmenter=ImageAugmenter(),
         random_state=random_state,
     )
-    balanced = BalancedClassifier(classifier, balance, random_state=random_state)
-    return Pipeline([("load", ImageLoader(size=128)), ("classify", balanced)])
+    return Pipeline([("load", ImageLoader(size=128)), ("classify", classifier)])

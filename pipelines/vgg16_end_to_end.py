@@ -3,18 +3,18 @@
 At 64 x 64 pixels a pass over five thousand images takes a minute or two on two cores. It sees whole images. Strong
 augmentation and hard labels were chosen on changed validation images (``compare --stress``).
 
-Classes are weighted by their rarity, unless `balance` makes them equal in another way.
+Classes are weighted by their rarity.
 """
 
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import BalancedClassifier, FineTunedClassifier, ImageAugmenter, ImageLoader
+from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader
 
 PARAM_GRID = {}
 ON_REQUEST = True
 
 
-def build(weights="imagenet", random_state=None, balance="none", checkpoint=None):
+def build(weights="imagenet", random_state=None, checkpoint=None):
     classifier = FineTunedClassifier(
         "VGG16",
         weights=weights,
@@ -25,11 +25,10 @@ def build(weights="imagenet", random_state=None, balance="none", checkpoint=None
         learning_rate=1e-4,
         schedule="cosine",
         warmup=0.5,
-        class_weight="balanced" if balance == "none" else None,
+        class_weight="balanced",
         early_stopping=False,
         augmenter=ImageAugmenter(rotation=15, shift=0.1, zoom=0.2, brightness=0.2, contrast=0.4),
         checkpoint=checkpoint,
         random_state=random_state,
     )
-    balanced = BalancedClassifier(classifier, balance, random_state=random_state)
-    return Pipeline([("load", ImageLoader(size=64)), ("classify", balanced)])
+    return Pipeline([("load", ImageLoader(size=64)), ("classify", classifier)])

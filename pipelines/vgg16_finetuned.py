@@ -5,18 +5,18 @@ no early stopping: validation images that are drawn like the training images are
 little about when to stop. Softer labels, weight decay and the mean of the last weights were chosen on changed
 validation images (``compare --stress``).
 
-Classes are weighted by their rarity, unless `balance` makes them equal in another way.
+Classes are weighted by their rarity.
 """
 
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import BalancedClassifier, FineTunedClassifier, ImageAugmenter, ImageLoader
+from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader
 
 PARAM_GRID = {}
 ON_REQUEST = True
 
 
-def build(weights="imagenet", random_state=None, balance="none", checkpoint=None):
+def build(weights="imagenet", random_state=None, checkpoint=None):
     classifier = FineTunedClassifier(
         "VGG16",
         weights=weights,
@@ -30,12 +30,11 @@ def build(weights="imagenet", random_state=None, balance="none", checkpoint=None
         weight_decay=0.01,
         label_smoothing=0.1,
         average_epochs=3,
-        class_weight="balanced" if balance == "none" else None,
+        class_weight="balanced",
         early_stopping=False,
         augmenter=ImageAugmenter(rotation=11, shift=0.06, zoom=0.12, brightness=0.1, contrast=0.25),
         n_views=None,
         checkpoint=checkpoint,
         random_state=random_state,
     )
-    balanced = BalancedClassifier(classifier, balance, random_state=random_state)
-    return Pipeline([("load", ImageLoader(crop=0.8)), ("classify", balanced)])
+    return Pipeline([("load", ImageLoader(crop=0.8)), ("classify", classifier)])

@@ -8,19 +8,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cxr_sklearn import BalancedClassifier, FrozenEmbedder, ImageLoader
+from cxr_sklearn import FrozenEmbedder, ImageLoader
 
 PARAM_GRID = {}
 LAYERS = ("block3_pool", "block4_pool", "block5_pool")
 
 
-def build(store="auto", weights="imagenet", random_state=None, balance="none"):
-    classifier = Pipeline(
+def build(store="auto", weights="imagenet", random_state=None):
+    return Pipeline(
         [
+            ("load", ImageLoader(crop=0.8)),
             ("embed", FrozenEmbedder("VGG16", weights=weights, layer=LAYERS, store=store)),
             ("scale", StandardScaler()),
-            ("logistic", LogisticRegression(C=0.01, solver="newton-cholesky", random_state=random_state)),
+            ("classify", LogisticRegression(C=0.01, solver="newton-cholesky", random_state=random_state)),
         ]
     )
-    balanced = BalancedClassifier(classifier, balance, random_state=random_state)
-    return Pipeline([("load", ImageLoader(crop=0.8)), ("classify", balanced)])

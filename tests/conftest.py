@@ -1,6 +1,7 @@
-"""Fixtures: real radiographs where there are any, and kept features that stand in for Keras."""
+"""Fixtures: real radiographs, if available, and kept features that make Keras unnecessary."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cxr_sklearn import FrozenEmbedder, ImageLoader, compare
+from cxr_sklearn.images.batch import ImageBatch
 
 ROOT = Path(__file__).parents[1]
 FROZEN = ["vgg16_logistic", "vgg16_mlp", "shortcuts"]
@@ -23,7 +25,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def real_data():
-    """Folder that holds the real radiographs, or a skip that says where they were looked for."""
+    """Folder of the real radiographs; skips, naming the folder, if there are none."""
     folder = Path(os.environ.get("CXR_DATA", ROOT.parent / "shared" / "data"))
     if not (folder / "chest_xray_224").is_dir():
         pytest.skip(f"no real radiographs in {folder}; name their folder in CXR_DATA")
@@ -47,7 +49,7 @@ def kept_features():
 
 @pytest.fixture(scope="session")
 def embedded_frame(kept_features, tmp_path_factory):
-    """A frame of small stand-in files and a store that already holds their VGG16 features, so Keras is not needed.
+    """A frame of small placeholder files and a store that holds VGG16 features for them, so Keras is not needed.
 
     The files are not the radiographs the features came from: another version of a codec or of NumPy would give them
     other bytes, and their features would not be found.
@@ -64,7 +66,7 @@ def embedded_frame(kept_features, tmp_path_factory):
 
 
 def write_image(path, seed=0, size=(9, 8), **options):
-    """Write a small image of noise, its height and width given, and return its path as text."""
+    """Write a small image of noise with this height and width, and return its path as text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, size=size, dtype=np.uint8)
     Image.fromarray(pixels).save(path, format="PNG", **options)
@@ -73,7 +75,20 @@ def write_image(path, seed=0, size=(9, 8), **options):
 
 @pytest.fixture(scope="session")
 def run(embedded_frame, tmp_path_factory):
-    """Metrics, folder and frame of one run; nothing may be written into the folder."""
+    """Metrics, folder and frame of one run; tests must not write into the folder."""
     frame, store = embedded_frame
     out = tmp_path_factory.mktemp("run") / "deep" / "er"
     return compare(frame, FROZEN, out=out, weights="random", store=store, cv=3), out, frame
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How often each image was decoded, by its path and the height it was decoded to."""
+    counts, plain = Counter(), ImageBatch._decoded
+
+    def counted(self, i):
+        counts[self.name(i), self.shape[1]] += 1
+        return plain(self, i)
+
+    monkeypatch.setattr(ImageBatch, "_decoded", counted)
+    return counts

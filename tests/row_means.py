@@ -1,4 +1,4 @@
-"""A recipe whose images come through an ImageLoader and that needs no Keras: the mean grey level of each row."""
+"""A recipe with an ImageLoader that needs no Keras: the mean grey level of each row of pixels."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import FrozenEmbedder, make_radiographs
-from cxr_sklearn.keras_runtime import keras_backend
+from cxr_sklearn._keras import keras_backend
 
 # Importing JAX here would change how much TensorFlow prints in the tests after these.
 pytestmark = pytest.mark.skipif(find_spec("jax") is None, reason="needs JAX")

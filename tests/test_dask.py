@@ -20,7 +20,7 @@ distributed = pytest.importorskip("distributed", reason="needs the extra dask")
 pytestmark = [
     pytest.mark.keras,
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of the killed worker's sockets
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # about the killed worker's sockets
 ]
 
 
@@ -61,7 +61,7 @@ def test_a_worker_that_dies(client, frame, alone, tmp_path, monkeypatch):
     claim, killed = FeatureStore.claim, []
 
     def claim_and_kill(self, keys):
-        if not killed:  # the first rows are here, others are being computed
+        if not killed:  # the first rows are stored, others are being computed
             killed.extend(client.run(os.getpid).values())
             os.kill(killed[0], signal.SIGKILL)
         return claim(self, keys)
@@ -86,7 +86,7 @@ def test_a_search(client, frame, alone, tmp_path):
 
 
 def test_the_lines_of_the_documentation(client, tmp_path, monkeypatch, capsys):
-    """On the cluster there is: a second one could not start beside it."""
+    """On the existing cluster: a second one could not start beside it."""
     page = ROOT / "docs" / "how-to" / "cluster.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     write_radiographs(tmp_path / "radiographs", n_patients=40, size=64, random_state=0)

@@ -23,7 +23,7 @@ from cxr_sklearn import (
     ImageLoader,
     ShortcutFeatures,
 )
-from cxr_sklearn.evaluation.occlusion import ImageOccluder
+from cxr_sklearn.images.changes import ImageOccluder
 
 
 def _rows(X):
@@ -31,7 +31,7 @@ def _rows(X):
 
 
 class RowsAsImages:
-    """Rows (n, p) of any numbers to images (n, 1, p), and what comes back to rows."""
+    """Turn rows of numbers (n, p) into images (n, 1, p), and results into rows."""
 
     def _images(self, X, *, reset):
         X = validate_data(self, X, reset=reset, dtype=np.float64)
@@ -78,7 +78,7 @@ class RowShortcuts(RowsAsImages, ShortcutFeatures):
 
 
 class RowEmbedder(RowsAsImages, FrozenEmbedder):
-    """Embeds with the channel means instead of a network: Keras is not what is checked here."""
+    """Embeds with the channel means instead of a network, since Keras is not tested here."""
 
     def __init__(self, backbone="VGG16", weights="random", batch_size=32, store=None, precision="float32"):
         super().__init__(backbone, weights, batch_size=batch_size, store=store, precision=precision)
@@ -91,7 +91,7 @@ class RowEmbedder(RowsAsImages, FrozenEmbedder):
 
 
 class RowBalanced(BalancedClassifier):
-    """Takes rows as they are: only "augment" wants images."""
+    """Takes rows unchanged: only "augment" needs images."""
 
     def __init__(self, method="none", random_state=0):
         super().__init__(LogisticRegression(), method, random_state=random_state)

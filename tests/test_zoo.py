@@ -1,4 +1,4 @@
-"""The trained models to hand out: a stopped run goes on, and cards say what the table of scores says."""
+"""The trained models to hand out: a stopped run resumes, and cards agree with the table of scores."""
 
 import argparse
 import hashlib
@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss, recall_score, roc_auc_score
 
-from cxr_sklearn import load, write_radiographs
-from cxr_sklearn.classifiers import training
-from cxr_sklearn.classifiers.checkpoints import Checkpoint
-from cxr_sklearn.recipes import load_recipe
+from cxr_sklearn import load_model, write_radiographs
+from cxr_sklearn.classifiers import _training as training
+from cxr_sklearn.classifiers._training import Checkpoint
+from cxr_sklearn.study.recipes import load_recipe
 
 from .conftest import ROOT
 
@@ -40,7 +40,7 @@ def build(store="auto", weights="imagenet"):
 
 
 class Killed(BaseException):
-    """Stands for the signal that ends a process: nobody catches it."""
+    """In place of the signal that ends a process: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def radiographs(tmp_path_factory):
 
 @pytest.fixture
 def make(zoo, radiographs, tmp_path, monkeypatch):
-    """Run the script in this process, and return the recipes that it trained."""
+    """Run the script in this process and return the recipes that it trained."""
 
     def run(*recipes, weights="random", out=tmp_path / "zoo", seeds=1):
         trained = []
@@ -135,7 +135,7 @@ def test_cards_say_what_the_scores_say(make, radiographs, tmp_path, monkeypatch)
         assert shown["patients"].split(" | ")[i] == str(rows["patient"].nunique())
     assert hashlib.sha256((tmp_path / "zoo" / entry["file"]).read_bytes()).hexdigest() == entry["sha256"]
     assert f"`{entry['sha256']}`" in card
-    # What is shown of its use works, and the file scores what the table says.
+    # The usage shown in the card works, and the file gives the scores of the table.
     test = scores[scores["split"] == "test"]
     image = str(radiographs / test["path"].iloc[0])
     code = re.search(r"```python\n(.+?)```", card, re.DOTALL)[1].replace("image.jpeg", image)
@@ -144,10 +144,10 @@ def test_cards_say_what_the_scores_say(make, radiographs, tmp_path, monkeypatch)
     exec(code, found)
     assert found["is_pneumonia"].tolist() == [test["score"].iloc[0] >= threshold]
     paths = [str(radiographs / path) for path in scores["path"]]
-    np.testing.assert_allclose(load(entry["file"]).predict_proba(paths)[:, 1], scores["score"], rtol=1e-6)
+    np.testing.assert_allclose(load_model(entry["file"]).predict_proba(paths)[:, 1], scores["score"], rtol=1e-6)
 
 
-def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
+def test_a_file_with_other_scores_is_reported(make, tmp_path):
     make("shortcuts")
     path = tmp_path / "zoo" / "scores.csv"
     scores = pd.read_csv(path)
@@ -171,7 +171,7 @@ def test_a_file_that_scores_otherwise_is_told(make, tmp_path):
         ((".", "--weights", "random", "--out", "zoo", "--recipes", "shortcuts"), "no images"),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(zoo, arguments, message, tmp_path, monkeypatch):
+def test_a_missing_file_gives_one_line(zoo, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["zoo.py", *arguments])
     with pytest.raises(SystemExit, match=re.escape(message)) as told:
@@ -192,8 +192,8 @@ def test_the_fine_tuned_model_carries_its_frozen_part(zoo):
     assert recipe.name == "vgg16_finetuned"
     shipped = load_recipe("vgg16_finetuned").build(weights="random", random_state=1, checkpoint="there")
     built = recipe.build(weights="random", random_state=1, checkpoint="there")
-    assert built[-1].estimator.carry_frozen
-    assert repr(built.set_params(classify__estimator__carry_frozen=False)) == repr(shipped)
+    assert built[-1].carry_frozen
+    assert repr(built.set_params(classify__carry_frozen=False)) == repr(shipped)
 
 
 @pytest.mark.keras
@@ -235,9 +235,9 @@ def test_a_killed_training_goes_on_from_its_checkpoint(make, tmp_path, monkeypat
     assert f"VGG16, `sha256:{digest}` (a file, VGG16.weights.h5)" in frozen
     assert "it needs no other" in tiny
     assert "needs the weights file" in frozen
-    assert 'load("frozen-seed0.skops", weights="VGG16.h5")' in frozen
+    assert 'load_model("frozen-seed0.skops", weights="VGG16.h5")' in frozen
     weights.unlink()
-    load(tmp_path / "zoo" / "tiny-seed0.skops")
+    load_model(tmp_path / "zoo" / "tiny-seed0.skops")
 
 
 def test_other_models_stay_in_the_index_as_long_as_their_files_are_there(zoo, tmp_path):

@@ -1,11 +1,13 @@
-"""KerasImageClassifier: what the classifiers that train a network have in common."""
+"""KerasImageClassifier: the base of the classifiers that train a network."""
 
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -13,21 +15,69 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from ..augment import ImageAugmenter
-from ..digests import hash_files
+from .._keras import compile_for_prediction, import_keras, resolve_precision
+from .._validation import check_groups, check_labels
 from ..exceptions import InputError
-from ..images import ImageBatch, as_batch
-from ..keras_runtime import compile_for_prediction, import_keras, resolve_precision
-from ..routing import check_labels
-from .examples import Examples, every_unreadable, hold_out
-from .training import Indexable, predict_outputs
+from ..images._digests import hash_files
+from ..images.augment import ImageAugmenter
+from ..images.batch import ImageBatch, as_batch, every_unreadable
+from ._training import Indexable, predict_outputs
 
-#: Training images that are scored after every epoch where there are no validation images: each takes a pass through the
-#: whole network, for nothing but a curve.
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with their classes, as integers, and their weights."""
+
+    images: ImageBatch
+    target: np.ndarray
+    weight: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Examples:
+        """Return the examples at the given positions."""
+        return Examples(self.images[rows], self.target[rows], self.weight[rows])
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+def hold_out(examples: Examples, groups: ArrayLike | None, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Split off whole groups, about `fraction` of the images of each class.
+
+    Raises
+    ------
+    ValueError
+        If there are too few groups for both sides to have every class.
+    """
+    classes = np.unique(examples.target)
+    by = check_groups(groups, len(examples))
+    n_groups = [len(np.unique(by[examples.target == k])) for k in classes]
+    n_splits = min(round(1 / fraction), max(n_groups))
+    if min(n_groups) < 2:
+        raise InputError(
+            "early stopping holds images out, which needs two or more images (or groups) of every class; "
+            "pass X_val and y_val, or early_stopping=False"
+        )
+    folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer groups than folds is absent from some folds, which are filtered out below.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        splits = list(folds.split(by, examples.target, by))
+    complete = [s for s in splits if all(len(np.unique(examples.target[rows])) == len(classes) for rows in s)]
+    if not complete:
+        raise InputError(
+            "whole groups cannot be held out so that both sides have every class; pass X_val and y_val, or "
+            "early_stopping=False"
+        )
+    train, held_out = complete[0]
+    return examples.take(train), examples.take(held_out)
+
+
+#: The fewest training images that are scored after each epoch. Each costs a pass through the network, only for a curve.
 _MIN_MONITORED = 64
 
 
@@ -41,7 +91,7 @@ def check_number(
     open_below: bool = False,
     open_above: bool = False,
 ) -> None:
-    """Refuse a parameter that is no number of the kind, or outside its range."""
+    """Refuse a parameter that is not a number of the given kind, or outside its range."""
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or (open_below and value == low) or (open_above and value == high):
         noun = "an integer" if kind is Integral else "a number"
@@ -50,7 +100,7 @@ def check_number(
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter as it can be saved anywhere: sequences as lists, paths as text, numbers as Python's."""
+    """Return a parameter in a form that every file format can hold: lists, text and Python's own numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, np.generic):
@@ -61,10 +111,10 @@ def _plain(value: Any) -> Any:
 class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     """Base of the classifiers that train a Keras network on images.
 
-    What is fitted is kept as plain arrays and dicts: the network is built anew from this package's own code and
-    ``weights_`` when it is wanted, so a pickle holds neither code nor the optimizer's moments.
+    The fitted state is plain arrays and dicts: when the network is needed, it is rebuilt from ``weights_`` by this
+    package's code, so a pickle contains neither code nor the state of an optimizer.
 
-    Subclasses add parameters to ``__init__`` and define :meth:`_train`, :meth:`_build` and :meth:`_inputs`.
+    Subclasses set the parameters below in ``__init__`` and define :meth:`_train`, :meth:`_build` and :meth:`_inputs`.
 
     Attributes
     ----------
@@ -73,20 +123,22 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     weights_ : list of ndarray
         The weights of the network, as Keras lists them.
     history_ : dict of str to list of float
-        Per epoch: "batch_loss" and "batch_accuracy", the means over the training batches as they were trained on (with
-        dropout, batch statistics and, for the loss, weights); then, as the network predicts, "loss", "accuracy" and,
-        for two classes, "auc" on a sample of the training images, and the same with the prefix "val_" on the
-        validation images, if there were any.
+        For each epoch "batch_loss" and "batch_accuracy", the means over the training batches during training (with
+        dropout, batch statistics and, for the loss, weights). Then the scores of the network's predictions: "loss",
+        "accuracy" and, with two classes, "auc" on a sample of the training images; the same with the prefix "val_" on
+        the validation images, if there were any.
     n_epochs_ : int
-        Epochs that were run; with early stopping, the weights are those of the epoch of the least validation loss.
+        Epochs that were run; with early stopping, the weights are those of the epoch with the least validation loss.
     image_shape_ : tuple of int
         (H, W, 3) of the images in ``fit``.
     precision_ : {"float32", "bfloat16"}
     architecture_ : dict
-        The parameters that the network was built by.
+        The parameters from which the network was built.
     """
 
-    #: Names of the parameters that decide what network is built.
+    # With metadata routing, patients are requested by default, as by scikit-learn's group splitters.
+    __metadata_request__fit = {"groups": True}
+    #: Names of the parameters that define the network's architecture.
     _ARCHITECTURE: tuple[str, ...]
 
     classes_: np.ndarray
@@ -97,33 +149,18 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     precision_: str
     architecture_: dict[str, Any]
 
-    def __init__(
-        self,
-        epochs: int = 30,
-        batch_size: int = 32,
-        learning_rate: float = 1e-3,
-        dropout: float = 0.5,
-        class_weight: str | Mapping[Any, float] | None = None,
-        early_stopping: bool = True,
-        validation_fraction: float = 0.2,
-        patience: int = 8,
-        augmenter: ImageAugmenter | None = None,
-        precision: str = "auto",
-        random_state: int | None = None,
-        verbose: int = 0,
-    ) -> None:
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.dropout = dropout
-        self.class_weight = class_weight
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.augmenter = augmenter
-        self.precision = precision
-        self.random_state = random_state
-        self.verbose = verbose
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    dropout: float
+    class_weight: str | Mapping[Any, float] | None
+    early_stopping: bool
+    validation_fraction: float
+    patience: int
+    augmenter: ImageAugmenter | None
+    precision: str
+    random_state: int | None
+    verbose: int
 
     def fit(
         self,
@@ -144,10 +181,11 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             Labels of any type; two classes or more.
         sample_weight : array-like of shape (n,) or None
         X_val, y_val : as `X` and `y`, or None
-            Images for early stopping; a Pipeline passes them on as they are, so load them first. Without them,
+            Images for early stopping. A Pipeline does not transform them, so load them first. Without them,
             `validation_fraction` of `X` is held out, by class and group.
         groups : array-like of shape (n,) or None
-            Patients: no group is on both sides of that hold-out. None takes every image for a patient.
+            Patients; none of them is on both sides of that hold-out. With None, every image is a patient of its own.
+            With scikit-learn's metadata routing, ``cross_val_score(model, X, y, params={"groups": ...})`` passes them.
 
         Returns
         -------
@@ -156,12 +194,12 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         ValueError
-            If `X` is not images, `y` has another length or a single class, a parameter is wrong, the classes or
-            groups are too few to hold any out, or the loss stops being a number.
+            If `X` is not images, `y` has another length or a single class, a parameter is wrong, there are too few
+            classes or groups to hold any out, or the loss becomes NaN.
         ImageReadError
             If images cannot be read; the error lists every one.
         WeightsUnavailableError
-            If a pretrained network is asked for whose weights are neither here nor to be had.
+            If the weights of a pretrained network are neither on disk nor available for download.
         """
         _networks.pop(self, None)
         if hasattr(self, "weights_"):  # a fit that fails leaves no classifier behind
@@ -211,7 +249,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         if not len(batch):
             raise InputError("there are no images to predict, 0 samples")
         if batch.shape[1:] != self.image_shape_:
-            raise InputError(f"images of shape {batch.shape[1:]} after fit saw {self.image_shape_}")
+            raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
         with every_unreadable(batch):
             logits = predict_outputs(self._network(), self._inputs(batch), self.batch_size)
         probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)
@@ -228,9 +266,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         -------
         ndarray of shape (n,)
         """
-        best = np.argmax(self.predict_proba(X), axis=1)
-        labels: np.ndarray = self.classes_[best]
-        return labels
+        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
 
     @abstractmethod
     def _train(self, examples: Examples, validation: Examples | None) -> Any:
@@ -238,23 +274,18 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def _build(self) -> Any:
-        """Return the network from what :meth:`_inputs` gives to logits, with any weights."""
+        """Return the network from :meth:`_inputs` to logits; its weights do not matter."""
 
     @abstractmethod
     def _inputs(self, batch: ImageBatch) -> Indexable:
-        """Return what the network takes of a batch, to be indexed with an integer array."""
+        """Return the network's inputs for a batch, to be indexed with an integer array."""
 
     def network_inputs(self, X: ImageBatch | ArrayLike) -> Indexable:
-        """Return what the fitted network takes of images, to be indexed with an integer array.
-
-        Parameters
-        ----------
-        X : ImageBatch of n images, or ndarray of shape (n, H, W[, C]) and dtype uint8
-        """
+        """Return the fitted network's inputs for images, to be indexed with an integer array."""
         return self._inputs(as_batch(X))
 
     def cut_at_last_maps(self) -> tuple[Any, Any]:
-        """Cut the fitted network where its maps become one vector.
+        """Cut the fitted network behind its last feature maps.
 
         Returns
         -------
@@ -277,10 +308,9 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         return None if self.augmenter is None else self.augmenter.seeded(self._seed).fit(images)
 
     def _monitored(self, examples: Examples, validation: Examples | None) -> dict[str, tuple[Indexable, np.ndarray]]:
-        """Return what is scored after every epoch, by the prefix of its names in the history.
+        """Return inputs and target of the images to score after each epoch, by the prefix of their scores' names.
 
-        Of the training images that is a sample, as large as the validation images but of at least 64: to score all
-        would send each of them through the network once more in every epoch.
+        Of the training images only as many as there are validation images, but at least 64.
         """
         n = min(len(examples), max(len(validation or ()), _MIN_MONITORED))
         sample = examples.take(np.sort(np.random.default_rng(self._seed).permutation(len(examples))[:n]))
@@ -306,11 +336,11 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         if len(self.classes_) < 2:
             raise InputError(f"y holds one class, {self.classes_.tolist()[0]!r}; a classifier needs two or more")
         weight = _check_sample_weight(sample_weight, images, dtype=np.float64, copy=True, ensure_non_negative=True)
-        # Keras ignores a dict keyed by label without a word, so class weights become sample weights.
+        # Keras silently ignores a dict keyed by label, so class weights become sample weights.
         weight *= compute_sample_weight(self.class_weight, labels)
         if (weight < 0).any():
             raise InputError(f"class_weight={self.class_weight!r} holds a negative weight")
-        # Held to their present bytes, files are hashed once rather than in every epoch.
+        # With their digests recorded, files are hashed once rather than in every epoch.
         return Examples(images.pinned(hash_files), self._encode(labels), weight)
 
     def _validation(self, images: ImageBatch, y: ArrayLike) -> Examples:
@@ -334,5 +364,5 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         return tags
 
 
-#: Built networks, so that a fitted classifier predicts at once; what is pickled is ``weights_``.
+#: Built networks, so that a fitted classifier can predict at once; only its ``weights_`` are pickled.
 _networks: weakref.WeakKeyDictionary[KerasImageClassifier, Any] = weakref.WeakKeyDictionary()

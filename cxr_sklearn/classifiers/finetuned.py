@@ -1,4 +1,4 @@
-"""FineTunedClassifier: a pretrained network of which the last layers learn, or all of it."""
+"""FineTunedClassifier: a pretrained network whose last layers, or all layers, are trained further."""
 
 from __future__ import annotations
 
@@ -13,47 +13,48 @@ from typing import Any
 
 import numpy as np
 
-from ..augment import ImageAugmenter
-from ..backbones import POOLINGS, Backbone, application, pooled, weights_identity
+from .._io import ReadsEarlierFiles, public, versions_here
+from .._keras import compile_for_prediction, dtype_policy, import_keras
+from .._progress import progress_bar
 from ..exceptions import InputError
-from ..images import ImageBatch
-from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
-from ..progress import progress_bar
-from ..versions import ReadsEarlierFiles, versions_here
-from .base import KerasImageClassifier, _plain, check_number
-from .batch_norm import estimate_statistics, learning_normalisations
-from .checkpoints import Checkpoint
-from .cut import Cut, FrozenMaps
-from .examples import Examples
-from .training import (
+from ..features._backbones import POOLINGS, Backbone, application, pooled, weights_identity
+from ..images.augment import ImageAugmenter
+from ..images.batch import ImageBatch
+from ._frozen_layers import Cut, FrozenMaps
+from ._training import (
+    Checkpoint,
     Indexable,
     Training,
     batches,
     compile_for_training,
+    estimate_statistics,
+    learning_normalisations,
     monitored_scores,
     predict_outputs,
     scheduled,
     seeds,
 )
+from .base import Examples, KerasImageClassifier, _plain, check_number
 
 log = logging.getLogger("cxr_sklearn")
 SCHEDULES = ("constant", "cosine")
-#: What `trainable_from` is where no layer is frozen.
+#: The `trainable_from` with which no layer is frozen.
 ALL = "all"
-#: With ``head_epochs=0``, features are standardised by so many images at most.
+#: With ``head_epochs=0``, at most this many images decide how features are standardised.
 _SAMPLED = 512
 
 
+@public
 class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
-    """A pretrained network with a new head: first the head learns, then the last layers with it, or all of them.
+    """A pretrained network with a new head: first the head is trained, then the last layers, or all, along with it.
 
-    The network is cut at `trainable_from`. What the frozen part before it makes of an image never changes, so it is
-    computed once per image and view, for all folds and candidates of a process, and an epoch costs only the part that
-    learns. The result is that of training the whole network with its first layers frozen.
+    The network is cut at `trainable_from`. The output of the frozen part before it never changes, so it is computed
+    once per image and view for all folds and candidates of a process, and an epoch only costs the part that is trained.
+    The result is the same as when the whole network is trained with its first layers frozen.
 
-    Batch normalisation in the last layers keeps the statistics, scale and offset it was pretrained with. Where all of
-    the network learns, it learns too, and predicts with statistics that are estimated anew over the training images,
-    as in :class:`ScratchCNNClassifier`.
+    Batch normalisation in the last layers keeps its pretrained statistics, scale and offset. Where the whole network is
+    trained, it is trained too, and predicts with statistics computed over the training images, as in
+    :class:`ScratchCNNClassifier`.
 
     Parameters
     ----------
@@ -63,61 +64,61 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         "imagenet" (downloaded and kept by Keras), the path of a weights file in Keras' layout without the top, or
         "random" (seeded, for trying things out).
     trainable_from : str, default="block5_conv1"
-        The first layer that learns; "all" for the whole network, which then carries all its weights.
+        The first layer to train; "all" for the whole network, which is then saved with all its weights.
     layer : str or None, default=None
         The last layer before the head; None keeps all but the top.
     pooling : {"avg", "max", "flatten"}, default="avg"
         How the last feature maps become one vector, which is then standardised.
     dense_units : int, default=256
-        Units of the head's hidden layer; 0 leaves it out.
+        Units of the head's hidden layer; 0 omits it.
     head_epochs : int, default=20
-        At most so many passes over the training images for the head alone; 0 leaves this phase out.
+        Largest number of passes over the training images for the head alone; 0 omits this phase.
     head_learning_rate : float, default=0.001
         Of Adam, for the head alone.
     epochs : int, default=10
-        At most so many passes for head and last layers together.
+        Largest number of passes for the head and the last layers together.
     learning_rate : float, default=0.00001
-        Of Adam, for head and last layers together; the highest that `schedule` reaches.
+        Of Adam, for the head and the last layers together; the highest one of the `schedule`.
     schedule : {"constant", "cosine"}, default="constant"
-        "cosine" lets the learning rate fall to 0 over the `epochs` by half a cosine (Loshchilov & Hutter, 2017).
+        "cosine" lets the learning rate fall to 0 over the `epochs` along half a cosine (Loshchilov & Hutter, 2017).
     warmup : float, default=0.0
-        Epochs, or a part of one, in which the learning rate rises from 0 in a line.
+        Epochs, or a part of one, during which the learning rate rises linearly from 0.
     weight_decay : float, default=0.0
-        Part of each kernel that a step takes away, times the learning rate (AdamW; Loshchilov & Hutter, 2019).
+        Each step shrinks each kernel by this part, times the learning rate (AdamW; Loshchilov & Hutter, 2019).
     label_smoothing : float, default=0.0
-        Part of each label that is shared out among all classes.
+        Part of each label that is spread over all classes.
     average_epochs : int, default=0
-        The fitted weights are the mean of those after so many last epochs, or after all where there are fewer
-        (Izmailov et al., 2018); it needs ``early_stopping=False``. 0 takes the last ones.
+        The fitted weights are the mean over so many last epochs, or over all if there are fewer (Izmailov et al.,
+        2018); this needs ``early_stopping=False``. 0 takes the weights of the last epoch.
     batch_size : int, default=32
     dropout : float, default=0.5
-        Before the last layer.
+        Dropout rate before the last layer.
     class_weight : "balanced", dict or None, default=None
         Weights by label.
     early_stopping : bool, default=True
         Stop either phase once the validation loss has not fallen for `patience` epochs, and keep the weights of the
-        best epoch; where training the last layers never helped, those are the weights of the first phase.
+        best epoch; if training the last layers never helped, those are the weights of the first phase.
     validation_fraction : float, default=0.2
-        Part of the training images held out for that, unless ``fit`` is given `X_val`; rounded to one over a whole
-        number, and at most a half.
+        Part of the training images held out for early stopping unless ``fit`` gets `X_val`, rounded to one over a whole
+        number; at most a half.
     patience : int, default=4
     augmenter : ImageAugmenter or None, default=None
-        In each epoch every training image is itself or one of `n_views` fixed views, at random.
+        In each epoch a training image is shown as it is or as one of `n_views` fixed views, at random.
     n_views : int or None, default=4
-        None draws a new view of every image in every epoch. No frozen output is kept then, so an epoch costs the whole
-        network once forward; fixed views save that. Where nothing is frozen, views are always drawn anew.
+        None draws a new view of each image in each epoch. Frozen output cannot be reused then, so an epoch costs a
+        forward pass of the whole network. Where nothing is frozen, views are always new.
     memory_budget : int, default=2 * 1024**3
-        Bytes of frozen output, float16, that this process keeps, until it ends, for all such classifiers together.
-        What does not fit is computed again in every epoch, and a warning is logged. Decoded training images, a byte a
-        pixel, are held besides during ``fit`` where they take no more than that.
+        Bytes of frozen output (float16) that this process keeps until it ends, for all such classifiers together. The
+        rest is computed again in every epoch, and a warning is logged. During ``fit``, the decoded training images, a
+        byte per pixel, are kept as well if they need no more than that.
     carry_frozen : bool, default=False
-        Whether a fitted classifier carries the weights of the frozen part, rather than their SHA-256 alone: it is
-        larger then, and needs no weights file where it is loaded.
+        Whether a fitted classifier contains the weights of the frozen part or only their SHA-256. With the weights it
+        is larger, and can be loaded without a weights file.
     checkpoint : path or None, default=None
-        Folder for one file per training, replaced after every epoch. A fit that was killed goes on from there when it
-        is repeated with the same parameters on the same images, and gives the weights that it would have given; one
-        that had ended is done at once. The file has up to five times the size of the network while it trains. It is
-        never removed; you may remove it. Needs an integer `random_state`.
+        Folder with one file per training, replaced after each epoch. If a fit was killed, repeat it with the same
+        parameters on the same images: it continues from there, with the same result as without the interruption. A fit
+        that was finished returns at once. While the network is trained, the file has up to five times its size. It is
+        not removed afterwards; you may do so. Needs an integer `random_state`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
     random_state : int or None, default=None
         The same seed on the same machine gives the same weights.
@@ -129,10 +130,10 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     weights_id_ : str
         "random:<seed>", or "sha256:<digest of the weights file>", with "imagenet:" before it if Keras found the file.
     head_history_ : dict of str to list of float
-        As ``history_``, for the epochs in which the head learned alone.
+        As ``history_``, for the epochs in which only the head was trained.
     feature_mean_, feature_scale_ : ndarray of shape (d,)
-        What the pooled features are standardised by: mean and standard deviation before training, the latter at
-        least a tenth of its mean over the features.
+        For standardising the pooled features: their mean and standard deviation before training, the latter at least a
+        tenth of its mean over the features.
     frozen_weights_ : list of ndarray
         With `carry_frozen`; empty where nothing is frozen, and missing otherwise.
 
@@ -190,20 +191,6 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         random_state: int | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(
-            epochs,
-            batch_size,
-            learning_rate,
-            dropout,
-            class_weight,
-            early_stopping,
-            validation_fraction,
-            patience,
-            augmenter,
-            precision,
-            random_state,
-            verbose,
-        )
         self.backbone = backbone
         self.weights = weights
         self.trainable_from = trainable_from
@@ -212,15 +199,27 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         self.dense_units = dense_units
         self.head_epochs = head_epochs
         self.head_learning_rate = head_learning_rate
+        self.epochs = epochs
+        self.learning_rate = learning_rate
         self.schedule = schedule
         self.warmup = warmup
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
         self.average_epochs = average_epochs
+        self.batch_size = batch_size
+        self.dropout = dropout
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.augmenter = augmenter
         self.n_views = n_views
         self.memory_budget = memory_budget
         self.carry_frozen = carry_frozen
         self.checkpoint = checkpoint
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -247,14 +246,14 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
             )
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise InputError(
-                f"a training can only go on from a checkpoint with the same draws: random_state={self.random_state!r} "
+                f"training can only continue from a checkpoint with the same draws: random_state={self.random_state!r} "
                 "must be an integer"
             )
         carries = self.carry_frozen or self.trainable_from == ALL
         if carries and self.weights == "imagenet" and self.backbone.startswith("EfficientNetB"):
             raise InputError(
-                f"Keras gives {self.backbone} another layer with weights='imagenet', so its weights alone cannot be "
-                "carried; name the weights file by its path"
+                f"Keras gives {self.backbone} an additional layer with weights='imagenet', so its weights cannot be "
+                "saved with the classifier; give the path of the weights file"
             )
 
     def _train(self, examples: Examples, validation: Examples | None) -> Any:
@@ -262,18 +261,18 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         if hasattr(self, "frozen_weights_"):
             del self.frozen_weights_
         checkpoint = self._checkpoint(examples, validation)
-        earlier = None if checkpoint is None else checkpoint.facts()
-        is_done = earlier is not None and earlier["is_done"]
+        earlier = None if checkpoint is None else checkpoint.load(with_arrays=False)
+        is_done = earlier is not None and earlier.facts["is_done"]
         if not is_done:
             examples = self._in_memory(examples)
             validation = None if validation is None else self._in_memory(validation)
         tail, inputs = self._tail(), self._views(examples, validation)
         if earlier is None:
-            # The head is to see features as the training gives them, normalised by the batch.
+            # The head needs features as in training, where batches are normalised by their own statistics.
             self._estimate_batch_norm(tail, examples.images)
             head = self._trained_head(tail, inputs, examples, validation)
         else:
-            self._restore_head(earlier["first_phase"])
+            self._restore_head(earlier.facts["first_phase"])
             head = self._head(self.feature_mean_.shape)
         network = self._whole(tail, head)
         n_batches = math.ceil(len(examples) / self.batch_size)
@@ -316,13 +315,13 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         return network
 
     def _estimate_batch_norm(self, network: Any, images: ImageBatch) -> None:
-        """Where all of the network learns, give its batch normalisation the statistics of the training images."""
+        """If the whole network is trained, compute its batch normalisation's statistics over the training images."""
         if self._learns_all() and learning_normalisations(network):
             shuffled = images[np.random.default_rng(self._seed).permutation(len(images))]
             estimate_statistics(network, self._inputs(shuffled), self.batch_size)
 
     def _in_memory(self, examples: Examples) -> Examples:
-        """Decode images once and for all, where that takes no more memory than the frozen output may."""
+        """Decode images once and for all, unless that takes more memory than frozen output may take."""
         n, height, width, _ = examples.images.shape
         if n * height * width > self.memory_budget:
             return examples
@@ -355,7 +354,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         return Checkpoint(self.checkpoint, identity, rows)
 
     def _head_facts(self) -> dict[str, Any]:
-        """Return what a continued training needs of the first phase, exactly, as JSON can hold it."""
+        """Return the state of the first phase that a continued training needs, exactly, for JSON."""
         return {
             "head_history": self.head_history_,
             "feature_mean": self.feature_mean_.tolist(),
@@ -368,14 +367,14 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         self.feature_scale_ = np.array(facts["feature_scale"], dtype=np.float32)
 
     def _trained_head(self, tail: Any, inputs: _Views, examples: Examples, validation: Examples | None) -> Any:
-        """Return a head that standardises the features as they are and, by `head_epochs`, has learnt on them."""
+        """Return a head that standardises the present features and was trained on them for `head_epochs`."""
         if not self.head_epochs:
             examples = examples.take(np.arange(len(examples))[:: math.ceil(len(examples) / _SAMPLED)])
         n_views = inputs.n_views if self.head_epochs else 0
         features = [predict_outputs(tail, inputs.of(examples, view), self.batch_size) for view in range(1 + n_views)]
         self.feature_mean_ = features[0].mean(axis=0)
         spread = features[0].std(axis=0)
-        # What hardly varies yet must not be blown up once the layers before it learn.
+        # A feature that hardly varies yet must not be magnified once the layers before it are trained.
         self.feature_scale_ = np.maximum(spread, 0.1 * spread.mean() or 1)
         self.head_history_ = {}
         head = self._head(features[0].shape[1:])
@@ -388,7 +387,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         self, head: Any, features: np.ndarray, held_out: np.ndarray | None, examples: Examples,
         validation: Examples | None,
     ) -> None:  # fmt: skip
-        """Train the head on the features of all views, ``float32 (1 + n_views, n, d)``; nothing else changes yet."""
+        """Train only the head, on the features of all views, ``float32 (1 + n_views, n, d)``."""
         rows = np.arange(len(examples))
         parts = {"": (features[0], examples.target)}
         if held_out is not None and validation is not None:
@@ -414,8 +413,8 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         needed = n * 2 * int(np.prod(self._cut().frozen().output_shape[1:]))
         if needed > self.memory_budget:
             log.warning(
-                "the frozen output of %d images and views takes %d MB, more than memory_budget=%d bytes: what does not "
-                "fit is computed again in every epoch", n, needed // 1_000_000, self.memory_budget,
+                "the frozen output of %d images and views takes %d MB, more than memory_budget=%d bytes: the rest is "
+                "computed again in every epoch", n, needed // 1_000_000, self.memory_budget,
             )  # fmt: skip
 
     def _learns_all(self) -> bool:
@@ -437,7 +436,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         return self._whole(self._tail(), self._head(self.feature_mean_.shape))
 
     def _tail(self) -> Any:
-        """Return the network from what :meth:`_inputs` gives to one vector of features."""
+        """Return the network from :meth:`_inputs` to one vector of features."""
         keras = import_keras()
         if self._learns_all():
             network = self._all_of_it()
@@ -450,12 +449,12 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         return compile_for_prediction(keras.Model(maps, features))
 
     def _all_of_it(self) -> Any:
-        """Return the backbone from ``uint8 (n, H, W, 3)``, every layer learning."""
+        """Return the backbone from ``uint8 (n, H, W, 3)``, with every layer trainable."""
         backbone = self._backbone()
-        if hasattr(self, "frozen_weights_"):  # it is fitted and carries all weights: any do for now
-            backbone = replace(backbone, weights="random", identity=weights_identity(backbone.name, "random"))
+        if hasattr(self, "frozen_weights_"):  # fitted: `weights_` are set afterwards, so no file is needed
+            backbone = backbone.random()
         network = backbone.network(self.image_shape_)
-        for layer in network.layers:  # a network cut at `layer` does not hand on what it is set to itself
+        for layer in network.layers:  # a network cut at `layer` does not pass on its own `trainable`
             layer.trainable = True
         return backbone.preprocessed(network, self.image_shape_)
 
@@ -465,7 +464,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         layers = keras.layers
         kernel, dropout, last = seeds(self._seed, 3)
         features = keras.Input(shape)
-        with dtype_policy(keras, "float32"):  # it costs nothing here
+        with dtype_policy(keras, "float32"):  # the head is so small that lower precision would save nothing
             h = layers.Rescaling(1 / self.feature_scale_, -self.feature_mean_ / self.feature_scale_)(features)
             if self.architecture_["dense_units"]:
                 draw = keras.initializers.GlorotUniform(seed=kernel)
@@ -481,7 +480,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
 
 @dataclass
 class _Views:
-    """Which views of the training images an epoch sees: some of a few fixed ones, which are kept, or ever new ones."""
+    """The views of the training images in an epoch: chosen from a few fixed ones, which are kept, or always new."""
 
     augmenter: ImageAugmenter | None
     n_views: int
@@ -492,7 +491,7 @@ class _Views:
     _wanted: set[Hashable] = field(default_factory=set)
 
     def of(self, examples: Examples, view: int | np.ndarray = 0, *, keep: bool = True) -> Indexable:
-        """Return what the network takes of one view of each image; view 0 is the image itself."""
+        """Return the network's inputs for one view of each image; view 0 is the image itself."""
         images = examples.images if self.augmenter is None else self.augmenter.view(examples.images, view)
         found = self.inputs_of(images)
         if keep:
@@ -500,13 +499,13 @@ class _Views:
         return found
 
     def keep(self, *inputs: Indexable) -> None:
-        """Keep what the frozen part makes of images that are seen in every epoch."""
+        """Keep the frozen output of images that every epoch needs."""
         for maps in inputs:
             if isinstance(maps, FrozenMaps):
                 maps.keep(self.memory_budget, self._wanted, self.verbose)
 
     def drawn(self, examples: Examples, epoch: int, draw: np.random.Generator) -> Indexable:
-        """Return what the network takes of the views of an epoch."""
+        """Return the network's inputs for the views of an epoch."""
         if self.are_drawn_anew:
             return self.of(examples, epoch + 1, keep=False)
         return self.of(examples, draw.integers(0, self.n_views + 1, len(examples)))

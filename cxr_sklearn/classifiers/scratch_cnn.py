@@ -10,49 +10,58 @@ from typing import Any
 
 import numpy as np
 
-from ..augment import ImageAugmenter
+from .._io import public
+from .._keras import compile_for_prediction, dtype_policy, import_keras
 from ..exceptions import InputError
-from ..images import ImageBatch
-from ..keras_runtime import compile_for_prediction, dtype_policy, import_keras
-from .base import KerasImageClassifier, check_number
-from .batch_norm import estimate_statistics
-from .examples import Examples
-from .training import Training, batches, compile_for_training, monitored_scores, predict_outputs, scores_of, seeds
+from ..images.augment import ImageAugmenter
+from ..images.batch import ImageBatch
+from ._training import (
+    Training,
+    batches,
+    compile_for_training,
+    estimate_statistics,
+    monitored_scores,
+    predict_outputs,
+    scores_of,
+    seeds,
+)
+from .base import Examples, KerasImageClassifier, check_number
 
 
+@public
 class ScratchCNNClassifier(KerasImageClassifier):
     """A convolutional network trained from scratch: blocks of convolution, batch normalisation and pooling.
 
     By default, batch normalisation predicts with exact statistics: before each validation and at the end of training,
-    mean and variance are estimated anew over the training images (Wu & Johnson, 2021). Keras' own moving averages need
-    hundreds of steps to catch up with the weights. On a few hundred images an epoch has a dozen, and the network that
-    classifies its training batches well calls every image pneumonia when it predicts.
+    mean and variance are computed over the training images (Wu & Johnson, 2021). Keras' own moving averages need
+    hundreds of steps to catch up with the weights. With a few hundred images an epoch has a dozen steps, so a network
+    that classifies its training batches well may still call every image pneumonia when it predicts.
 
     Parameters
     ----------
     filters : sequence of int, default=(32, 64, 128)
-        Filters of each block; a block halves height and width.
+        Filters of each block; each block halves height and width.
     kernel_size : int, default=3
     batch_norm : bool, default=True
     batch_norm_statistics : {"exact", "moving"}, default="exact"
-        "moving" keeps Keras' way, for those who want to see it fail.
+        "moving" keeps Keras' moving averages, to show how they fail.
     head : {"flatten", "avg"}, default="flatten"
         How the last feature maps become one vector.
     dense_units : int, default=128
     epochs : int, default=30
-        At most so many passes over the training images.
+        Largest number of passes over the training images.
     batch_size : int, default=32
     learning_rate : float, default=0.001
         Of Adam.
     dropout : float, default=0.5
-        Before the last layer.
+        Dropout rate before the last layer.
     class_weight : "balanced", dict or None, default=None
         Weights by label.
     early_stopping : bool, default=True
         Stop once the validation loss has not fallen for `patience` epochs, and keep the weights of the best epoch.
     validation_fraction : float, default=0.2
-        Part of the training images held out for that, unless ``fit`` is given `X_val`; rounded to one over a whole
-        number, and at most a half.
+        Part of the training images held out for early stopping unless ``fit`` gets `X_val`, rounded to one over a whole
+        number; at most a half.
     patience : int, default=8
     augmenter : ImageAugmenter or None, default=None
         Draws a new view of every training image for each epoch.
@@ -65,9 +74,9 @@ class ScratchCNNClassifier(KerasImageClassifier):
     Attributes
     ----------
     batch_norm_scores_ : dict or None
-        "used" is "exact" or "moving". In the latter case there are also "moving" and "exact", each with the loss,
-        accuracy and AUC of the final weights with those statistics on "n_images" images: the validation images, or the
-        training images where none were held out, as "part" says.
+        "used" is "exact" or "moving". With "moving" there are also "moving" and "exact": the loss, accuracy and AUC of
+        the final weights with either statistics on "n_images" images. "part" says which: "validation", or "training" if
+        no images were held out.
 
     References
     ----------
@@ -104,26 +113,24 @@ class ScratchCNNClassifier(KerasImageClassifier):
         random_state: int | None = None,
         verbose: int = 0,
     ) -> None:
-        super().__init__(
-            epochs,
-            batch_size,
-            learning_rate,
-            dropout,
-            class_weight,
-            early_stopping,
-            validation_fraction,
-            patience,
-            augmenter,
-            precision,
-            random_state,
-            verbose,
-        )
         self.filters = filters
         self.kernel_size = kernel_size
         self.batch_norm = batch_norm
         self.batch_norm_statistics = batch_norm_statistics
         self.head = head
         self.dense_units = dense_units
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.dropout = dropout
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.augmenter = augmenter
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
@@ -171,7 +178,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
     def _compare_statistics(
         self, network: Any, mixed: _Grey, examples: Examples, validation: Examples | None
     ) -> dict[str, Any] | None:
-        """Score a network that predicts with moving averages with exact statistics too, and leave it as it was."""
+        """Score a network that predicts with moving averages with both statistics, and leave it unchanged."""
         if not self.batch_norm or self.batch_norm_statistics == "exact":
             return {"used": "exact"} if self.batch_norm else None
         kept = network.get_weights()
@@ -215,7 +222,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
 
 
 class _Grey:
-    """One channel of images whose three are equal: a third of the bytes and of the first layer."""
+    """One of the three equal channels of images: a third of the bytes and of the first layer's weights."""
 
     def __init__(self, images: ImageBatch) -> None:
         self._images = images

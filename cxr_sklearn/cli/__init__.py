@@ -1,4 +1,4 @@
-"""The command line: thin, quiet, and quick to say what is wrong."""
+"""The command line: thin, quiet, and quick to report errors."""
 
 from . import data, model, serve, study
 from .app import app

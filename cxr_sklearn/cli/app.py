@@ -1,4 +1,4 @@
-"""What all commands share: the application, its options, and one line for what is wrong."""
+"""Shared by all commands: the application, its options, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ app = typer.Typer(
 )
 console = Console()
 stderr = Console(stderr=True)
-
 Images = Annotated[Path, typer.Argument(help="Folder of radiographs, or a CSV file with the columns path and label.")]
 Store = Annotated[
     str | None, typer.Option(help="Folder of the feature store (default: $CXR_SKLEARN_CACHE, ./cache, user cache).")
@@ -31,15 +30,15 @@ Store = Annotated[
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with the data, the model or the disk into a clear message and exit status 1."""
+    """Turn an error of the data, the model or the disk into one clear message and exit status 1."""
     from ..exceptions import CXRError
 
-    # What is wrong with an image is told once, by the error or the check, and not by its codec as well.
+    # A damaged image is reported once, by the error or the check, and not by its codec as well.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     shown, warnings.showwarning = warnings.showwarning, show_warning
     try:
         yield
-    except BrokenPipeError:  # whoever reads has seen enough, and Typer knows what to do
+    except BrokenPipeError:  # the reader has seen enough, and Typer knows what to do
         raise
     except (CXRError, OSError) as error:
         say(f"cxr-sklearn: {error}", stderr, style="red")
@@ -49,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Say what is warned of, and not from which line of the program."""
+    """Print a warning without the line of the program that it comes from."""
     say(f"Warning: {message}", stderr, style="yellow")
 
 
@@ -59,7 +58,7 @@ def printable(line: str) -> str:
 
 
 def say(line: str, where: Console = console, style: str | None = None) -> None:
-    """Print a line as it is: brackets and colons in a path are no markup, and no character steers the terminal."""
+    """Print a line literally: brackets and colons in a path are not markup, and no character controls the terminal."""
     where.print(printable(line), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -71,8 +70,8 @@ def print_findings(found: Mapping[str, Any]) -> None:
 
 
 def load(images: Path) -> pd.DataFrame:
-    """Read a table of images, or a folder; their sizes are left for whoever opens them."""
-    from ..datasets import load_folder, load_frame
+    """Read a table of images, or a folder; the sizes of the images are not read."""
+    from ..datasets.folder import load_folder, load_frame
 
     is_table = images.is_file() or images.suffix.lower() == ".csv"
     return load_frame(images, sizes=False) if is_table else load_folder(images, sizes=False)

@@ -25,8 +25,8 @@ def synth(
 ) -> None:
     """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""
     with one_line_errors():
+        from ..datasets.synthetic import write_radiographs
         from ..exceptions import InputError
-        from ..synthetic import write_radiographs
 
         if directory.is_dir() and any(directory.iterdir()):
             raise InputError(f"{directory} holds files already; choose a new or empty folder")
@@ -40,7 +40,7 @@ def fetch(
         Path | None, typer.Argument(help="Folder to put chest_xray into; without one, the cache of kagglehub.")
     ] = None,
 ) -> None:
-    """Download the Kaggle set (2.3 GB, no login); a download that was stopped goes on where it ended."""
+    """Download the Kaggle set (2.3 GB, no login); an interrupted download resumes."""
     with one_line_errors():
         from ..datasets.kaggle import NOTICE, fetch_chest_xray
 
@@ -57,20 +57,20 @@ def check(
 ) -> None:
     """Look for leaks, copies, unreadable files and giveaways; exit status 1 for a leak or an unreadable file."""
     with one_line_errors():
-        from ..datasets import check as run
+        from ..datasets.audit import check as run
 
         found = run(load(images), store=store or "auto", verbose=1)
         if as_json:
             typer.echo(json.dumps(found, indent=2))
         else:
             _print_check(images, found)
-        sys.stdout.flush()  # a full disk is told here
+        sys.stdout.flush()  # so that a full disk is reported here
     if found["leaks"] or found["unreadable"]:
         raise typer.Exit(1)
 
 
 def _print_check(images: Path, found: dict[str, Any]) -> None:
-    from ..datasets.findings import counted
+    from ..datasets._frame import counted
 
     say(f"{counted(found['images'], 'image')} of {counted(found['patients'], 'patient')} in {images}")
     counts = Table("split", "label", "subtype", box=box.SIMPLE, padding=0, pad_edge=False)
@@ -117,8 +117,8 @@ def subset(
 ) -> None:
     """Draw a balanced subset by patient, as links, with a manifest; the same seed draws the same images."""
     with one_line_errors():
-        from ..datasets import balanced_subset, write_subset
-        from ..datasets.findings import counted
+        from ..datasets._frame import counted
+        from ..datasets.splits import balanced_subset, write_subset
         from ..exceptions import InputError
 
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):

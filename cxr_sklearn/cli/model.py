@@ -14,13 +14,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from ..models.model import CXRModel
 from .app import Images, Store, app, console, load, one_line_errors, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..persistence import SavedModel
 
 OUT_OF_DOMAIN = (
     "Images that are out of the domain do not look like the radiographs the model was trained on: their scores mean "
@@ -47,25 +46,26 @@ def train(
     ] = None,
     allow_leaks: AllowLeaks = False,
 ) -> None:
-    """Fit a pipeline on the train split, choose its threshold on val, and save it."""
+    """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
     with one_line_errors():
-        from ..persistence import check_saveable
-        from ..persistence import save as write
-        from ..recipes import load_recipe
+        from ..models.files import check_saveable, save_model
+        from ..study.recipes import candidates_of
         from ..study.train import train as run
 
-        built = load_recipe(pipeline).build(weights=weights, store=None, random_state=seed, balance=balance)
-        check_saveable(built, save)
+        (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
+        check_saveable(candidate.pipeline, save)
         model = run(load(images), pipeline, weights=weights, store=store or "auto", balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
-        write(model.pipeline, save, domain=model.domain, **model.manifest)
-        if model.manifest["calibrated"] == "reversed":
-            say("Not calibrated: it would turn the ranking round, as with scores that tell nothing.", style="yellow")
-        auc = model.manifest["metrics"]["out_of_fold"]["roc_auc"]
+        manifest = save_model(model, save)
+        if manifest["calibrated"] == "reversed":
+            say(
+                "Not calibrated: the fitted map would reverse the ranking, which happens when scores carry no signal.",
+                style="yellow",
+            )
+        auc = manifest["metrics"]["out_of_fold"]["roc_auc"]
         held_out = "Cross-validated AUC" if folds > 1 else "AUC on held-out patients"
-        say(f"{held_out} {auc:.3f}; threshold {model.manifest['threshold']:.3f} "
-            f"({model.manifest['threshold_source']})")  # fmt: skip
+        say(f"{held_out} {auc:.3f}; threshold {model.threshold:.3f} ({manifest['threshold_source']})")
         say(f"Model: {save} ({save.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -79,16 +79,16 @@ def predict(
     store: Store = None,
     trust: Trust = False,
 ) -> None:
-    """Score images: a row each with score, decision, threshold and domain. Not a diagnosis."""
+    """Score images: one row per image with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..prediction import image_paths
-        from ..prediction import predict as run
+        from ..models.prediction import image_paths
+        from ..models.prediction import predict as run
 
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        loaded = load_told(model, trust, store or "auto", weights)
+        loaded = load_and_warn(model, trust, store or "auto", weights)
         table = run(loaded, image_paths(places), store=store or "auto", verbose=1)
         if csv:  # bytes, because names of files may be any
             typer.echo(table.to_csv(index=False).encode("utf-8", "surrogateescape"), nl=False)
@@ -97,7 +97,7 @@ def predict(
             typer.echo(json.dumps(records, indent=2))
         else:
             _print(table)
-        sys.stdout.flush()  # a full disk is told here, not by Python when it ends
+        sys.stdout.flush()  # so that a full disk is reported here, not by Python when it ends
     if table["error"].notna().any():
         raise typer.Exit(1)
 
@@ -114,31 +114,33 @@ def explain(
     store: Store = None,
     trust: Trust = False,
 ) -> None:
-    """Draw what raised the score of an image over it. Not a diagnosis."""
+    """Draw a heat map over an image: what raised its score. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..explanation.maps import explain as run
-        from ..explanation.overlay import write_overlay
-        from ..explanation.taken_apart import fitted_steps, loaded
-        from ..prediction import predict as score
+        from ..models._steps import fitted_steps, loaded
+        from ..models.explain import explain as run
+        from ..models.overlay import write_overlay
+        from ..models.prediction import predict as score
 
         if out.resolve() in (image.resolve(), model.resolve()):
             raise InputError(f"{out} would be overwritten; choose another file with -o")
-        known = load_told(model, trust, store or "auto", weights)
+        known = load_and_warn(model, trust, store or "auto", weights)
         (row,) = score(known, [str(image)], store=store or "auto").to_dict("records")
         if isinstance(row["error"], str):
             raise InputError(f"{image} cannot be read: {row['error']}")
-        (heat,) = run(known.pipeline, [str(image)], method)
-        batch, _ = loaded(fitted_steps(known.pipeline), [str(image)])
+        (heat,) = run(known, [str(image)], method)
+        batch, _ = loaded(fitted_steps(known), [str(image)])
         write_overlay(out, batch[0], heat, score=row["score"], threshold=row["threshold"])
         say(f"Score {row['score']:.3f}; picture: {out}")
+        if not heat.any():
+            say("Nothing in the image raises the score, so the map is empty.", style="yellow")
         if row["domain"] == "out":
             say(OUT_OF_DOMAIN, style="yellow")
 
 
-def load_told(model: Path, trust: bool, store: str | None, weights: Path | None) -> SavedModel:
+def load_and_warn(model: Path, trust: bool, store: str | None, weights: Path | None) -> CXRModel:
     """Load a model, and say on stderr what it warns of."""
-    from ..persistence import load_model
+    from ..models.files import load_model
 
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)

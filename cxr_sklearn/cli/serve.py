@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .app import app, one_line_errors, say
-from .model import Trust, load_told
+from .model import Trust, load_and_warn
 
 HOST = "127.0.0.1"
 
@@ -22,7 +22,7 @@ def serve(
     weights: Annotated[Path | None, typer.Option(help="Weights of the backbone, if they are elsewhere now.")] = None,
     trust: Trust = False,
 ) -> None:
-    """Score images in the browser, on this machine and for it alone. Not a diagnosis."""
+    """Score images in the browser, on this machine only. Not a diagnosis."""
     with one_line_errors(), socket.socket() as listening:
         from ..exceptions import InputError
 
@@ -34,10 +34,10 @@ def serve(
             raise InputError(f"serving needs {error.name}; run pip install 'cxr-sklearn[serve]'") from error
 
         _claim(listening, port)  # before the minutes that a large model takes, not after
-        application = create_app(load_told(model, trust, None, weights))
+        application = create_app(load_and_warn(model, trust, None, weights))
         say(f"Open http://{HOST}:{listening.getsockname()[1]}/ in a browser; Ctrl+C ends it.")
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
-        with contextlib.suppress(KeyboardInterrupt):  # how it is to be ended
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
             server.run(sockets=[listening])
 
 

@@ -96,16 +96,15 @@ def compare(
 
 def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
     """Let a first try work offline: fall back on random weights, and say so."""
-    from ..evaluation.anatomy import backbones_of
     from ..exceptions import WeightsUnavailableError
-    from ..recipes import default_recipes
-    from ..study.checks import load_recipes
+    from ..models._steps import describe_networks
+    from ..study.recipes import candidates_of, default_recipes
 
     if weights != "imagenet":
         return weights
     try:
-        for recipe in load_recipes(pipelines, default_recipes()):
-            backbones_of(recipe.build(weights=weights))
+        for candidate in candidates_of(pipelines, default_recipes(), weights=weights):
+            describe_networks(candidate.pipeline)
     except WeightsUnavailableError:
         say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"
@@ -114,14 +113,12 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
 
 def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
     """Draw the synthetic radiographs below the run's folder; the same seed draws the same files again."""
-    from ..datasets import load_folder
-    from ..synthetic import write_radiographs
+    from ..datasets.folder import load_folder
+    from ..datasets.synthetic import write_radiographs
 
     folder = out / f"synthetic-{seed}"
     write_radiographs(folder, 150, random_state=seed)
-    frame = load_folder(folder, sizes=False)
-    frame.attrs["synthetic"] = True
-    return frame
+    return load_folder(folder, sizes=False)
 
 
 @app.command()
@@ -132,21 +129,15 @@ def report(
     ] = None,
     lang: Annotated[Literal["en", "es"] | None, typer.Option(help="Another language of the report.")] = None,
 ) -> None:
-    """Compute the metrics again from scores.csv and render the report, without Keras."""
+    """Compute the metrics again from the tables of a run and render the report, without Keras."""
     with one_line_errors():
-        from ..evaluation.thresholds import parse_rule
-        from ..study.results import read_metrics, write_results
+        from ..study.run_folder import write_results
 
-        facts = read_metrics(run)
-        known = facts["run"]
-        if threshold is not None and str(parse_rule(threshold)) != known["threshold"]:
-            # The first rule was chosen before anybody had seen test; that is told ever after.
-            known.setdefault("threshold_before", known["threshold"])
-            known["threshold"] = str(parse_rule(threshold))
-            if known["threshold"] == known["threshold_before"]:
-                del known["threshold_before"]
-        known["lang"] = lang or known["lang"]
-        _print_summary(write_results(run, facts))
+        metrics = write_results(run, threshold=threshold, lang=lang)
+        _print_summary(metrics)
+        if before := metrics["run"].get("threshold_before"):
+            say(f"A second look at test: the thresholds of this run were first chosen by {before!r}.", style="yellow")
+        say(f"Report: {run / 'report.html'}")
 
 
 @app.command()
@@ -165,11 +156,11 @@ def learning_curve(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
 ) -> None:
-    """Measure how the frozen recipes get better with the number of training patients."""
+    """Measure how the frozen recipes improve with the number of training patients."""
     with one_line_errors():
+        from ..evaluation.summary import learning_facts
         from ..study.learning_curve import learning_curve as run
-        from ..study.learning_curve import learning_facts
-        from ..study.results import read_metrics, write_results
+        from ..study.run_folder import write_results
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
@@ -177,7 +168,7 @@ def learning_curve(
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():
-            shown = write_results(out, read_metrics(out))["learning_curve"]
+            shown = write_results(out)["learning_curve"]
             say(f"Report: {out / 'report.html'}" if shown else "The report there is of other images and leaves it out.")
 
 
@@ -199,8 +190,8 @@ def _print_summary(metrics: dict[str, Any]) -> None:
     from ..report.words import words
 
     labels = pipeline_labels(metrics["pipelines"], words("en"))
-    heads = {"accuracy": "accuracy", "recall": "recall", "roc_auc": "AUC"}
-    table = Table("pipeline", "threshold", *heads.values(), "95 % interval", box=box.SIMPLE, padding=0, pad_edge=False)
+    heads = {"recall": "recall", "specificity": "specificity", "roc_auc": "AUC"}
+    table = Table("pipeline", "threshold", *heads.values(), "95 %", box=box.SIMPLE, padding=0, pad_edge=False)
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
         ends = facts["test"]["roc_auc"]["ci95"]

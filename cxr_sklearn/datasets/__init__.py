@@ -1,12 +1,10 @@
 """Folders, tables and archives of radiographs as one DataFrame: fetched, checked, divided and drawn from."""
 
-from .checks import check
-from .folder import load_folder
+from ._names import patient_of, series_of
+from .audit import check
+from .folder import load_folder, load_frame
 from .kaggle import fetch_chest_xray
-from .names import patient_of, series_of
-from .splits import balanced_subset, group_split
-from .subset import write_subset
-from .table import load_frame
+from .splits import balanced_subset, group_split, write_subset
 
 __all__ = [
     "balanced_subset",

@@ -1,68 +1,59 @@
-"""Folders of radiographs as one table: a row per image with its label, split and patient."""
+"""Folders and tables of radiographs as a frame: one row per image with its label, split and patient."""
 
 from __future__ import annotations
 
+import csv
 import mimetypes
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import pandas as pd
 
-from ..decoding import open_regular, size_and_mode
-from ..exceptions import DataError, InputError
-from .names import patient_of
+from .._io import open_regular
+from ..exceptions import DataError
+from ._frame import _PIECE, LABELS, SPLITS, refuse_unprintable, with_sizes
+from ._names import patient_of
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
-LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-#: In the order of their use.
-SPLIT_NAMES = ("train", "val", "test")
-#: Opening more files than this takes a while, and on a network drive far longer.
-_MANY = 20_000
-#: Bytes at either end that are compared to tell a second copy.
-_PIECE = 4096
-_Header = tuple[int | None, int | None, str | None]
 
 
 class _Entry(NamedTuple):
     path: str
     label: str
     split: str | None
-    #: Where the image lies below its copy of the set: split, class folder and name.
+    #: Split, class folder and name: the path within its copy of the set.
     place: tuple[str, ...]
-    #: The folders above that.
+    #: The folders above.
     prefix: tuple[str, ...]
 
 
 def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
-    Class folders are called "normal" or "pneumonia" (or "neumonia"), in any case; the folder above may be "train",
-    "val" (or "valid", "validation") or "test". The second copy of the set inside the Kaggle archive, ``__MACOSX`` and
-    hidden files do not count.
+    Class folders are called "normal" or "pneumonia" (or "neumonia"), in upper or lower case; the folder above may be
+    "train", "val" (or "valid", "validation") or "test". The second copy of the set inside the Kaggle archive,
+    ``__MACOSX`` and hidden files are ignored.
 
     Parameters
     ----------
     root : path
     sizes : bool or "auto", default="auto"
-        Whether to open every file for its width, height and mode; "auto" does so for up to 20,000 files.
+        Whether to open every file for its width, height and mode; "auto" means for up to 20,000 files.
 
     Returns
     -------
     DataFrame
         One row per image: `path` (str), `label` ("normal" or "pneumonia"), `target` (int64; 1 is pneumonia), `split`
-        ("train", "val", "test" or NA), `patient` (str; a file whose name tells no patient is its own), `subtype`
-        ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's, or DICOM's photometric
-        interpretation), NA where a file was not opened or cannot be.
+        ("train", "val", "test" or NA), `patient` (str; an image whose file name follows no known pattern is a patient
+        of its own), `subtype` ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's,
+        or DICOM's photometric interpretation), NA where a file was not or cannot be opened.
 
     Raises
     ------
     DataError
-        If `root` is not a folder, holds no image in a class folder, one whose name cannot be printed, or a folder that
-        cannot be read.
+        If `root` is not a folder or has no images in class folders, a name cannot be printed, or a folder cannot be
+        read.
 
     Examples
     --------
@@ -101,85 +92,18 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     return frame
 
 
-def refuse_unprintable(paths: Iterable[str]) -> None:
-    """Refuse names that would break a table, a report or a terminal."""
-    if odd := [path for path in paths if not path.isprintable()]:
-        more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
-        raise DataError(f"rename what has characters that cannot be printed: {', '.join(map(ascii, odd[:3]))}{more}")
-
-
-def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose `path`, `label`, `target`, `split` and `patient` are as :func:`load_folder` makes them.
-
-    Raises
-    ------
-    DataError
-        If a column or a value is missing, an image stands in the table twice, or a split or target is unknown.
-    ValueError
-        If `frame` is no table.
-    """
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"expected a table as load_folder returns it, but got {type(frame).__name__}")
-    if missing := [name for name in ("path", "target", "split", "patient") if name not in frame]:
-        raise DataError(f"the table lacks the columns {missing}; load_folder and load_frame make one that has them")
-    if empty := [name for name in ("path", "target", "patient") if frame[name].isna().any()]:
-        raise DataError(f"the table has images without {' and '.join(empty)}")
-    if odd := sorted(set(frame["split"].dropna()) - set(SPLIT_NAMES), key=str):
-        raise DataError(f"split {odd[0]!r} is none of {', '.join(SPLIT_NAMES)}")
-    if not frame["target"].isin((0, 1)).all():
-        raise DataError("a target is neither 0 (normal) nor 1 (pneumonia)")
-    target = frame["target"].astype("int64")
-    checked = frame.assign(
-        target=target,
-        label=target.map({0: "normal", 1: "pneumonia"}).astype("str"),
-        path=pd.Series([os.fspath(path) for path in frame["path"]], frame.index, dtype="str"),
-        split=frame["split"].astype("object").astype("str"),
-        patient=frame["patient"].astype("object").astype("str"),
-    )
-    if (twice := checked["path"].duplicated()).any():
-        raise DataError(f"{checked['path'][twice].iloc[0]} stands in the table twice")
-    return checked
-
-
-def names_no_patient(frame: pd.DataFrame) -> pd.Series:
-    """Return for each image whether it counts as a patient of its own, because nothing tells whose it is."""
-    pairs = zip(*(frame[name].str.replace(os.sep, "/") for name in ("path", "patient")), strict=True)
-    return pd.Series([f"/{path}".endswith(f"/{patient}") for path, patient in pairs], frame.index, dtype=bool)
-
-
-def with_sizes(frame: pd.DataFrame, sizes: bool | str) -> pd.DataFrame:
-    """Add the columns `width`, `height` and `mode`, as :func:`load_folder` describes them."""
-    n = len(frame)
-    if sizes not in (True, False, "auto"):
-        raise InputError(f"sizes={sizes!r} must be True, False or 'auto'")
-    if sizes is False or (sizes == "auto" and n > _MANY):
-        facts: list[_Header] = [(None, None, None)] * n
-    else:
-        with ThreadPoolExecutor() as pool:
-            facts = list(pool.map(_header, frame["path"]))
-    headers = pd.DataFrame(facts, frame.index, ["width", "height", "mode"])
-    return frame.join(headers.astype({"width": "Int64", "height": "Int64", "mode": "str"}))
-
-
-def _header(path: str) -> _Header:
-    try:
-        return size_and_mode(path)
-    except Exception:  # noqa: BLE001 - whatever is wrong with a file, ImageLoader and check are where it is told
-        return None, None, None
-
-
 def _entries(folder: Path) -> tuple[list[_Entry], list[str]]:
     """Return the images in class folders, and the paths of all other images."""
     entries, others = [], []
-    # Real paths of a folder and those above it: a link to one of them would count every image again and again.
+    # Real paths of a folder and its parents: following a link to one of them would never end.
     above: dict[str, tuple[str, ...]] = {}
     for directory, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(directory)
-        chain = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
-        if real in chain:
+        parents = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
+        if real in parents:
             folders.clear()
             continue
-        above[directory] = (*chain, real)
+        above[directory] = (*parents, real)
         folders[:] = sorted(name for name in folders if name != "__MACOSX" and not name.startswith("."))
         parts = Path(directory).relative_to(folder).parts
         label = LABELS.get((parts[-1] if parts else folder.resolve().name).lower())
@@ -202,18 +126,18 @@ def _refuse(error: OSError) -> None:
 
 
 def _without_second_copy(entries: list[_Entry]) -> list[_Entry]:
-    """Drop an image of which there is a copy in the same place of a folder further up, as in the Kaggle archive."""
-    there = {(entry.prefix, entry.place): entry.path for entry in entries}
+    """Drop images that have a copy at the same place in a folder further up, as in the Kaggle archive."""
+    known = {(entry.prefix, entry.place): entry.path for entry in entries}
     kept = []
     for entry in entries:
-        higher = [there.get((entry.prefix[:depth], entry.place)) for depth in range(len(entry.prefix))]
-        if not any(path and _alike(path, entry.path) for path in higher):
+        higher = [known.get((entry.prefix[:depth], entry.place)) for depth in range(len(entry.prefix))]
+        if not any(path and _are_alike(path, entry.path) for path in higher):
             kept.append(entry)
     return kept
 
 
-def _alike(path: str, other: str) -> bool:
-    """Whether two files are the same, as far as size, beginning and end tell; the names are the same already."""
+def _are_alike(path: str, other: str) -> bool:
+    """Compare two files of the same name by size, beginning and end."""
     try:
         return _ends(path) == _ends(other)
     except OSError:
@@ -226,3 +150,130 @@ def _ends(path: str) -> tuple[int, bytes, bytes]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - _PIECE, 0))
         return size, start, file.read(_PIECE)
+
+
+_NEEDED = ("path", "label")
+_OPTIONAL = ("split", "patient", "subtype")
+
+
+def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
+    """Return a table like that of :func:`load_folder` from a CSV file with a row per image.
+
+    Parameters
+    ----------
+    csv_file : path
+        With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order; others are
+        ignored. Paths are relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is
+        "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs.
+    sizes : bool or "auto", default="auto"
+        As for :func:`load_folder`.
+
+    Returns
+    -------
+    DataFrame
+        As :func:`load_folder` returns it, sorted by path. Without a patient in the table, the file's name decides, as
+        in :func:`load_folder`.
+
+    Raises
+    ------
+    DataError
+        If the file is not such a table, a label or split is unknown, a path occurs twice or cannot be printed, or none
+        of the images exists.
+
+    Examples
+    --------
+    >>> frame = load_frame("labels.csv")  # doctest: +SKIP
+    """
+    file = Path(csv_file)
+    table = _read(file)
+    if missing := [name for name in _NEEDED if name not in table]:
+        raise DataError(f"{file} lacks the column {missing[0]!r}; its columns are {', '.join(table.columns)}")
+    if not len(table):
+        raise DataError(f"{file} has no rows")
+    label = _known(table, "label", {**LABELS, "0": "normal", "1": "pneumonia"}, file)
+    if (empty := label.isna()).any():
+        raise DataError(f"{file}, row {_row(empty)}: the label is missing")
+    split = _known(table, "split", SPLITS, file)
+    if (empty := table["path"].isna()).any():
+        raise DataError(f"{file}, row {_row(empty)}: the path is missing")
+    path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], table.index, dtype="str")
+    if (twice := path.duplicated()).any():
+        raise DataError(f"{file}, row {_row(twice)}: duplicate path {path[twice].iloc[0]}")
+    if not any(map(os.path.exists, path)):
+        slashes = ", with / between folders" if table["path"].str.contains("\\\\").any() and os.sep == "/" else ""
+        raise DataError(
+            f"the images in {file} do not exist, for example {path.iloc[0]}; paths are relative to its folder{slashes}"
+        )
+    refuse_unprintable(path)
+    refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
+    named = pd.DataFrame(
+        [patient_of(Path(name).name) for name in path], table.index, ["patient", "subtype"], dtype="str"
+    )
+    frame = pd.DataFrame(
+        {
+            "path": path,
+            "label": label.astype("str"),
+            "target": (label == "pneumonia").astype("int64"),
+            "split": split.astype("str"),
+            "patient": _column(table, "patient").fillna(named["patient"]).fillna(path),
+            "subtype": _column(table, "subtype").str.lower().fillna(named["subtype"]),
+        }
+    )
+    return with_sizes(frame.sort_values("path", ignore_index=True), sizes)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    """Return the cells as text, indexed by their line; empty cells are missing."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            return _cells(file, lines)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is not a table of comma-separated values in UTF-8: {error}") from error
+
+
+def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
+    # Not pandas.read_csv: it drops surplus cells or takes them for an index, and refuses rows with empty surplus cells.
+    head = lines.readline()
+    skipped = 1 if head.lower().startswith("sep=") else 0  # Excel may write that first
+    head = lines.readline() if skipped else head
+    # The name of a column may contain other separators.
+    fits = [sep for sep in ",;\t" if set(_NEEDED) <= set(_names(head, sep))]
+    separator = fits[0] if fits else max(",;\t", key=head.count)
+    names = _names(head, separator)
+    if double := [name for name in (*_NEEDED, *_OPTIONAL) if names.count(name) > 1]:
+        raise DataError(f"{file} has two columns {double[0]!r}")
+    rows: dict[int, list[str]] = {}
+    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    for row in reader:
+        cells = [cell.strip() for cell in row]
+        number = reader.line_num + skipped + 1
+        if any(cells[len(names) :]):
+            raise DataError(f"{file}, row {number}: it has more cells than there are columns")
+        if any(cells):
+            rows[number] = (cells + [""] * len(names))[: len(names)]
+    return pd.DataFrame.from_dict(rows, "index", "object", names).replace("", pd.NA).astype("str")
+
+
+def _names(head: str, separator: str) -> list[str]:
+    return [name.strip().lower() for row in csv.reader([head], delimiter=separator) for name in row]
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    return table[name] if name in table else pd.Series(None, table.index, dtype="str")
+
+
+def _known(table: pd.DataFrame, name: str, names: dict[str, str], file: Path) -> pd.Series:
+    """Translate a column by `names`; other values are refused."""
+    given = _column(table, name)
+    known = given.str.lower().map(names)
+    if (unknown := given.notna() & known.isna()).any():
+        value = given[unknown].iloc[0]
+        raise DataError(f"{file}, row {_row(unknown)}: {name} {value!r} is not one of {', '.join(names)}")
+    return known
+
+
+def _row(which: pd.Series) -> int:
+    """Return the line of the first marked row."""
+    return int(which.index[which][0])

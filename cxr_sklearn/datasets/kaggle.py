@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
-import logging
+import importlib.util
 import os
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
 from ..exceptions import DataError, DataUnavailableError
-from .findings import counted
+from ._frame import counted
 from .folder import load_folder
 
 HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"
@@ -27,16 +22,25 @@ Chest X-rays of children aged one to five, under CC BY 4.0 (https://creativecomm
 learning. Cell 172(5), 1122-1131. https://doi.org/10.1016/j.cell.2018.02.010
 - Kermany, Zhang, Goldbaum (2018). Labeled optical coherence tomography (OCT) and chest X-ray images for \
 classification. Mendeley Data. https://doi.org/10.17632/rscbjbr9sj"""
-_one_at_a_time = Lock()
-_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
+#: kagglehub takes its folder from the environment, logs to stdout and draws its progress bar on any stderr. It gets a
+#: process of its own, so that it does not disturb this one. Its advice to upgrade may not end with a line break.
+_SCRIPT = """\
+import sys
+try:
+    import kagglehub
+    print("\\n" + kagglehub.dataset_download(sys.argv[1]))
+except BaseException as error:
+    print("\\n" + type(error).__name__ + ": " + " ".join(str(error).split()))
+    sys.exit(1)
+"""
 
 
 def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     """Download the Kaggle set of 5,856 chest X-rays, unless it is there already, and return its folder.
 
-    No login is needed. A download that broke off or was stopped is taken up where it ended. The archive has 2.3 GB and
-    is removed after it has been unpacked; until then about 5 GB of disk are used. While it runs, what other threads
-    print is lost, and their web requests have a time limit.
+    No login is needed. An interrupted download resumes in the next call; interrupt one that stalls, since
+    kagglehub has no time limit. The archive has 2.3 GB and is removed after it has been unpacked; until then about 5 GB
+    of disk are used.
 
     Parameters
     ----------
@@ -51,11 +55,9 @@ def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     Raises
     ------
     DataUnavailableError
-        If kagglehub is not installed, or the set cannot be downloaded or unpacked.
+        If kagglehub is not installed, or the set cannot be downloaded, unpacked or written to `directory`.
     DataError
         If the folder does not hold 5,856 images.
-    OSError
-        If `directory` cannot be written to.
 
     References
     ----------
@@ -75,9 +77,9 @@ def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     folder = Path(directory) / "chest_xray"
     if folder.exists():
         return _complete(folder, folder)
-    # kagglehub's own `output_dir` refuses a folder that holds the first part of a download, or else empties it. So
-    # there is a cache inside the folder, also where Kaggle and Colab have the set mounted elsewhere.
-    cache = Path(directory) / ".kagglehub"
+    # kagglehub's own `output_dir` cannot resume a download. So the folder gets a cache of its own, even where Kaggle or
+    # Colab have mounted the set elsewhere.
+    cache = Path(directory).absolute() / ".kagglehub"
     copy = _download({"KAGGLEHUB_CACHE": str(cache), "DISABLE_KAGGLE_CACHE": "1", "DISABLE_COLAB_CACHE": "1"})
     _complete(copy / "chest_xray", cache).rename(folder)
     shutil.rmtree(cache)
@@ -85,10 +87,10 @@ def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
 
 
 def _complete(folder: Path, leftover: Path) -> Path:
-    """Return the folder if all images are there; else say what to remove before the next try."""
+    """Return the folder if all images are there; otherwise say what to remove before the next attempt."""
     try:
         n = len(load_folder(folder, sizes=False))
-    except DataError:  # it is no folder, or holds none
+    except DataError:  # not a folder, or without images
         n = 0
     if n != N_IMAGES:
         raise DataError(
@@ -99,96 +101,22 @@ def _complete(folder: Path, leftover: Path) -> Path:
 
 
 def _download(settings: dict[str, str]) -> Path:
-    """Return kagglehub's copy of the set, downloaded if it must be."""
-    try:
-        import kagglehub.cache
-        import kagglehub.handle
-    except ImportError as error:
-        raise DataUnavailableError(
-            "fetching from Kaggle needs kagglehub; run pip install 'cxr-sklearn[kaggle]'"
-        ) from error
-    # All three change the process for as long as the download takes.
-    with _one_at_a_time, _environment(settings), _bounded_requests(), _quiet():
-        try:
-            return Path(kagglehub.dataset_download(HANDLE))
-        except OSError as error:  # the network or the disk
-            raise _unavailable(f"{_reason(error)}; call again to go on where it stopped") from error
-        except Exception as error:  # bare Exception is among what kagglehub raises
-            # kagglehub would unpack a damaged archive again and again, without ever downloading another one.
-            archive = Path(kagglehub.cache.get_cached_archive_path(kagglehub.handle.parse_dataset_handle(HANDLE)))
-            archive.unlink(missing_ok=True)
-            raise _unavailable(
-                f"{_one_line(error)}; nothing is kept of this download, call again to start anew"
-            ) from error
-
-
-def _unavailable(reason: str) -> DataUnavailableError:
-    return DataUnavailableError(
-        f"the set could not be fetched from Kaggle: {reason}, or download the zip at {PAGE}, unpack it and give its "
-        f"folder chest_xray to the commands"
+    """Return the folder of kagglehub's copy of the set, after downloading it if need be."""
+    if importlib.util.find_spec("kagglehub") is None:
+        raise DataUnavailableError("fetching from Kaggle needs kagglehub; run pip install 'cxr-sklearn[kaggle]'")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _SCRIPT, HANDLE],
+        env={**os.environ, "KAGGLEHUB_VERBOSITY": "critical", **settings},
+        stdout=subprocess.PIPE,
+        stderr=None if sys.stderr.isatty() else subprocess.DEVNULL,  # the progress bar
+        text=True,
+        check=False,
     )
-
-
-def _reason(error: OSError) -> str:
-    import requests
-
-    if isinstance(error, requests.RequestException):
-        if error.response is not None:
-            return f"the server answered with status {error.response.status_code}"
-        return f"the connection failed ({type(error).__name__})"
-    if error.errno == errno.ENOSPC:
-        return "the disk is full, and about 5 GB are needed"
-    return _one_line(error)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Set environment variables, which is how kagglehub is told of another cache."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@contextlib.contextmanager
-def _bounded_requests() -> Iterator[None]:
-    """Give each request without a timeout one, and close its answer.
-
-    kagglehub does neither: it waits for a dead network for ever, and leaves connections open when it fails or resumes.
-    """
-    import requests.adapters
-
-    adapter: Any = requests.adapters.HTTPAdapter
-    send = adapter.send
-    with contextlib.ExitStack() as answers:
-
-        def bounded(self: Any, request: Any, **options: Any) -> Any:
-            options["timeout"] = options.get("timeout") or _TIMEOUT
-            return answers.enter_context(contextlib.closing(send(self, request, **options)))
-
-        adapter.send = bounded
-        try:
-            yield
-        finally:
-            adapter.send = send
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep kagglehub's log and advice off stdout, and its progress bar off a stderr that is no terminal."""
-    logger = logging.getLogger("kagglehub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(progress):
-            yield
-    finally:
-        logger.setLevel(level)
+    last_line = done.stdout.strip().rpartition("\n")[2]
+    if done.returncode:
+        raise DataUnavailableError(
+            f"the set could not be fetched from Kaggle: {last_line or f'exit status {done.returncode}'}; call again to "
+            f"resume it, or download the zip at {PAGE}, unpack it and give its folder chest_xray to the "
+            "commands"
+        )
+    return Path(last_line)

@@ -1,4 +1,4 @@
-"""How sure a number is: resampling of whole patients, the same draws for every classifier."""
+"""Confidence intervals by resampling whole patients, with the same draws for every classifier."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm
 
-from .metrics import confusion_metrics
+from .metrics import Ranking
 
 N_DRAWS = 2000
 #: False positive rates at which the band of a ROC curve is drawn.
 FPR_GRID = np.linspace(0, 1, 101)
-# This many images and patients at a time stay in the cache of a core.
+# Number of drawn images at a time that fit into the cache of a core.
 _CHUNK = 400_000
-# Counts are exact in it up to 16 million images.
+# It holds counts exactly up to 16 million.
 _DTYPE = np.float32
 
 
 class Draws(NamedTuple):
-    """What a classifier would have scored on other patients, one entry per draw; NaN where a draw lacks a class.
+    """The metrics of a classifier in each bootstrap draw; NaN where a draw lacks a class.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Draws(NamedTuple):
     at_half : dict of str to ndarray of shape (n_draws,)
         The metrics that depend on the threshold, at 0.5.
     roc : ndarray of shape (n_draws, 101)
-        Highest sensitivity that has at most the false positive rate of ``FPR_GRID``.
+        Highest sensitivity at each false positive rate of ``FPR_GRID``.
     """
 
     metrics: dict[str, np.ndarray]
@@ -39,18 +39,9 @@ class Draws(NamedTuple):
 
 
 def patient_counts(n_patients: int, n_draws: int, random_state: int, n_rows: int) -> Iterator[np.ndarray]:
-    """Draw patients with replacement, and count how often each came; the same seed gives the same draws.
+    """Draw patients with replacement, and yield how often each was drawn: `n_draws` rows in all, shape (n, n_patients).
 
-    Parameters
-    ----------
-    n_patients, n_draws, random_state : int
-    n_rows : int
-        Number of images, which says how many draws fit into memory at a time.
-
-    Yields
-    ------
-    ndarray of shape (n, n_patients) and dtype float32
-        `n_draws` rows altogether.
+    The same seed gives the same draws; `n_rows`, the number of images, decides how many fit into memory at a time.
     """
     rng = np.random.default_rng(random_state)
     step = max(1, _CHUNK // max(n_rows, n_patients))
@@ -68,10 +59,10 @@ def bootstrap(
     n_draws: int = N_DRAWS,
     random_state: int = 0,
 ) -> dict[str, Draws]:
-    """Compute every metric of every classifier on draws of patients.
+    """Compute every metric of every classifier on bootstrap draws of patients.
 
-    Images of one patient are alike, so they are drawn together: drawing images would make every interval too narrow.
-    All classifiers are given the same draws, so the difference of two entries is a draw of their difference.
+    Images of one patient are alike, so they are drawn together; drawing single images would make every interval too
+    narrow. All classifiers share the draws, so the difference of two entries is a draw of the difference.
 
     Parameters
     ----------
@@ -96,14 +87,19 @@ def bootstrap(
     """
     names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     rankings = {
-        name: _Ranking(np.asarray(target), np.asarray(score, dtype=float), patient_of, thresholds[name])
+        name: Ranking(np.asarray(target), np.asarray(score, dtype=float), (thresholds[name], 0.5), _DTYPE)
         for name, score in scores.items()
     }
     parts: dict[str, list[Draws]] = {name: [] for name in scores}
     for counts in patient_counts(len(names), n_draws, random_state, len(patient_of)):
         for name, ranking in rankings.items():
-            parts[name].append(ranking.draws(counts))
+            parts[name].append(_draws(ranking, counts[:, patient_of[ranking.order]]))
     return {name: _joined(chunks) for name, chunks in parts.items()}
+
+
+def _draws(ranking: Ranking, drawn: np.ndarray) -> Draws:
+    values, (decisions, at_half), ranks = ranking.measure(drawn)
+    return Draws(values | decisions, at_half, _on_grid(ranks.true, ranks.false))
 
 
 def _joined(chunks: list[Draws]) -> Draws:
@@ -115,64 +111,18 @@ def _joined(chunks: list[Draws]) -> Draws:
     )
 
 
-class _Ranking:
-    """The images from the highest score to the lowest, and what each adds to a metric."""
-
-    def __init__(self, target: np.ndarray, score: np.ndarray, patient_of: np.ndarray, threshold: float) -> None:
-        order = np.argsort(-score, kind="stable")
-        score, positive = score[order], target[order] == 1
-        self._patient_of = patient_of[order]
-        self._positive = positive.astype(_DTYPE)
-        # The first image of every run of equal scores: no threshold can part the images of one.
-        self._starts = np.flatnonzero(np.append(True, np.diff(score) != 0))
-        likely = np.clip(np.where(positive, score, 1 - score), np.finfo(float).eps, 1)
-        sums = [-np.log(likely), (score - positive) ** 2]
-        for cut in (threshold, 0.5):
-            called = score >= cut
-            sums += [positive & called, positive & ~called, ~positive & called, ~positive & ~called]
-        self._sums = np.column_stack(sums).astype(_DTYPE)
-
-    def draws(self, counts: np.ndarray) -> Draws:
-        """Return the metrics of drawn patients, counts of shape (n_draws, n_patients)."""
-        drawn = counts[:, self._patient_of]
-        sick = drawn * self._positive
-        log_loss, brier, *cells = (drawn @ self._sums).astype(float).T
-        if len(self._starts) < drawn.shape[1]:
-            drawn, sick = (np.add.reduceat(weights, self._starts, axis=1) for weights in (drawn, sick))
-        true, called = np.cumsum(sick, axis=1), np.cumsum(drawn, axis=1)
-        n_pneumonia, total = true[:, -1].astype(float), called[:, -1].astype(float)
-        n_normal = total - n_pneumonia
-        both = (n_pneumonia > 0) & (n_normal > 0)
-        # Pairs of a normal image and one with pneumonia in the right order; half of those of equal score.
-        pairs = _dot(drawn - sick, true - sick / 2)
-        precision = np.divide(true, called, where=called > 0, out=np.zeros_like(true))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            metrics = confusion_metrics(*cells[:4]) | {
-                "roc_auc": pairs / (n_pneumonia * n_normal),
-                "average_precision": _dot(sick, precision) / n_pneumonia,
-                "log_loss": log_loss / total,
-                "brier": brier / total,
-                "prevalence": n_pneumonia / total,
-            }
-        metrics, at_half = (
-            {name: np.where(both, values, np.nan) for name, values in part.items()}
-            for part in (metrics, confusion_metrics(*cells[4:]))
-        )
-        return Draws(metrics, at_half, _on_grid(true, called - true, both))
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Scalar product of every row of `a` with the same row of `b`."""
-    return np.matmul(a[:, np.newaxis, :], b[:, :, np.newaxis])[:, 0, 0].astype(float)
-
-
-def _on_grid(true: np.ndarray, false: np.ndarray, both: np.ndarray) -> np.ndarray:
-    rows = np.full((len(true), len(FPR_GRID)), np.nan)
-    for i in np.flatnonzero(both):
-        # In counts, and a little more: 0.1 of 10 images is one image, whatever floats make of it.
-        last = np.searchsorted(false[i], (FPR_GRID * false[i, -1] * (1 + 1e-6)).astype(_DTYPE), side="right") - 1
-        rows[i] = np.where(last < 0, 0.0, true[i, last]) / true[i, -1]
-    return rows
+def _on_grid(true: np.ndarray, false: np.ndarray) -> np.ndarray:
+    """Return the sensitivity at each rate of ``FPR_GRID``, from cumulative true and false positives of each draw."""
+    n_draws, n_scores = true.shape
+    # In counts, with a margin for rounding: 0.1 of 10 images is one image.
+    allowed = np.floor(FPR_GRID * false[:, -1:] * (1 + 1e-6))
+    # An offset per draw makes all rows one sorted array, which is searched much faster than row by row.
+    offset = np.arange(n_draws)[:, np.newaxis] * (float(false[:, -1].max()) + 1)
+    last = np.searchsorted((false + offset).ravel(), (allowed + offset).ravel(), side="right").reshape(n_draws, -1) - 1
+    last -= np.arange(n_draws)[:, np.newaxis] * n_scores
+    with np.errstate(invalid="ignore"):  # 0 / 0 in draws without pneumonia
+        rates = np.where(last < 0, 0.0, np.take_along_axis(true, np.maximum(last, 0), axis=1)) / true[:, -1:]
+    return np.where(false[:, -1:] > 0, rates, np.nan)
 
 
 def bootstrap_rates(
@@ -183,15 +133,15 @@ def bootstrap_rates(
     n_draws: int = N_DRAWS,
     random_state: int = 0,
 ) -> np.ndarray:
-    """Return draws of rates, of whole patients.
+    """Return bootstrap draws of rates, by patient.
 
     Parameters
     ----------
     patients : array-like of shape (n_images,)
     hits, members : ndarray of shape (n_images, n_rates) and dtype bool
-        A rate is the share of its members that are hits.
-    n_draws : int, default=2000
-    random_state : int, default=0
+        Each rate is the share of its members that are hits.
+    n_draws, random_state : int
+        As for :func:`bootstrap`.
 
     Returns
     -------
@@ -212,15 +162,15 @@ def interval(draws: np.ndarray, value: float) -> list[float] | None:
     Parameters
     ----------
     draws : ndarray of shape (n_draws,)
-        NaN is left out.
+        NaN is ignored.
     value : float
-        What was found on the images themselves. Where draws lie below it more often than not, as those of the average
-        precision do, the percentiles are taken higher up.
+        The value on the original images. If more than half of the draws lie below it, as happens with average
+        precision, the percentiles are moved up.
 
     Returns
     -------
     list of float or None
-        Both ends; None where all draws are alike, which says nothing of how sure the value is.
+        Both ends; None if all draws are equal, which says nothing about the uncertainty.
 
     References
     ----------
@@ -237,12 +187,7 @@ def interval(draws: np.ndarray, value: float) -> list[float] | None:
 
 
 def wilson(n_hits: int, n: int) -> list[float]:
-    """Return Wilson's 95 % interval of a rate, as if each image came from a patient of its own.
-
-    Parameters
-    ----------
-    n_hits, n : int
-        Images that count, of all images.
+    """Return Wilson's 95 % interval of a rate, `n_hits` of `n` images, as if each image showed another patient.
 
     References
     ----------
@@ -253,19 +198,9 @@ def wilson(n_hits: int, n: int) -> list[float]:
 
 
 def rate(n_hits: int, n: int, draws: np.ndarray) -> dict[str, float | str | list[float]]:
-    """Describe a rate.
+    """Return "value", "ci95" and its "method" for a rate, `n_hits` of `n` images.
 
-    Parameters
-    ----------
-    n_hits, n : int
-        Images that count, of all images.
-    draws : ndarray of shape (n_draws,)
-        Draws of the rate.
-
-    Returns
-    -------
-    dict
-        "value", "ci95" and its "method": "bootstrap", or "wilson" where all draws are alike.
+    The method is "bootstrap", or "wilson" if all of the rate's draws, shape (n_draws,), are equal.
     """
     by_draws = interval(draws, n_hits / n)
     if by_draws is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-#: A classifier that calls more than this share of the images one class has told nobody anything.
+#: A classifier that calls more than this share of the images one class is useless.
 ONE_CLASS = 0.95
 #: Decisions at 0.5 are poor below this balanced accuracy, if the ranking is good: an AUC of at least this.
 POOR_ACCURACY, GOOD_AUC = 0.65, 0.8
@@ -21,7 +21,7 @@ def diagnose(
     training: pd.DataFrame,
     batch_norm: Mapping[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """Find what is wrong with a classifier; an empty list where nothing stands out.
+    """Find what is wrong with a classifier; an empty list if nothing stands out.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def diagnose(
     auc : float
         ROC AUC on them.
     training : DataFrame
-        The rows of ``training.csv`` of this pipeline, maybe none.
+        The rows of ``training.csv`` of this pipeline, if any.
     batch_norm : mapping or None
         ``batch_norm_scores_`` of a :class:`ScratchCNNClassifier`.
 
@@ -83,7 +83,7 @@ def _memorising(training: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for phase, rows in training.dropna(subset=["val_loss"]).groupby("phase", sort=False):
         best = rows.iloc[int(np.argmin(rows["val_loss"]))]
-        last = rows.iloc[-3:][["loss", "val_loss"]].median()  # single epochs go up and down
+        last = rows.iloc[-3:][["loss", "val_loss"]].median()  # single epochs fluctuate
         rose, fell = last["val_loss"] > 1.25 * best["val_loss"], last["loss"] < 0.8 * best["loss"]
         if rose and fell:
             found.append(

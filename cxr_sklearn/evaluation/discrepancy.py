@@ -1,4 +1,4 @@
-"""Which faults explain a confusion matrix that does not fit the metrics reported of the same classifier."""
+"""Causes of a confusion matrix that contradicts the metrics reported for the same classifier."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .metrics import METRICS
 NONE, OTHER_IMAGES, SHUFFLED = "no discrepancy", "truncated or different set of images", "shuffled order of the images"
 THRESHOLD, OTHER_INPUT = "moved threshold", "other preprocessing or other weights (checkpoint) at prediction"
 VERDICTS = ("consistent", "unlikely", "ruled out")
-#: p-values below which a cause is unlikely, and below which it is ruled out if the test assumes nothing of the scores.
+#: p-values below which a cause is unlikely, and below which it is ruled out if the test makes no assumption on scores.
 UNLIKELY, RULED_OUT = 0.05, 0.001
 _USED = ("accuracy", "precision", "recall", "specificity", "f1", "roc_auc")
-# What Keras and the clinic call them.
+# Names in Keras and in the clinic.
 _ALIASES = {"auc": "roc_auc", "sensitivity": "recall"}
 Reported = dict[str, tuple[float, float]]
 Row = tuple[str, str]
@@ -40,7 +40,7 @@ class Counts(NamedTuple):
         return ", ".join(f"{name} {value}" for name, value in self._asdict().items())
 
     def rates(self) -> str:
-        """Say where on an ROC curve this is."""
+        """Put the point on an ROC curve into words."""
         tpr, fpr = self.tp / (self.tp + self.fn), self.fp / (self.fp + self.tn)
         return f"recall {tpr:.3f} and false positive rate {fpr:.3f}"
 
@@ -48,37 +48,38 @@ class Counts(NamedTuple):
 def diagnose_discrepancy(
     reported_metrics: Mapping[str, float], confusion_matrix: Mapping[str, int] | ArrayLike
 ) -> pd.DataFrame:
-    """Weigh what may lie between reported metrics and a confusion matrix that should have the same origin.
+    """Judge possible causes of a contradiction between reported metrics and a confusion matrix of the same predictions.
 
-    A verdict is about one cause alone and never a proof: "consistent" says that no figure speaks against it.
+    Each verdict is about one cause alone and never a proof: "consistent" means that no figure contradicts it.
 
     Parameters
     ----------
     reported_metrics : mapping of str to float
         Two or more of "accuracy", "precision", "recall", "specificity" and "f1", rounded as published; "roc_auc" and
-        "n", the number of images, if known. "sensitivity" and "auc" are understood, too; the other names of ``METRICS``
-        are let pass and not used.
+        "n", the number of images, if known. "sensitivity" and "auc" are other names for two of them; the other names in
+        ``METRICS`` are ignored.
     confusion_matrix : array-like of int, shape (2, 2), or mapping of str to int
-        ``[[tn, fp], [fn, tp]]`` as scikit-learn has it, or by the keys "tp", "fn", "fp" and "tn"; of both classes.
+        ``[[tn, fp], [fn, tp]]`` as in scikit-learn, or with the keys "tp", "fn", "fp" and "tn"; of both classes.
 
     Returns
     -------
     DataFrame of shape (4 or 5, 3)
-        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, sorted by verdict, of equal ones the
-        simpler cause first; "no discrepancy" is a row only where the matrix reproduces the reported metrics.
+        `cause`, `verdict` ("consistent", "unlikely" or "ruled out") and `reason`, sorted by verdict, then simpler
+        causes first; "no discrepancy" has a row only if the matrix reproduces the reported metrics.
 
     Raises
     ------
     InputError
-        If a metric is unknown or no fraction, if fewer than two imply counts, or if the matrix is not one of counts.
+        If a metric is unknown or not a fraction, if fewer than two imply counts, or if the matrix does not hold counts.
 
     Notes
     -----
-    On the same images no chance is involved: a shuffled order keeps the number of images called positive, and a moved
-    threshold changes true and false positives in one direction, exactly. That shuffled decisions do not depend on the
-    labels is judged by Fisher's exact test [1]_; a moved threshold also by the AUC of the lowest and the highest curve
-    through both points, and by a likelihood-ratio test of one binormal curve of equal spread [2]_. That test takes the
-    matrices for independent, which makes it conservative, and as real scores may spread unequally it rules nothing out.
+    On the same images two rules hold exactly: a shuffled order keeps the number of images called positive, and a moved
+    threshold changes true and false positives in the same direction. Whether decisions depend on the labels, as they
+    would not after shuffling, is tested by Fisher's exact test [1]_. A moved threshold is also judged by the AUC of the
+    lowest and the highest curve through both points, and by a likelihood-ratio test of one binormal curve of equal
+    spread [2]_. That test treats the matrices as independent, which makes it conservative; because real scores may
+    spread unequally, it never rules anything out.
 
     References
     ----------
@@ -122,7 +123,7 @@ def _checked_metrics(given: Mapping[str, Any]) -> tuple[Reported, int | None]:
     n = given.get("n")
     if n is not None and (not isinstance(n, int | np.integer) or n < 1):
         raise InputError(f"n={n!r} must be a number of images")
-    # Half a unit of the last decimal; .9 may be .90 without its zero, and Keras computes in float32.
+    # Half a unit of the last decimal; .9 may stand for .90, and Keras computes in float32.
     half = {name: 0.5 * 10.0 ** int(Decimal(str(value)).as_tuple().exponent) for name, value in used.items()}
     metrics = {name: (float(value), min(half[name], 0.005) + 1e-6) for name, value in used.items()}
     return metrics, None if n is None else int(n)
@@ -140,10 +141,10 @@ def _checked_counts(given: Any) -> Counts:
 
 
 def _implied(reported: Reported, seen: Counts) -> list[Counts]:
-    """Return all counts at the matrix's class sizes that reproduce the reported metrics."""
+    """Return all counts with the class sizes of the matrix that reproduce the reported metrics."""
     p, n, found = seen.tp + seen.fn, seen.fp + seen.tn, list[Counts]()
     fp = np.arange(n + 1)
-    for tp in range(p + 1):  # one row of pairs at a time, so that thousands of images fit into memory
+    for tp in range(p + 1):  # one row at a time, so that thousands of images fit into memory
         values: Any = ((tp + n - fp) / (p + n), tp / np.maximum(tp + fp, 1), tp / p, 1 - fp / n, 2 * tp / (tp + fp + p))
         fits = np.ones(n + 1, dtype=bool)
         for name, value in zip(_USED[:5], values, strict=True):
@@ -169,7 +170,7 @@ def _of_other_images(reported: Reported, n: int | None, seen: Counts) -> dict[st
 
 
 def _of_the_same_images(reported: Reported, n: int | None, seen: Counts, implied: list[Counts]) -> dict[str, Row]:
-    # Of several possible counts, those that speak least against a moved threshold.
+    # Of several possible counts, those that contradict a moved threshold least.
     near = min(
         implied, key=lambda c: ((c.tp - seen.tp) * (c.fp - seen.fp) < 0, abs(c.tp - seen.tp) + abs(c.fp - seen.fp))
     )
@@ -218,7 +219,7 @@ def _threshold(reported: Reported, near: Counts, seen: Counts) -> Row:
 
 
 def _auc_bounds(a: Counts, b: Counts) -> tuple[float, float]:
-    """Smallest and largest area under a rising curve through two points."""
+    """Return the smallest and the largest area under a rising curve through two points."""
     points = ((c.fp / (c.fp + c.tn), c.tp / (c.tp + c.fn)) for c in (a, b))
     (fpr_low, tpr_low), (fpr_high, tpr_high) = sorted(points)
     between, right = fpr_high - fpr_low, 1 - fpr_high
@@ -226,15 +227,15 @@ def _auc_bounds(a: Counts, b: Counts) -> tuple[float, float]:
 
 
 def _probits(c: Counts) -> tuple[float, float]:
-    """Normal quantiles of both rates, half an image away from infinity."""
+    """Return the normal quantiles of both rates, kept finite by half an image."""
     hit, alarm = ndtri((c.tp + 0.5) / (c.tp + c.fn + 1)), ndtri((c.fp + 0.5) / (c.fp + c.tn + 1))
     return float(hit), float(alarm)
 
 
 def _equal_spread_p(a: Counts, b: Counts) -> float:
-    """Likelihood-ratio test of one d' for both points, one degree of freedom.
+    """Return p of a likelihood-ratio test of one d' for both points, with one degree of freedom.
 
-    The points are of the same images, so the test is conservative; Wald's would reject moves to the ends of the curve.
+    Both points are of the same images, so the test is conservative. Wald's would reject moves to the ends of the curve.
     """
 
     def misfit(parameters: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Is one classifier better than another, or is it the choice of test images? Paired tests on the same images."""
+"""Paired tests of whether one classifier is better than another on the same images, or just luckier."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .bootstrap import Draws, interval
 def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> dict[str, float]:
     """Test whether two classifiers have the same ROC AUC on the same images, by DeLong's method.
 
-    It takes every image for a patient of its own; where patients have several, the paired bootstrap is to be trusted.
+    It assumes that every image shows another patient; otherwise, trust the paired bootstrap.
 
     Parameters
     ----------
@@ -29,8 +29,8 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
     Returns
     -------
     dict of str to float
-        "delta" (AUC of a minus AUC of b), its "standard_error" and the two-sided "p". Where the error is 0, as of two
-        classifiers that rank alike or of a perfect one against its mirror image, p is 1 or 0.
+        "delta" (AUC of a minus AUC of b), its "standard_error" and the two-sided "p". If the error is 0, as for two
+        identical rankings or a perfect ranking and its reverse, p is 1 for equal AUCs and else 0.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
 
 
 def _placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each sick image the share of normal ones it outranks, and for each normal one the share that outranks it."""
+    """Return for each sick image the share of normal ones below it, and for each normal one that of sick ones above."""
     n_sick, n_normal = int(sick.sum()), int((~sick).sum())
     ranks = rankdata(score)
     above = (ranks[sick] - rankdata(score[sick])) / n_normal
@@ -64,7 +64,7 @@ def _placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def mcnemar_test(target: ArrayLike, decision_a: ArrayLike, decision_b: ArrayLike) -> dict[str, float | int]:
-    """Test whether two classifiers are right equally often on the same images, exactly.
+    """Test exactly whether two classifiers are right equally often on the same images.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def mcnemar_test(target: ArrayLike, decision_a: ArrayLike, decision_b: ArrayLike
     Returns
     -------
     dict
-        "only_a" and "only_b", the number of images that only one of them gets right, and the two-sided "p".
+        "only_a" and "only_b", the numbers of images that only one of them gets right, and the two-sided "p".
 
     References
     ----------
@@ -87,15 +87,7 @@ def mcnemar_test(target: ArrayLike, decision_a: ArrayLike, decision_b: ArrayLike
 
 
 def holm(p: ArrayLike) -> np.ndarray:
-    """Adjust p-values of several tests so that they can be held against one level together.
-
-    Parameters
-    ----------
-    p : array-like of shape (n,)
-
-    Returns
-    -------
-    ndarray of shape (n,)
+    """Adjust p-values, shape (n,), of several tests, so that all can be compared with one level.
 
     References
     ----------
@@ -118,15 +110,15 @@ def compare_pairs(
     target : array-like of shape (n,)
     scores : DataFrame of n rows
         One column per pipeline.
-    thresholds, draws : mapping by pipeline
-        Where scores become decisions, and the paired draws of :func:`bootstrap`.
+    thresholds, draws : mapping of str to float and Draws
+        By pipeline; the draws are those of one call of :func:`bootstrap`.
 
     Returns
     -------
     list of dict
         "a", "b", "delta_auc" (AUC of a minus that of b), its "ci95" by paired bootstrap of patients, "delong" and
-        "mcnemar", "p_holm" (DeLong's p, adjusted for the number of pairs), and "supported": the interval leaves out 0
-        and the adjusted p is below .05.
+        "mcnemar", "p_holm" (DeLong's p, adjusted for the number of pairs), and "supported": the interval excludes 0 and
+        the adjusted p is below .05.
     """
     y = np.asarray(target)
     found: list[dict[str, Any]] = []
@@ -145,7 +137,7 @@ def compare_pairs(
         )
     adjusted = holm([pair["delong"]["p"] for pair in found])
     for pair, p in zip(found, adjusted, strict=True):
-        # Without an interval every draw has the same difference: none, or all there can be.
+        # Without an interval all draws have the same difference.
         low, high = pair["ci95"] or (pair["delta_auc"], pair["delta_auc"])
         pair |= {"p_holm": float(p), "supported": bool(p < 0.05 and not low <= 0 <= high)}
     return found

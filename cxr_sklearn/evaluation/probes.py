@@ -1,185 +1,167 @@
-"""What is asked of a fitted pipeline besides the test images as they are: images that were changed on their way in."""
+"""The figures on permuted labels, occluded images and changed images, from the rows of probes.csv."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.frozen import FrozenEstimator
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags
 
 from ..exceptions import DataError
-from ..images import PassesImages
-from ..loader import ImageLoader
-from ..progress import progress_bar
-from ..resampling import ResamplingClassifier
-from ..scores import PredictedScores, pneumonia_scores
-from .bootstrap import Draws, bootstrap, interval
-from .scores import score_rows
-from .tables import TABLES
+from ..images.changes import CHANGES, PARTS
+from .bootstrap import N_DRAWS, bootstrap, interval
+from .metrics import compute_metrics
+from .tables import CLEAN, STRESS
 
-_CHUNK_SIZE = 64
-#: Where a wrapper keeps the fitted estimator that its images go to.
-_INNER = {ResamplingClassifier: "estimator_", PredictedScores: "estimator", FrozenEstimator: "estimator"}
+#: p-value below which a run is suspicious: one false alarm in two hundred runs.
+ALARM = 0.005
 
 
-class ImageProbe(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
-    """Base of the steps that change images on their way into a fitted pipeline; subclasses define ``transform``."""
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Do nothing: there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y : ignored
-        """
-        return self
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
-
-
-def with_step_after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
-    """Return a fitted pipeline with one more step, right after its ImageLoader; the pipeline itself stays as it is.
+def permutation_facts(rows: pd.DataFrame) -> dict[str, Any]:
+    """Judge scores of held-out images after training on permuted labels.
 
     Parameters
     ----------
-    model : Pipeline
-        Fitted. The loader may be in a pipeline inside it, in a classifier that resamples or in a calibrated pipeline.
-    name : str
-    step : transformer of images
-        Needs no fitting.
-
-    Returns
-    -------
-    Pipeline or None
-        It shares the fitted parts; None where no ImageLoader is found.
-    """
-    if isinstance(model, Pipeline):
-        return _in_pipeline(model, name, step)
-    attribute = next((attribute for kind, attribute in _INNER.items() if isinstance(model, kind)), None)
-    inner = attribute and with_step_after_loader(getattr(model, attribute, None), name, step)
-    if inner is None:
-        return None
-    changed = copy.copy(model)
-    setattr(changed, str(attribute), inner)
-    return changed
-
-
-def _in_pipeline(model: Pipeline, name: str, step: BaseEstimator) -> Pipeline | None:
-    for i, (own_name, own_step) in enumerate(model.steps):
-        if isinstance(own_step, ImageLoader):
-            return Pipeline([*model.steps[: i + 1], (name, step), *model.steps[i + 1 :]])
-        inner = with_step_after_loader(own_step, name, step)
-        if inner is not None:
-            return Pipeline([*model.steps[:i], (own_name, inner), *model.steps[i + 1 :]])
-    return None
-
-
-def scores_in_chunks(model: Any, paths: pd.Series, advance: Callable[[int], None]) -> np.ndarray:
-    """Return the probability of pneumonia of each image, shape (n,); a part at a time, to show progress."""
-    chunks = [paths.iloc[start : start + _CHUNK_SIZE] for start in range(0, len(paths), _CHUNK_SIZE)]
-    scores = []
-    for chunk in chunks:
-        scores.append(pneumonia_scores(model, chunk))
-        advance(len(chunk))
-    return np.concatenate(scores)
-
-
-def probe_rows(
-    name: str, models: Mapping[str, Any], rows: pd.DataFrame, *, title: str, verbose: int, fold: int | None = None
-) -> pd.DataFrame:
-    """Score the same images with one pipeline after the other.
-
-    Parameters
-    ----------
-    name : str
-        Of the pipeline in ``probes.csv``.
-    models : mapping of str to Pipeline
-        Fitted, by probe; maybe none.
     rows : DataFrame
-        With `path`, `patient`, `split` and `target`.
-    title : str
-        What the progress bar says.
-    verbose : int
-        1 shows a progress bar.
-    fold : int or None
-        Of training images that were held out.
+        With `patient`, `target` (the permuted label) and `score`.
 
     Returns
     -------
-    DataFrame
-        Rows of ``probes.csv``.
+    dict
+        "roc_auc"; "chance95", the interval of 95 % of the AUCs when the labels are permuted among these patients again
+        and again; "p", the share of those AUCs that are as high; and whether it "passed": p is at least .005. A lower p
+        means that the classifier had seen the held-out images.
+
+    References
+    ----------
+    Ojala, Garriga (2010). Permutation tests for studying classifier performance. JMLR 11, 1833-1863.
     """
-    parts = []
-    with progress_bar(f"{title}, {name}", len(models) * len(rows), show=verbose > 0) as advance:
-        for probe, model in models.items():
-            scores = scores_in_chunks(model, rows["path"], advance)
-            parts.append(score_rows(rows, name, scores, fold).assign(probe=probe))
-    return pd.concat(parts) if parts else pd.DataFrame(columns=list(TABLES["probes"].columns))
+    auc = float(roc_auc_score(rows["target"], rows["score"]))
+    by_patient = rows.assign(rank=rankdata(rows["score"])).groupby("patient")
+    ranks, sizes = by_patient["rank"].sum().to_numpy(), by_patient.size().to_numpy()
+    labels = np.tile(by_patient["target"].first(), (N_DRAWS, 1))
+    dealt = np.random.default_rng(0).permuted(labels, axis=1)
+    n_pneumonia = dealt @ sizes
+    by_chance = (dealt @ ranks - n_pneumonia * (n_pneumonia + 1) / 2) / (n_pneumonia * (len(rows) - n_pneumonia))
+    low, high = np.quantile(by_chance, (0.025, 0.975))
+    p = float((1 + np.sum(by_chance >= auc - 1e-9)) / (1 + N_DRAWS))
+    return {"roc_auc": auc, "chance95": [float(low), float(high)], "p": p, "passed": p >= ALARM}
 
 
-def scores_of(probes: pd.DataFrame, probe: str, paths: pd.Series, lacking: str) -> np.ndarray | None:
-    """Return the scores that a probe gave to images, shape (n,); None where it was not tried.
+def _scores_of(probes: pd.DataFrame, names: Mapping[str, str], paths: pd.Series, hint: str) -> dict[str, np.ndarray]:
+    """Return the scores that probes gave to images, by the names of those that were tried; `names` are by probe.
 
     Raises
     ------
     DataError
-        If it was not tried on all of them; `lacking` says what there should be and what to do.
+        If a probe was tried on some of the images only; `hint` says what to do.
     """
-    rows = probes[probes["probe"] == probe]
-    if rows.empty:
-        return None
-    found = rows.set_index("path")["score"].reindex(paths).to_numpy(dtype=float)
-    if np.isnan(found).any():
-        raise DataError(f"probes.csv lacks {lacking}")
+    found = {}
+    for probe, name in names.items():
+        rows = probes[probes["probe"] == probe]
+        if rows.empty:
+            continue
+        found[name] = rows.set_index("path")["score"].reindex(paths).to_numpy(dtype=float)
+        if np.isnan(found[name]).any():
+            raise DataError(f"probes.csv lacks images of the probe {name!r}; `compare {hint}` writes it anew")
     return found
 
 
-def auc_changes(
-    rows: pd.DataFrame, scores: Mapping[str, np.ndarray], before: Draws
+def _changes(
+    rows: pd.DataFrame, scores: Mapping[str, ArrayLike], threshold: float
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """Compare the ROC AUC of probes with that of the same images as they are.
+    """Compare probes with the same images as they are, "clean".
 
-    Parameters
-    ----------
-    rows : DataFrame
-        With `patient`, `target` and `score`, that of the images as they are.
-    scores : mapping of str to ndarray of shape (n,)
-        By probe.
-    before : Draws
-        Of the images as they are.
-
-    Returns
-    -------
-    facts : dict of str to dict
-        By probe: "roc_auc", "change" and the "ci95" of that, by paired bootstrap of patients.
-    drawn : dict of str to ndarray of shape (n_draws,)
-        The draws of the change.
+    Returns the figures of each and draws of its ROC AUC or, for probes, of the change of it, by paired bootstrap of
+    patients. "ci95" is the interval of what was drawn.
     """
-    draws = bootstrap(rows["patient"], rows["target"], scores, dict.fromkeys(scores, 0.5))
-    drawn = {probe: draws[probe].metrics["roc_auc"] - before.metrics["roc_auc"] for probe in scores}
-    auc = roc_auc_score(rows["target"], rows["score"])
-    facts = {probe: auc_change(auc, _auc(rows["target"], score), drawn[probe]) for probe, score in scores.items()}
+    scores = {CLEAN: rows["score"], **scores}
+    draws = bootstrap(rows["patient"], rows["target"], scores, dict.fromkeys(scores, threshold))
+    drawn = {name: draws[name].metrics["roc_auc"] for name in scores}
+    drawn |= {name: drawn[name] - drawn[CLEAN] for name in scores if name != CLEAN}
+    facts: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        facts[name] = figures(rows["target"], score, threshold)
+        value = facts[name]["roc_auc"]
+        if name != CLEAN:
+            value -= facts[CLEAN]["roc_auc"]
+            facts[name]["change"] = value
+        facts[name]["ci95"] = interval(drawn[name], value)
     return facts, drawn
 
 
-def auc_change(before: float, after: float, drawn: np.ndarray) -> dict[str, Any]:
-    """Describe the change from one ROC AUC to another, given draws of it."""
-    change = float(after - before)
-    return {"roc_auc": after, "change": change, "ci95": interval(drawn, change)}
+def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any]:
+    """Compare the ROC AUC on occluded test images with that on whole ones.
+
+    Parameters
+    ----------
+    test : DataFrame
+        Test rows of ``scores.csv`` of one pipeline.
+    probes : DataFrame
+        Rows of ``probes.csv`` of the same pipeline.
+
+    Returns
+    -------
+    dict of str to dict
+        By part: "roc_auc", its "change" from whole images and the "ci95" of that, by paired bootstrap of patients.
+
+    Raises
+    ------
+    DataError
+        If only some of the test images were occluded.
+    """
+    hidden = _scores_of(probes, {part: part for part in PARTS}, test["path"], "--sanity")
+    facts = _changes(test, hidden, 0.5)[0] if hidden else {}
+    return {part: {name: facts[part][name] for name in ("roc_auc", "change", "ci95")} for part in hidden}
 
 
-def _auc(target: ArrayLike, score: ArrayLike) -> float:
-    return float(roc_auc_score(target, score))
+def figures(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, Any]:
+    """Return "roc_auc", "recall", "specificity" and "called_pneumonia", the share that reaches the threshold."""
+    values = compute_metrics(target, score, threshold)
+    called = float(np.mean(np.asarray(score) >= threshold))
+    return {**{name: values[name] for name in ("roc_auc", "recall", "specificity")}, "called_pneumonia": called}
+
+
+def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
+    """Describe how a pipeline did on changed images.
+
+    Parameters
+    ----------
+    scores, probes : DataFrame
+        Rows of ``scores.csv`` and ``probes.csv`` of the pipeline.
+    threshold : float
+        Its threshold.
+
+    Returns
+    -------
+    dict or None
+        "source", "val" or "held-out"; "n_images" and "n_patients"; for the "clean" images, each of the "changes" by
+        name, and their "mean": the :func:`figures`, and for the latter two the "change" of the AUC from clean images.
+        "ci95" is of that change, or of the AUC of clean images, by paired bootstrap of patients. None if no images were
+        changed.
+
+    Raises
+    ------
+    DataError
+        If only some of the images were changed.
+    """
+    refitted = probes[probes["probe"] == STRESS + CLEAN]
+    rows = refitted if len(refitted) else scores[scores["split"] == "val"]
+    changed = _scores_of(probes, {STRESS + name: name for name in CHANGES}, rows["path"], "--stress")
+    if not changed:
+        return None
+    facts, drawn = _changes(rows, changed, threshold)
+    clean = facts.pop(CLEAN)
+    mean = {key: float(np.mean([fact[key] for fact in facts.values()])) for key in (*clean, "change") if key != "ci95"}
+    return {
+        "source": "held-out" if len(refitted) else "val",
+        "n_images": len(rows),
+        "n_patients": int(rows["patient"].nunique()),
+        CLEAN: clean,
+        "changes": facts,
+        "mean": {**mean, "ci95": interval(np.mean([drawn[name] for name in changed], axis=0), mean["change"])},
+    }

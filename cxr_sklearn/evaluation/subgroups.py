@@ -1,31 +1,26 @@
-"""For whom a classifier fails: its rates in parts of the test images, and its most confident errors."""
+"""For whom a classifier fails: rates by subgroup, predictive values at other prevalences, confident errors."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import class_likelihood_ratios
 
-from .bootstrap import bootstrap_rates, rate
+from .bootstrap import Draws, bootstrap_rates, interval, rate
 
-#: Errors of either kind that are shown.
+#: Number of errors of each kind to show.
 N_ERRORS = 4
 
 
 def groups_of(images: pd.DataFrame) -> pd.DataFrame:
-    """Name the groups of every image.
+    """Return the groups of each image by path: "subtype", "series" and, as quartiles from "1" (dark), "brightness".
 
-    Parameters
-    ----------
-    images : DataFrame
-        Rows of ``images.csv``.
-
-    Returns
-    -------
-    DataFrame
-        Indexed by path: "subtype" and "series" as they are, and "brightness" as the quartile from "1" (dark) to "4";
-        missing where an image is in no group.
+    `images` are rows of ``images.csv``; an image that is in no group has a missing value.
     """
     bright = pd.to_numeric(images["brightness"])
     quartile = pd.Series(pd.NA, index=images.index, dtype="object")
@@ -35,7 +30,7 @@ def groups_of(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -> list[dict[str, Any]]:
-    """Measure sensitivity on the sick and specificity on the healthy images of every group.
+    """Measure sensitivity and specificity in every group of test images.
 
     Parameters
     ----------
@@ -48,7 +43,7 @@ def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -
     Returns
     -------
     list of dict
-        "attribute", "group", "metric" ("recall" or "specificity"), the number of "images" and "patients", and the
+        "attribute", "group", "metric" ("recall" or "specificity"), the numbers of "images" and "patients", and the
         rate's "value", "ci95" and "method".
     """
     known = groups.reindex(test["path"]).reset_index(drop=True)
@@ -76,13 +71,7 @@ def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -
 
 
 def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[str, Any]]]:
-    """Return the wrong decisions that are furthest from the threshold.
-
-    Returns
-    -------
-    dict
-        "false_negatives" and "false_positives": at most four each, "path" and "score", the worst first.
-    """
+    """Return "path" and "score" of the worst four "false_negatives" and "false_positives", the worst first."""
     called = test["score"] >= threshold
     missed = test[(test["target"] == 1) & ~called].sort_values(["score", "path"])
     alarms = test[(test["target"] == 0) & called].sort_values(["score", "path"], ascending=[False, True])
@@ -91,3 +80,67 @@ def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dic
                for path, score in zip(rows["path"][:N_ERRORS], rows["score"][:N_ERRORS], strict=True)]
         for name, rows in (("false_negatives", missed), ("false_positives", alarms))
     }  # fmt: skip
+
+
+#: As in screening and in an emergency department; that of the sample is added to them.
+PREVALENCES = (0.05, 0.30)
+
+
+def predictive_values(sensitivity: Any, specificity: Any, prevalence: float) -> tuple[Any, Any]:
+    """Return positive and negative predictive value, by Bayes' theorem, for numbers or arrays.
+
+    They are NaN if no image is called positive or negative, respectively.
+    """
+    true, false = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    cleared, missed = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    with np.errstate(invalid="ignore"):
+        return np.divide(true, true + false), np.divide(cleared, cleared + missed)
+
+
+def elsewhere(target: ArrayLike, decision: ArrayLike, draws: Draws) -> dict[str, Any]:
+    """Compute the predictive value of decisions at other prevalences.
+
+    It assumes that sensitivity and specificity stay the same, which may be wrong in another hospital.
+
+    Parameters
+    ----------
+    target, decision : array-like of shape (n,)
+        0 or 1.
+    draws : Draws
+        Of the same images, at the same threshold.
+
+    Returns
+    -------
+    dict
+        "likelihood_ratios" with "positive" and "negative", and "predictive_values", one entry per "prevalence" with
+        "ppv" and "npv"; each with "value" and "ci95", or None if it is undefined.
+    """
+    y, called = np.asarray(target), np.asarray(decision)
+    sensitivity, specificity = called[y == 1].mean(), 1 - called[y == 0].mean()
+    drawn = draws.metrics["recall"], draws.metrics["specificity"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)  # the report says so
+        positive, negative = class_likelihood_ratios(y, called, replace_undefined_by=np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn_ratios = drawn[0] / (1 - drawn[1]), (1 - drawn[0]) / drawn[1]
+    tables = []
+    for prevalence in (*PREVALENCES, float(y.mean())):
+        values = predictive_values(sensitivity, specificity, prevalence)
+        drawn_values = predictive_values(*drawn, prevalence)
+        ppv, npv = (_with_interval(*pair) for pair in zip(values, drawn_values, strict=True))
+        tables.append({"prevalence": prevalence, "ppv": ppv, "npv": npv})
+    return {
+        "likelihood_ratios": {
+            "positive": _with_interval(positive, drawn_ratios[0]),
+            "negative": _with_interval(negative, drawn_ratios[1]),
+        },
+        "predictive_values": tables,
+    }
+
+
+def _with_interval(value: float, draws: np.ndarray) -> dict[str, Any] | None:
+    if not np.isfinite(value):
+        return None
+    with np.errstate(invalid="ignore"):  # the ratio is infinite in draws without a false alarm
+        ends = interval(draws, float(value))
+    return {"value": float(value), "ci95": ends and [end if np.isfinite(end) else None for end in ends]}

@@ -1,4 +1,4 @@
-"""The numbers of metrics.json, all from the tables that a run wrote."""
+"""The numbers of metrics.json, all computed from the tables of a run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ from ..exceptions import DataError
 from .bootstrap import FPR_GRID, Draws, bootstrap, interval, rate, wilson
 from .calibration import calibration_facts
 from .diagnosis import diagnose
-from .metrics import DECISION_METRICS, METRICS, compute_metrics, confusion_cells
-from .occlusion import occlusion_facts
+from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
-from .permutation import permutation_facts
-from .prevalence import elsewhere
-from .stress import stress_facts
-from .subgroups import confident_errors, groups_of, rates_by_group
+from .probes import occlusion_facts, permutation_facts, stress_facts
+from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
 from .tables import STRESS
 from .thresholds import Rule, choose_threshold
 
-#: Specificities at which the sensitivity is told.
+#: Specificities at which the sensitivity is reported.
 SPECIFICITIES = (0.80, 0.90, 0.95)
 #: The recipe that sees no lung, the line to beat.
 SHORTCUTS = "shortcuts"
@@ -38,7 +35,7 @@ def summarise(
     training: pd.DataFrame,
     batch_norm: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Compute what metrics.json says of every pipeline and of every two of them.
+    """Compute the numbers of metrics.json for every pipeline and every pair of them.
 
     Parameters
     ----------
@@ -52,13 +49,13 @@ def summarise(
     Returns
     -------
     dict
-        "pipelines" by name, "comparisons" of every two, and the "verdict". All decisions are taken at the pipeline's
-        threshold unless "at_half" says otherwise.
+        "pipelines" by name, "comparisons" of every pair, and the "verdict". Except under "at_half", decisions are taken
+        at the pipeline's threshold.
 
     Raises
     ------
     DataError
-        If the pipelines did not score the same test images, or these are of fewer than two patients of either class.
+        If the pipelines scored different test images, or a class has fewer than two test patients.
     """
     by_name = {str(name): rows for name, rows in scores.groupby("pipeline", sort=False)}
     changed = probes[probes["probe"].str.startswith(STRESS)]
@@ -74,7 +71,7 @@ def summarise(
         test = rows[rows["split"] == "test"]
         found = _of_one(rows, test, thresholds[name], draws[name])
         found["subgroups"] = rates_by_group(test, groups, cuts[name])
-        found["sanity"] = _sanity(test, probes[probes["pipeline"] == name], draws[name])
+        found["sanity"] = _sanity(test, probes[probes["pipeline"] == name])
         auc = found["test"]["roc_auc"]["value"]
         found["diagnosis"] = diagnose(test, auc, training[training["pipeline"] == name], batch_norm.get(name))
         found["stress"] = stress_facts(rows, probes[probes["pipeline"] == name], cuts[name])
@@ -84,12 +81,12 @@ def summarise(
 
 
 def _test_scores(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the test images, and their scores with a column per pipeline."""
+    """Return the test images, and their scores in a column per pipeline."""
     tests = {name: rows[rows["split"] == "test"].set_index("path") for name, rows in by_name.items()}
     first_name, first = next(iter(tests.items()))
     for label in (0, 1):
         if first.loc[first["target"] == label, "patient"].nunique() < 2:
-            raise DataError("the test images are of fewer than two patients of a class, too few to measure anything")
+            raise DataError("a class has fewer than two test patients, too few to measure anything")
     for name, test in tests.items():
         known = test[["patient", "target"]].reindex(first.index)
         if len(test) != len(first) or not known.equals(first[["patient", "target"]]):
@@ -106,12 +103,12 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
     cells, at_half = (confusion_cells(target, score, value) for value in (cut, 0.5))
     return {
         "cv": {name: _mean_and_std([values[name] for values in by_fold]) for name in METRICS},
-        "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics, METRICS),
+        "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics),
         "threshold": threshold,
         "confusion": cells,
-        "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items() if counts[1]},
+        "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items()},
         "at_half": {
-            **_with_intervals(compute_metrics(target, score, 0.5), at_half, draws.at_half, DECISION_METRICS),
+            **_with_intervals(compute_metrics(target, score, 0.5), at_half, draws.at_half),
             "confusion": at_half,
         },
         "sensitivity_at_specificity": _sensitivities(target, score, draws),
@@ -127,26 +124,23 @@ def _mean_and_std(values: list[float]) -> dict[str, float]:
 
 
 def _rates(cells: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Hits and images of the metrics that are rates."""
-    tp, fn, fp, tn = (cells[name] for name in ("tp", "fn", "fp", "tn"))
-    return {
-        "accuracy": (tp + tn, tp + fn + fp + tn),
-        "precision": (tp, tp + fp),
-        "recall": (tp, tp + fn),
-        "specificity": (tn, tn + fp),
-    }
+    """Return hits and images of the metrics that are rates, if there are any images."""
+    counts = {name: METRICS[name].function(**cells) for name in RATES}
+    return {name: (hits, images) for name, (hits, images) in counts.items() if images}
 
 
 def _with_intervals(
-    values: Mapping[str, float], cells: Mapping[str, int], draws: Mapping[str, np.ndarray], names: tuple[str, ...]
+    values: Mapping[str, float], cells: Mapping[str, int], draws: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
+    """Describe the metrics that have draws."""
     rates = _rates(cells)
-    found: dict[str, dict[str, Any]] = {}
-    for name in names:
-        n_hits, n = rates.get(name, (0, 0))
-        by_draws = {"ci95": interval(draws[name], values[name]), "method": "bootstrap"}
-        found[name] = {**(rate(n_hits, n, draws[name]) if n else by_draws), "value": values[name]}
-    return found
+    return {
+        name: rate(*rates[name], draws[name])
+        if name in rates
+        else {"value": value, "ci95": interval(draws[name], value), "method": "bootstrap"}
+        for name, value in values.items()
+        if name in draws
+    }
 
 
 def _sensitivities(target: pd.Series, score: pd.Series, draws: Draws) -> list[dict[str, Any]]:
@@ -162,20 +156,20 @@ def _sensitivities(target: pd.Series, score: pd.Series, draws: Draws) -> list[di
 
 
 def _roc_band(draws: Draws) -> dict[str, list[float]]:
-    """Percentiles at each false positive rate by itself, without a correction: a band for eyes."""
+    """Return pointwise percentiles at each false positive rate, uncorrected: for a figure."""
     low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)
     return {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()}
 
 
-def _sanity(test: pd.DataFrame, probes: pd.DataFrame, draws: Draws) -> dict[str, Any] | None:
+def _sanity(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any] | None:
     permuted = probes[probes["probe"] == "permuted"]
     if permuted.empty:
         return None
-    return {"permuted": permutation_facts(permuted), "occlusion": occlusion_facts(test, probes, draws)}
+    return {"permuted": permutation_facts(permuted), "occlusion": occlusion_facts(test, probes)}
 
 
 def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Say which pipeline ranks best, which may be as good, and which do not beat the shortcuts.
+    """Judge which pipeline ranks images best, which others may be as good, and which do not beat the shortcuts.
 
     Parameters
     ----------
@@ -187,8 +181,8 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
     Returns
     -------
     dict
-        "best" by ROC AUC on test, shortcuts aside, and the names "as_good" (the difference is not supported by the
-        data) and "worse"; "not_beating_shortcuts" (again, not supported) and "worse_than_shortcuts".
+        "best" by ROC AUC on test, not counting the shortcuts; of the others, those "as_good" (no difference is
+        supported by the data) and "worse"; "not_beating_shortcuts" (no difference, again) and "worse_than_shortcuts".
     """
 
     def supported(a: str, b: str) -> bool:
@@ -209,3 +203,18 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
         found["worse_than_shortcuts"] = worse
         found["not_beating_shortcuts"] = [name for name in learners if name not in differ]
     return found
+
+
+def learning_facts(table: pd.DataFrame) -> dict[str, Any]:
+    """Return mean and range of the AUC for each pipeline and number of patients, as in metrics.json."""
+    pipelines = {}
+    for name, rows in table.groupby("pipeline", sort=False):
+        by_size = rows.groupby("patients")["roc_auc"]
+        points = pd.DataFrame({"mean": by_size.mean(), "low": by_size.min(), "high": by_size.max()}).reset_index()
+        pipelines[str(name)] = {"weights": rows["weights"].fillna("").iloc[0], "points": points.to_dict("records")}
+    return {
+        "images": int(table["images"].iloc[0]),
+        "source": table["source"].iloc[0],
+        "repeats": int(table["repeat"].max()) + 1,
+        "pipelines": pipelines,
+    }

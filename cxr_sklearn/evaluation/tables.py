@@ -1,18 +1,19 @@
-"""The tables of a run folder: what is in them, and how they are read back."""
+"""The tables of a run folder: their columns, and how they are written and read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from .._io import atomic_write
 from ..exceptions import DataError
-from ..files import replacing
 
 
 class Table(NamedTuple):
-    """Columns that a table must have, those of them that are text, and those that may be empty."""
+    """The required columns of a table, those that hold text, and those that may be empty."""
 
     columns: tuple[str, ...]
     text: tuple[str, ...]
@@ -20,22 +21,22 @@ class Table(NamedTuple):
     written_by: str = "compare"
 
 
-#: How probes of changed images begin in ``probes.csv``, and how that of the images as they are goes on.
+#: Prefix of the probes of changed images in ``probes.csv``, and what follows it for unchanged images.
 STRESS, CLEAN = "stress:", "clean"
 _SCORED = ("path", "patient", "split", "fold", "pipeline", "target", "score")
 TABLES = {
-    # One row per image, pipeline and role: split "train" for out-of-fold scores, with their fold, else "val" or "test".
+    # One row per image and pipeline; the split is "train" for out-of-fold scores, which have a fold.
     "scores": Table(_SCORED, ("path", "patient", "split", "pipeline"), ("fold",)),
-    # What is known of each image besides its scores.
+    # One row per image, with facts besides its scores.
     "images": Table(
         ("path", "split", "patient", "target", "subtype", "series", "brightness", "copies"),
         ("path", "split", "patient", "subtype", "series"),
         ("subtype", "series", "copies"),
     ),
-    # Scores of occluded test images ("border", "centre"), of held-out patients after a training on permuted labels
+    # Scores of occluded test images ("border", "centre"), of held-out patients after training on permuted labels
     # ("permuted"), and of changed validation images ("stress:bright" and so on, "stress:clean" for unchanged ones).
     "probes": Table((*_SCORED, "probe"), ("path", "patient", "split", "pipeline", "probe"), ("fold",)),
-    # The epochs of the networks that were trained.
+    # One row per epoch of each network that was trained.
     "training": Table(("pipeline", "phase", "epoch", "loss"), ("pipeline", "phase"), ("loss",)),
     "learning_curve": Table(
         ("pipeline", "weights", "source", "images", "patients", "repeat", "roc_auc"),
@@ -47,37 +48,28 @@ TABLES = {
 
 
 def write_table(rows: pd.DataFrame, folder: Path, name: str) -> None:
-    """Write a table as ``<name>.csv``; numbers keep nine digits, which every CSV reader reads back alike."""
-    with replacing(folder / f"{name}.csv") as draft:
-        rows.to_csv(draft, index=False, float_format="%.9g")
+    """Write a table as ``<name>.csv``, with as many digits as it takes to read the same numbers back.
+
+    A threshold may be a score itself, so a rounded score could be decided otherwise than the model decides.
+    """
+    with atomic_write(folder / f"{name}.csv") as draft:
+        rows.to_csv(draft, index=False)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """Read a table back; empty where there is none.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the run.
-    name : str
-        One of ``TABLES``.
-
-    Returns
-    -------
-    DataFrame
-        With the columns of ``TABLES[name]`` and maybe others; `fold` has dtype Int64.
+    """Read a table, which is empty if its file is missing; `fold` has dtype Int64.
 
     Raises
     ------
     DataError
-        If the file is no such table.
+        If the file is not a table of that name.
     """
     table, path = TABLES[name], folder / f"{name}.csv"
     if not path.is_file():
         return pd.DataFrame(columns=list(table.columns))
     again = f"`cxr-sklearn {table.written_by}` writes it anew"
     try:
-        # Only what is empty is missing: a patient may be called NA.
+        # Only empty cells are missing values: a patient may be called NA.
         rows = pd.read_csv(path, dtype=dict.fromkeys(table.text, "str"), keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise DataError(f"{path} is not a table ({error}); {again}") from error
@@ -94,3 +86,37 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     if (empty := rows[required].isna().any()).any():
         raise DataError(f"{path} has empty cells in the columns {empty.index[empty].tolist()}; {again}")
     return rows
+
+
+def score_rows(rows: pd.DataFrame, pipeline: str, scores: np.ndarray, fold: int | None = None) -> pd.DataFrame:
+    """Return rows of ``scores.csv`` for rows of a frame and their scores, shape (n,), in the same order."""
+    return rows[["path", "patient", "split", "target"]].assign(
+        fold=pd.array([fold] * len(rows), dtype="Int64"), pipeline=pipeline, score=scores
+    )[list(TABLES["scores"].columns)]
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """Read ``scores.csv`` of a run.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, or is not as `compare` writes it.
+    """
+    path = folder / "scores.csv"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; `cxr-sklearn compare --out {folder}` writes it")
+    scores = read_table(folder, "scores")
+    if scores.empty:
+        raise DataError(f"{path} holds no scores; `cxr-sklearn compare` writes it anew")
+    for wrong, what in (
+        (~scores["score"].between(0, 1), "scores outside 0 to 1"),
+        (~scores["target"].isin([0, 1]), "targets other than 0 and 1"),
+        (~scores["split"].isin(["train", "val", "test"]), "splits other than train, val and test"),
+        ((scores["split"] == "train") & scores["fold"].isna(), "training scores without a fold"),
+        (scores.duplicated(["path", "pipeline"]), "images that a pipeline scored twice"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0]) + 2  # as an editor counts lines, below the heading
+            raise DataError(f"{path} has {what}, first in line {row}; `cxr-sklearn compare` writes it anew")
+    return scores

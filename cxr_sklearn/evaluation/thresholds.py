@@ -1,4 +1,4 @@
-"""Where a score becomes a decision: chosen on validation or out-of-fold scores, never on test."""
+"""Thresholds, from which a score means pneumonia: chosen on validation or out-of-fold scores, never on test."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr
 from sklearn.metrics import confusion_matrix_at_thresholds
 
-from ..datasets.findings import MIN_IMAGES_PER_CLASS
+from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..exceptions import DataError, InputError
 from .metrics import confusion_cells
 from .tables import CLEAN, STRESS
 
-#: What a rule aims at where its name stands alone.
+#: The target of a rule that is named without one.
 _DEFAULTS = {"sensitivity": 0.95, "specificity": 0.90}
 _WITHOUT_VALUE = ("youden", "robust")
-#: Probabilities nearer to 0 or 1 than this are taken for it, as their log odds are rounding.
+#: Probabilities closer to 0 or 1 than this are clipped: rounding dominates their log odds.
 _SURE = 1e-7
 _GRID = 1001
 
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
     ----------
     name : {"youden", "robust", "sensitivity", "specificity", "cost", "fixed"}
     value : float
-        The sensitivity or specificity wanted, the cost of a missed pneumonia in false alarms, or the threshold itself.
+        The sensitivity or specificity to reach, the cost of a missed pneumonia in false alarms, or the threshold.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Rule(NamedTuple):
 
 
 def parse_rule(text: str) -> Rule:
-    """Read a rule as it is typed: "youden", "robust", "sensitivity=.95", "specificity=.90", "cost=5:1" or a number.
+    """Parse "youden", "robust", "sensitivity=.95", "specificity=.90", "cost=5:1" or a number.
 
-    "sensitivity" and "specificity" alone ask for .95 and .90.
+    "sensitivity" and "specificity" alone mean .95 and .90.
 
     Raises
     ------
     ValueError
-        If it is none of these.
+        If `text` is something else.
     """
     name, _, argument = text.strip().partition("=")
     try:
@@ -77,14 +77,13 @@ def _within(value: float, highest: float) -> float:
 
 
 def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
-    """Return the threshold that a rule finds among scores, half way to the next lower score.
+    """Return the threshold that a rule finds, half way between two of the scores.
 
     Parameters
     ----------
     rule : Rule
-        "youden" takes the largest sensitivity + specificity - 1, "robust" the largest of both after smoothing, for
-        which :func:`choose_threshold` gives it changed images, too; "sensitivity" takes the highest threshold that
-        reaches it, "specificity" the lowest; "cost" the smallest sum of the costs of all wrong decisions.
+        "youden" maximises sensitivity + specificity - 1, and "robust" the same after smoothing; "sensitivity" takes the
+        highest threshold that reaches it, "specificity" the lowest; "cost" minimises the total cost of wrong decisions.
     target : array-like of shape (n,)
         0 or 1; both must occur.
     score : array-like of shape (n,)
@@ -107,7 +106,7 @@ def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
         kept = np.flatnonzero(specificity >= rule.value)
         best = int(kept[-1]) if len(kept) else -1
     elif rule.name == "cost":
-        costs = np.append(tp[-1] * rule.value, rule.value * fn + fp)  # the first is that of calling nothing pneumonia
+        costs = np.append(tp[-1] * rule.value, rule.value * fn + fp)  # first, the cost of calling nothing pneumonia
         best = int(np.argmin(costs)) - 1
     else:
         best = int(np.argmax(sensitivity + specificity))
@@ -118,31 +117,31 @@ def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
 
 
 def _smoothed_youden(target: np.ndarray, score: np.ndarray) -> float:
-    """Return where Youden's index is largest once the distributions of both classes are smoothed.
+    """Return the threshold that maximises Youden's index after the distribution of each class is smoothed.
 
-    The empirical index of a few hundred images has its peak where one or two of them happen to lie; kernel estimates
-    of the two distribution functions vary less (Fluss and others, 2005). It is done on log odds, where the classes of a
-    network that is very sure of itself do not all lie at 0 and 1.
+    With a few hundred images, one or two of them decide where the empirical index has its maximum; kernel estimates of
+    the two distribution functions vary less (Fluss and others, 2005). Log odds are smoothed instead of probabilities,
+    because those of a very confident network crowd at 0 and 1.
     """
     log_odds = logit(np.clip(score, _SURE, 1 - _SURE))
     grid = np.linspace(log_odds.min(), log_odds.max(), _GRID)
     normal, pneumonia = (_smoothed_cdf(log_odds[target == label], grid) for label in (0, 1))
     best = np.flatnonzero(normal - pneumonia >= np.max(normal - pneumonia) - 1e-12)
-    return float(expit(grid[best].mean()))  # where nothing lies between the classes, half way
+    return float(expit(grid[best].mean()))  # the middle of a plateau between the classes
 
 
 def _smoothed_cdf(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Estimate P(value < point) for each point of a grid with a normal kernel of Silverman's width."""
     spreads = [np.std(values), np.subtract(*np.quantile(values, (0.75, 0.25))) / 1.34]
     width = 0.9 * min((s for s in spreads if s > 0), default=0.0) * len(values) ** -0.2
-    # Values are counted at the next point first, so that memory depends on the grid alone.
+    # Values are first counted at the next grid point, so that memory depends only on the grid.
     counts = np.bincount(np.searchsorted(grid, values), minlength=len(grid))
     share: np.ndarray = ndtr((grid[:, None] - grid[None, :]) / max(width, 1e-9)) @ counts / len(values)
     return share
 
 
 def images_to_choose_on(scores: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """Return "val" and the validation rows of one pipeline, or "out-of-fold" and its training rows if those are few."""
+    """Return "val" and a pipeline's validation rows, or "out-of-fold" and its training rows if val is too small."""
     val = scores[scores["split"] == "val"]
     if _rarer(val) >= MIN_IMAGES_PER_CLASS:
         return "val", val
@@ -164,16 +163,16 @@ def choose_threshold(
         Rows of ``scores.csv`` of one pipeline.
     rule : Rule
     changed : DataFrame or None
-        Scores of those images changed, rows of ``probes.csv``: "robust" looks at all of them alike. On images like
-        those of the training a good classifier decides as well at .2 as at .8, and which of them is best is chance;
-        where an image of another origin falls between, it is changed images that tell.
+        Scores of the same images after changes, rows of ``probes.csv``, for "robust". On images like those of the
+        training, a good classifier decides as well at .2 as at .8, and chance picks one of them. Scores of images from
+        elsewhere may lie in between, and changed images show where.
 
     Returns
     -------
     dict
-        "value"; "rule"; "source", which is "val" where the validation split has enough images, else "out-of-fold", or
-        "fixed"; "n_images" and the "sensitivity" and "specificity" there; "n_val" and "n_val_rarer", the size of the
-        validation split and of its rarer class.
+        "value" and "rule"; "source": "val" if the validation split is large enough, else "out-of-fold", or "fixed";
+        "n_images" of the source and "sensitivity" and "specificity" on them; "n_val" and "n_val_rarer", the sizes of
+        the validation split and of its rarer class.
 
     Raises
     ------
@@ -182,12 +181,12 @@ def choose_threshold(
     """
     source, used = images_to_choose_on(scores)
     if _rarer(used) == 0:
-        raise DataError("no threshold can be chosen: there are not both classes among the out-of-fold scores")
+        raise DataError("no threshold can be chosen: the out-of-fold scores are not of both classes")
     seen = used
     if rule.name == "robust" and (changed is None or changed.empty):
-        rule = Rule("youden", 0.0)  # of a pipeline that loads its images itself, none can be changed
+        rule = Rule("youden", 0.0)  # images of a pipeline without an ImageLoader cannot be changed
     elif rule.name == "robust" and changed is not None:
-        # Of held-out images, those as they are were scored by the same fit and are among `changed` already.
+        # For held-out images, `changed` includes the unchanged ones, scored by the same fit.
         has_clean = "probe" in changed and (changed["probe"] == STRESS + CLEAN).any()
         seen = pd.concat([changed, changed.iloc[:0] if has_clean else used])
     value = find_threshold(rule, seen["target"], seen["score"])

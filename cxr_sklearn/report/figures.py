@@ -1,7 +1,8 @@
-"""Figures of the report as SVG text that fits a light and a dark page."""
+"""Figures of the report, as the text of an ``<svg>`` that fits a light and a dark page, and thumbnails."""
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from sklearn.metrics import roc_curve
 
+from ..exceptions import ImageReadError
+from ..images.loader import ImageLoader
 from .words import Words
 
 #: Okabe and Ito's colours for the colour-blind, without the yellow that vanishes on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-# Replaced by the colour of the page's text, whatever the page's colour scheme.
+# A placeholder: in the SVG it becomes `currentColor`, so that figures follow a light or a dark page.
 _INK = "#010203"
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -35,29 +39,14 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
-# More points than this are not to be told apart on a screen.
+# More points than this cannot be told apart on a screen.
 _MAX_POINTS = 400
+#: Height and width of a thumbnail in pixels.
+SIZE = 176
 
 
 def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
-    """Draw the ROC curve of every pipeline on test, with its band.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of ``scores.csv``.
-    pipelines : mapping of str to dict
-        As in metrics.json.
-    labels : mapping of str to str
-        What to call each pipeline in the legend.
-    say : callable
-        See :func:`words`.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
+    """Draw the ROC curve of every pipeline on test, with its band, from rows of ``scores.csv``."""
     with _figure(6, 5.2) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
@@ -77,13 +66,7 @@ def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mappi
 
 
 def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
-    """Draw the share of pneumonia against the score, a panel per pipeline.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
-    """
+    """Draw the share of pneumonia against the score, a panel per pipeline."""
     columns = min(3, len(labels))
     rows = -(-len(labels) // columns)
     with _figure(2.9 * columns, 2.9 * rows) as figure:
@@ -109,17 +92,7 @@ def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], 
 def training_figure(epochs: pd.DataFrame, say: Words) -> str:
     """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
 
-    Parameters
-    ----------
-    epochs : DataFrame
-        Rows of ``training.csv`` of one pipeline.
-    say : callable
-        See :func:`words`.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
+    The epochs are the rows of one pipeline in ``training.csv``.
     """
     panels = {"loss": say("training.loss"), "auc": say("metric.roc_auc")}
     shown = [name for name in panels if name in epochs and epochs[name].notna().any()]
@@ -144,19 +117,7 @@ def training_figure(epochs: pd.DataFrame, say: Words) -> str:
 def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw ROC AUC against the number of training patients.
 
-    Parameters
-    ----------
-    curves : mapping of str to list of dict
-        By pipeline: "patients", "mean", "low" and "high" of each point.
-    labels : mapping of str to str
-        What to call each pipeline.
-    say : callable
-        See :func:`words`.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
+    The curves are lists of points by pipeline, each with "patients", "mean", "low" and "high".
     """
     with _figure(6, 4) as figure:
         axes = figure.subplots()
@@ -174,7 +135,7 @@ def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: W
 
 
 def _dashes(i: int) -> str:
-    """Colour alone must not tell lines apart."""
+    """Return the line style of line `i`, so that lines differ in more than colour."""
     return ("-", "--", "-.")[i % 3]
 
 
@@ -195,3 +156,17 @@ def _svg(figure: Figure) -> str:
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
+
+
+def thumbnail(path: str) -> tuple[str, str | None]:
+    """Return a radiograph as a ``data:`` URL, and the reason if it cannot be read, else None.
+
+    The images may have been moved since the run; a missing one must not stop the report.
+    """
+    try:
+        grey = ImageLoader(SIZE, resize="pad").transform([path])[0][:, :, 0]
+    except ImageReadError as error:
+        return "", error.failures[path]
+    jpeg = io.BytesIO()
+    Image.fromarray(grey).save(jpeg, format="JPEG", quality=75, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(), None

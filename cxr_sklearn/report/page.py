@@ -1,4 +1,4 @@
-"""report.html and model-card.md: one self-contained page for eyes, and the same numbers as a model card."""
+"""report.html, a single page that needs no other file, and model-card.md with the same numbers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..evaluation.metrics import DECISION_METRICS, METRICS
-from ..evaluation.occlusion import PARTS
+from .._io import atomic_write
+from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
 from ..evaluation.summary import SHORTCUTS
-from ..files import replacing
-from .figures import learning_figure, reliability_figure, roc_figure, training_figure
-from .gallery import thumbnail
+from ..images.changes import PARTS
+from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
 from .sentences import (
     between,
     curve_labels,
@@ -28,7 +27,7 @@ from .sentences import (
 )
 from .words import Words, words
 
-#: What the first table shows.
+#: The metrics of the first table.
 HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
 
 
@@ -38,13 +37,13 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     Parameters
     ----------
     metrics : dict
-        The content of ``metrics.json``; `run` says in which language.
+        The content of ``metrics.json``; its `run` names the language.
     scores : DataFrame
-        Rows of ``scores.csv``, for the curves.
+        Rows of ``scores.csv``, for the ROC curves.
     training : DataFrame
-        Rows of ``training.csv``, for those of the training; maybe none.
+        Rows of ``training.csv``, for the training curves; may be empty.
     folder : Path
-        Where to write.
+        Where to write both files.
     """
     say = words(metrics["run"]["lang"])
     labels = pipeline_labels(metrics["pipelines"], say)
@@ -58,7 +57,8 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "headline": HEADLINE,
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
-        # All pipelines are tried on the same images.
+        "rates": RATES,
+        # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in metrics["pipelines"].values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
     }
@@ -78,7 +78,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         ("model-card.md.j2", {}, "model-card.md"),
     ):
         text = _environment(say).get_template(template).render(**shared, **more)
-        with replacing(folder / file) as draft:
+        with atomic_write(folder / file) as draft:
             draft.write_text(text, encoding="utf-8")
 
 
@@ -107,7 +107,7 @@ def _environment(say: Words) -> Environment:
 
 
 def _markdown_cell(text: str) -> str:
-    """Keep a name a name in a Markdown table."""
+    """Escape a text for a cell of a Markdown table."""
     for character in "\\`*_[]<>|#":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")
@@ -122,6 +122,6 @@ def _learning(metrics: dict[str, Any], say: Words) -> str | None:
 
 
 def _pictured(metrics: dict[str, Any]) -> list[str]:
-    """Paths of the errors to show; each is read once."""
+    """Return the paths of the errors to show, each of them once."""
     errors = [error for facts in metrics["pipelines"].values() for kind in facts["errors"].values() for error in kind]
     return list(dict.fromkeys(error["path"] for error in errors))

@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences of the catalogue."""
+"""Sentences of the report, made of numbers and the texts of the catalogue."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from ..evaluation.summary import SHORTCUTS
 from ..evaluation.thresholds import parse_rule
 from .words import Words
 
-#: Above this, size, brightness and contrast tell the classes apart so well that it must be said.
+#: Above this ROC AUC of `shortcuts`, the verdict warns that the classes can be told apart without the lungs.
 HIGH_SHORTCUTS = 0.7
 
 
 def decimal(value: float | None, say: Words) -> str:
-    """Write a number with three decimals, or that there is none."""
+    """Write a number with three decimals; None is "not defined"."""
     if value is None:
         return say("label.undefined")
-    return f"{value:.3f}" if abs(value) >= 0.0005 else "0.000"  # no minus before nothing
+    return f"{value:.3f}" if abs(value) >= 0.0005 else "0.000"  # no minus sign before zero
 
 
 def grouped(n: int) -> str:
-    """Write a count with its thousands apart, by a space that means the same in every language."""
+    """Write a count with its thousands separated by a narrow space, which reads the same in every language."""
     return f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
 def between(ends: Sequence[float | None] | None, say: Words) -> str:
-    """Write an interval, or that there is none; a ratio without an upper end has none in sight."""
+    """Write an interval, or say that there is none; an end that is None is infinity."""
     if ends is None:
         return say("label.no_interval")
     low, high = (f"{end:.3f}" if end is not None else "\N{INFINITY}" for end in ends)
@@ -34,22 +34,22 @@ def between(ends: Sequence[float | None] | None, say: Words) -> str:
 
 
 def with_interval(found: Mapping[str, Any], say: Words) -> str:
-    """Write a value and its interval in brackets."""
+    """Write a value with its interval in brackets."""
     return f"{decimal(found['value'], say)} ({between(found['ci95'], say)})"
 
 
 def listed(names: Sequence[str], say: Words) -> str:
-    """Join names to a list in words."""
+    """Join names with commas and a final "and"."""
     return say("label.and").join(part for part in (", ".join(names[:-1]), names[-1]) if part)
 
 
 def pipeline_label(name: str, weights: Iterable[str], say: Words) -> str:
-    """Name of a pipeline wherever its numbers are shown; random weights are always called that."""
+    """Return the name under which a pipeline is shown; random weights are always marked."""
     return say("label.random", name=name) if "random" in weights else name
 
 
 def pipeline_labels(pipelines: Mapping[str, Any], say: Words) -> dict[str, str]:
-    """Labels of the pipelines of metrics.json by name."""
+    """Return the labels of the pipelines of metrics.json by name."""
     return {
         name: pipeline_label(name, [backbone["weights"] for backbone in facts["backbones"]], say)
         for name, facts in pipelines.items()
@@ -57,34 +57,27 @@ def pipeline_labels(pipelines: Mapping[str, Any], say: Words) -> dict[str, str]:
 
 
 def curve_labels(curve: Mapping[str, Any], say: Words) -> dict[str, str]:
-    """Labels of the pipelines of a learning curve by name."""
+    """Return the labels of the pipelines of a learning curve by name."""
     return {
         name: pipeline_label(name, facts["weights"].split(" + "), say) for name, facts in curve["pipelines"].items()
     }
 
 
 def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> list[str]:
-    """Say what a reader in a hurry must know, and what the data do not support."""
+    """Summarise a comparison in a few sentences, including what the data do not show."""
     verdict, pipelines = metrics["verdict"], metrics["pipelines"]
 
     def names(key: str) -> str:
         return listed([labels[name] for name in verdict[key]], say)
 
     best = pipelines[verdict["best"]]["test"]
-    auc = with_interval(best["roc_auc"], say)
+    found = {"name": labels[verdict["best"]], "auc": with_interval(best["roc_auc"], say)}
     line = pipelines[SHORTCUTS]["test"]["roc_auc"] if SHORTCUTS in pipelines and len(pipelines) > 1 else None
-    said = [say("verdict.best", name=labels[verdict["best"]], auc=auc)]
     if line and line["value"] >= best["roc_auc"]["value"]:
-        line_auc = with_interval(line, say)
-        said = [
-            say(
-                "verdict.best_but_shortcuts",
-                line=labels[SHORTCUTS],
-                line_auc=line_auc,
-                name=labels[verdict["best"]],
-                auc=auc,
-            )
-        ]
+        of_line = {"line": labels[SHORTCUTS], "line_auc": with_interval(line, say)}
+        said = [say("verdict.best_but_shortcuts", **found, **of_line)]
+    else:
+        said = [say("verdict.best", **found)]
     said += [say(f"verdict.{key}", names=names(key)) for key in ("as_good", "worse") if verdict[key]]
     rates = {name: with_interval(best[name], say) for name in ("recall", "specificity")}
     said.append(say("verdict.decisions", **rates))
@@ -92,9 +85,8 @@ def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say
         said.append(say("verdict.shortcuts", name=labels[SHORTCUTS], auc=with_interval(line, say)))
         if line["value"] >= HIGH_SHORTCUTS:
             said.append(say("verdict.shortcuts_high"))
-        short = [(key, text) for key, text in (("not_beating_shortcuts", "not_beaten"), ("worse_than_shortcuts",) * 2)
-                 if verdict[key]]  # fmt: skip
-        said += [say(f"verdict.{text}", names=names(key)) for key, text in short] or [say("verdict.beaten")]
+        short = [key for key in ("not_beating_shortcuts", "worse_than_shortcuts") if verdict[key]]
+        said += [say(f"verdict.{key}", names=names(key)) for key in short] or [say("verdict.beaten")]
     leaking = [
         labels[name]
         for name, facts in pipelines.items()

@@ -1,4 +1,4 @@
-"""The report's own words, in every language, from one catalogue."""
+"""The texts of the report in every language, from one catalogue."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 from ..exceptions import InputError
 
 LANGUAGES = ("en", "es")
-
-#: From a key of the catalogue and the values it has places for to a text.
+#: Takes a key of the catalogue and values for its placeholders; returns the text.
 Words = Callable[..., str]
 
 
 @cache
 def catalogue() -> dict[str, dict[str, str]]:
-    """Every text by its dotted key and by language."""
+    """Return every text by its dotted key and by language."""
     tree = tomllib.loads(files(__package__).joinpath("catalogue.toml").read_text(encoding="utf-8"))
     found: dict[str, dict[str, str]] = {}
 
@@ -34,11 +33,7 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 
 def words(lang: str) -> Words:
-    """Return the function that looks a text up and fills in its values.
-
-    Parameters
-    ----------
-    lang : {"en", "es"}
+    """Return a function that looks up a text and fills in its values.
 
     Raises
     ------
@@ -50,6 +45,8 @@ def words(lang: str) -> Words:
     texts = catalogue()
 
     def say(key: str, **values: Any) -> str:
+        if key.startswith("metric.") and key not in texts:  # a new metric without a name of its own
+            return key.removeprefix("metric.").replace("_", " ").capitalize()
         return texts[key][lang].format(**values)
 
     return say

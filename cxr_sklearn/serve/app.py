@@ -18,15 +18,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
-from ..persistence import SavedModel
+from ..models.model import CXRModel
 from .scoring import Answer, Scorer
 from .uploads import FIELD, MAX_BYTES, MAX_FILES, uploads
 
 NOTICE = "This is not a diagnosis, and this is not a medical device."
 #: A page of another site that has its name resolve to this machine sends its own name.
 HOSTS = ["127.0.0.1", "localhost"]
-#: What a manifest says that holds no path of the machine it was written on.
-_FACTS = ("recipe", "created", "classes", "threshold", "threshold_source", "calibrated", "metrics", "data", "synthetic",
+#: Metadata that hold no path of the machine they were written on.
+_FACTS = ("recipe", "created", "classes", "threshold_source", "calibrated", "metrics", "data", "synthetic",
           "weights", "versions")  # fmt: skip
 _BODY = {
     "required": True,
@@ -46,7 +46,8 @@ _BODY = {
                     }
                 },
             }
-        }
+        },
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
     },
 }
 
@@ -64,13 +65,13 @@ class Answers(BaseModel):
     results: list[Answer]
 
 
-def create_app(model: SavedModel) -> FastAPI:
+def create_app(model: CXRModel) -> FastAPI:
     """Return the application that serves a model.
 
     Parameters
     ----------
-    model : SavedModel
-        Loaded with ``store=None``: nothing of what is scored is to be kept.
+    model : CXRModel
+        Loaded with ``store=None``, so that nothing of the images is kept.
 
     Returns
     -------
@@ -81,7 +82,7 @@ def create_app(model: SavedModel) -> FastAPI:
     Raises
     ------
     ModelError
-        If the model cannot score images that are no files.
+        If the model cannot score images that are not files.
     """
     scorer = Scorer(model)
     page, policy = _page()
@@ -111,12 +112,12 @@ def create_app(model: SavedModel) -> FastAPI:
 
     @app.get("/model")
     async def describe_model() -> dict[str, Any]:
-        """What is known of the model: how it was made, and how good it was."""
-        facts = {name: model.manifest[name] for name in _FACTS if name in model.manifest}
+        """Facts about the model: how it was made, and how good it was."""
+        metadata = model.metadata or {}
         return {
-            **facts,
-            "threshold": scorer.threshold,
-            "tells_domain": scorer.tells_domain,
+            **{name: metadata[name] for name in _FACTS if name in metadata},
+            "threshold": float(model.threshold),
+            "tells_domain": model.domain is not None,
             "explains": scorer.explains,
         }
 
@@ -126,13 +127,17 @@ def create_app(model: SavedModel) -> FastAPI:
         openapi_extra={"requestBody": _BODY},
     )
     async def predict(request: Request, heat: bool = False, picture: bool = False) -> Answers:
-        """Score images. Files that cannot be read do not stand in the way of the others; nothing is kept of any."""
+        """Score images: of a form, or one as the whole body. A file that cannot be read does not stop the others, and
+        nothing is kept of any.
+        """
         results = [
             await run_in_threadpool(scorer.answer, name, content, heat=heat, with_picture=picture)
             async for name, content in uploads(request)
         ]
         if not results:
-            raise HTTPException(400, f"the request has no files; send them in parts named {FIELD}")
+            raise HTTPException(
+                400, f"the request has no image; send one as the body, or several in parts of a form named {FIELD}"
+            )
         return Answers(results=results)
 
     return app

@@ -1,24 +1,75 @@
-"""From the bytes of one file to an answer, without a file."""
+"""From the bytes of one file to an answer, with its picture and heat map."""
 
 from __future__ import annotations
 
+import base64
 import io
 from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from pydantic import BaseModel, Field
 
-from ..decoding import Decoding, reason_of, size_and_mode
-from ..evaluation.shortcuts import ShortcutFeatures
 from ..exceptions import ImageReadError, ModelError
-from ..explanation.maps import explain
-from ..explanation.taken_apart import fitted_steps
-from ..loader import ImageLoader
-from ..persistence import SavedModel
-from ..scores import pneumonia_scores
-from .pictures import heat_picture, picture
+from ..images._decoding import FORMATS, Decoding, reason_of, size_and_mode
+from ..models._steps import loader_of
+from ..models.explain import explain
+from ..models.model import CXRModel, check_threshold
+
+_LONGEST_SIDE = 640
+#: EXIF orientations that exchange width and height.
+_LYING = (5, 6, 7, 8)
+
+
+def picture(content: bytes, taken: Decoding | None) -> str:
+    """Return an image that can be decoded as the data URL of a JPEG, upright and of the part that the model takes.
+
+    Parameters
+    ----------
+    content : bytes
+    taken : Decoding or None
+        How the model decodes images, if it looks at one size of them.
+    """
+    crop = 1.0 if taken is None else taken.crop
+    if taken is None or taken.resize == "stretch":
+        width, height = (side * crop for side in _upright_size(content))
+        resize, largest = "stretch", 1.0
+    else:
+        width, height, resize = taken.width, taken.height, taken.resize
+        largest = np.inf
+    scale = min(largest, _LONGEST_SIDE / max(width, height))
+    shown = Decoding(max(round(height * scale), 1), max(round(width * scale), 1), resize, crop)(content)
+    return _data_url(Image.fromarray(shown), "JPEG")
+
+
+def heat_picture(heat: np.ndarray) -> str:
+    """Return a heat map as the data URL of a PNG: opacity is heat, and colour goes from yellow to red with it.
+
+    Parameters
+    ----------
+    heat : ndarray of shape (H, W)
+        From 0 to 1.
+    """
+    level = np.rint(255 * np.clip(heat, 0, 1)).astype(np.uint8)
+    full, none = np.full_like(level, 255), np.zeros_like(level)
+    return _data_url(Image.fromarray(np.dstack([full, 255 - level, none, level])), "PNG")
+
+
+def _upright_size(content: bytes) -> tuple[int, int]:
+    width, height, _ = size_and_mode(content)
+    if content[128:132] == b"DICM":
+        return width, height
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        # Pillow tells the size of a TIFF as it is upright.
+        is_lying = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _LYING
+    return (height, width) if is_lying else (width, height)
+
+
+def _data_url(image: Image.Image, format: str) -> str:
+    file = io.BytesIO()
+    image.save(file, format)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 class Answer(BaseModel):
@@ -40,40 +91,36 @@ class Answer(BaseModel):
 
 
 class Scorer:
-    """Answers for one image at a time, whichever thread asks: networks are not safe to share, and memory is finite.
+    """Scores one image at a time, also when several threads ask: networks are not thread-safe, and memory is finite.
 
-    Scores are those of the file alone, to the last bit, if the pipeline begins with ImageLoader or ShortcutFeatures.
-    A first step of the user's own gets all pixels of the image as an array, and may make something else of them than of
-    the file.
+    The model is given the content of the file in place of its path, so scores and decisions are those of the file.
 
     Parameters
     ----------
-    model : SavedModel
-        Whose parts keep nothing: loaded with ``store=None``.
+    model : CXRModel
+        Loaded with ``store=None``, so that nothing of the images is kept.
 
     Raises
     ------
     ModelError
-        If the model cannot score images that are no files.
+        If the model cannot score images that are not files.
     """
 
-    def __init__(self, model: SavedModel) -> None:
-        first = fitted_steps(model.pipeline)[0]
-        self.threshold = model.threshold
-        self.tells_domain = model.domain is not None
-        self._model = model
+    def __init__(self, model: CXRModel) -> None:
+        check_threshold(model.threshold)
+        self.model = model
         self._lock = Lock()
-        #: How the pipeline decodes files, if one size is all that it looks at.
-        self._taken = first.decoding() if isinstance(first, ImageLoader) else None
-        self._reads_files = isinstance(first, ImageLoader | ShortcutFeatures)
-        self.explains = self._taken is not None
+        loader = loader_of(model)
+        #: How the pipeline decodes files, if it looks at one size of them.
+        self._taken = None if loader is None else loader.decoding()
+        self.explains = loader is not None
         blank = _blank()
         try:
-            self._score(self._taken_by_the_pipeline(blank))
+            model.predict_proba([blank])
             self._domain(blank)  # joblib counts the cores at its first call, with a program of its own
         except Exception as error:  # a pipeline can hold parts of the user's own
             raise ModelError(
-                f"the model cannot score images that are no files: {type(error).__name__}: {error}"
+                f"the model cannot score images that are not files: {type(error).__name__}: {error}"
             ) from error
 
     def answer(self, filename: str, content: bytes, *, heat: bool, with_picture: bool) -> Answer:
@@ -90,8 +137,7 @@ class Scorer:
         """
         with self._lock:
             try:
-                X = self._taken_by_the_pipeline(content)
-                score = self._score(X)
+                probabilities = self.model.predict_proba([content])
                 domain = self._domain(content)
             except ImageReadError as error:
                 (reason,) = error.failures.values()
@@ -100,38 +146,26 @@ class Scorer:
                 shown = picture(content, self._taken) if with_picture else None
             except Exception as error:  # noqa: BLE001 - there is no telling what bytes make a codec raise
                 return self._answer(filename, error=reason_of(error))
-            if not np.isfinite(score):
+            if not np.isfinite(probabilities).all():
                 return self._answer(filename, error="the model gives it no score")
+            (decision,) = self.model.decide(probabilities)
             return self._answer(
                 filename,
-                score=score,
-                decision="pneumonia" if score >= self.threshold else "normal",
+                score=probabilities[0, 1],
+                decision=self.model.class_names[decision],
                 domain=domain,
-                heat=heat_picture(explain(self._model.pipeline, X)[0]) if heat and self.explains else None,
+                heat=heat_picture(explain(self.model, [content])[0]) if heat and self.explains else None,
                 picture=shown,
             )
 
     def _answer(self, filename: str, **known: Any) -> Answer:
         facts = {"score": None, "decision": None, "domain": None, "error": None, **known}
-        return Answer(filename=filename, threshold=self.threshold, **facts)
-
-    def _taken_by_the_pipeline(self, content: bytes) -> Any:
-        """Return one file as the pipeline takes it: its content, or all its pixels for a first step of the user's."""
-        if self._reads_files:
-            return [content]
-        try:
-            width, height, _ = size_and_mode(content)
-            return Decoding(height, width, "stretch")(content)[None]
-        except Exception as error:  # there is no telling what bytes make a codec raise
-            raise ImageReadError({"image 0": reason_of(error)}, 1) from error
-
-    def _score(self, X: Any) -> float:
-        return float(pneumonia_scores(self._model.pipeline, X)[0])
+        return Answer(filename=filename, threshold=self.model.threshold, **facts)
 
     def _domain(self, content: bytes) -> str | None:
-        if self._model.domain is None:
+        if self.model.domain is None:
             return None
-        return "in" if self._model.domain.predict([content])[0] == 1 else "out"
+        return "in" if self.model.domain.predict([content])[0] == 1 else "out"
 
 
 def _blank() -> bytes:

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 MAX_FILES = 25
 MAX_BYTES = 50_000_000
 FIELD = "files"
-#: Of a request, what is in no file; boundaries and headers of a part are some hundred bytes.
+#: Bytes of a request outside its files; boundary and headers of a part have some hundred.
 MAX_AROUND = 250_000
 _LONGEST_NAME = 255
-
-# The parser warns of what the client is told anyway; without a handler that would come out on the terminal.
+#: Types of a body that is one image; the second is what ``curl --data-binary`` says of any file.
+_ONE_IMAGE = (b"", b"application/x-www-form-urlencoded", b"application/octet-stream", b"application/dicom")
+# The client gets the parser's warnings as errors; without a handler they would appear on the terminal as well.
 logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
 
@@ -32,12 +33,16 @@ async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
     Raises
     ------
     HTTPException
-        400 if the request is not what it should be, 413 if a file is too large or one too many, or there is too much
-        around them, 415 if it is no multipart/form-data. The rest of the request is not read then.
+        400 if the request is malformed, 413 if a file is too large or one too many, or there is too much around them,
+        415 if it is neither a form nor an image. The rest of the request is not read then.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind in _ONE_IMAGE or kind.startswith(b"image/"):
+        if content := await _whole_body(request):
+            yield "image", content
+        return
     if kind != b"multipart/form-data":
-        raise HTTPException(415, f"send the images as multipart/form-data, in parts named {FIELD}")
+        raise HTTPException(415, f"send an image as the body, or several as multipart/form-data in parts named {FIELD}")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MAX_FILES * MAX_BYTES + MAX_AROUND:
         raise HTTPException(413, f"at most {MAX_FILES} files of {MAX_BYTES:,} bytes are taken at once")
@@ -57,8 +62,17 @@ async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
         raise HTTPException(400, "the request is cut short: its last boundary is missing")
 
 
+async def _whole_body(request: Request) -> bytes:
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > MAX_BYTES:
+            raise HTTPException(413, f"the image has more than the {MAX_BYTES:,} bytes allowed")
+    return bytes(content)
+
+
 class _Parts:
-    """What the parser has told of the parts so far."""
+    """The parts that the parser has found so far."""
 
     def __init__(self) -> None:
         self.complete: deque[tuple[str, bytes]] = deque()
@@ -100,7 +114,7 @@ class _Parts:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if options.get(b"name") != FIELD.encode():
-            raise HTTPException(400, f"a part of the request has another name than {FIELD}")
+            raise HTTPException(400, f"a part of the form has another name than {FIELD}; call it so")
         self._name = _plain_name(options.get(b"filename", b""))
 
     def _data(self, data: bytes, start: int, end: int) -> None:

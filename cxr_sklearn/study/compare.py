@@ -1,42 +1,46 @@
-"""The main job: the same images, folds and rules for every pipeline, and one table of scores to judge them by."""
+"""compare: every pipeline on the same images, folds and rules, with one table of scores to judge them by."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sklearn.pipeline import Pipeline
 
-from ..datasets.folder import SPLIT_NAMES
-from ..domain import DomainDetector
-from ..evaluation.anatomy import crop_of, embed_all, training_of
-from ..evaluation.calibration import calibrate as calibrate_scores
-from ..evaluation.calibration import calibrated_rows
-from ..evaluation.circumstances import check_images, describe_images, describe_run
-from ..evaluation.occlusion import occluded_rows
-from ..evaluation.permutation import permuted_rows
-from ..evaluation.search import evaluate, patient_folds
-from ..evaluation.stress import stressed_validation
+from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError, ModelError, RecipeError
-from ..persistence import save
-from ..recipes import Recipe, default_recipes, load_recipe
+from ..exceptions import DataError, ModelError
+from ..features.domain import DomainDetector
+from ..models._steps import crop_of
+from ..models.files import save_model
+from ..models.model import CXRModel
 from ..report.words import words
-from ..scores import calibrated
-from .checks import CLASSES, Domains, check_options, images_of, load_recipes
-from .results import render, write_metrics
+from ._metadata import check_images, describe_images, describe_run
+from .probes import occluded_rows, permuted_rows, stressed_validation
+from .recipes import candidates_of, default_recipes
+from .run_folder import render, write_metrics
+from .search import (
+    CLASSES,
+    Domains,
+    Fitted,
+    calibrated_rows,
+    check_options,
+    embed_all,
+    fit_candidate,
+    images_of,
+    patient_folds,
+    training_of,
+)
 
 
 def compare(
     frame: pd.DataFrame,
-    pipelines: Sequence[str | os.PathLike[str]] | None = None,
+    pipelines: Any = None,
     *,
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
@@ -55,46 +59,47 @@ def compare(
 ) -> dict[str, Any]:
     """Compare pipelines on the same images, folds and rules, and write a report.
 
-    The images are checked first, as by :func:`check`. Every image is embedded once, before any search starts. Then,
-    for each pipeline: a grid search on the training images by stratified folds that keep a patient together, scored
-    by ROC AUC; out-of-fold scores of the best candidate; a refit on all training images; a threshold from the
-    validation images, or from the out-of-fold scores where those are too few; and one look at the test images. A
-    classifier that trains a network holds some of its training patients out for early stopping. The recipe
-    "shortcuts", which sees no lung, is always among them: it is the line to beat.
+    The images are checked first, as by :func:`check`, and embedded once, before any search starts. Each pipeline then
+    goes through a grid search on the training images, with stratified folds of whole patients, scored by ROC AUC;
+    gets out-of-fold scores with the best parameters; is fitted again on all training images; has its threshold chosen
+    on the validation images, or on the out-of-fold scores where those are too few; and looks at the test images once.
+    A classifier that trains a network holds out some of its training patients for early stopping. The recipe
+    "shortcuts", which sees no lung, is always included: it is the line to beat.
 
     Parameters
     ----------
     frame : DataFrame
-        As :func:`load_folder` returns it; `path`, `target`, `split` and `patient` are used, and `subtype` if it has it.
-    pipelines : sequence of str or path, or None
-        Names of shipped recipes or paths of recipe files; None takes all that are shipped, but for those that are slow
-        and on request (``ON_REQUEST = True`` in their file).
+        As :func:`load_folder` returns it, with `path`, `target`, `split` and `patient`, and optionally `subtype`.
+    pipelines : dict, sequence of str or path, or None
+        What to compare: ``{"mine": pipeline, "tuned": (pipeline, grid), "frozen": "vgg16_logistic"}``, with estimators,
+        pairs of an estimator and its parameter grid, names of shipped recipes, or paths of recipe files; or a list of
+        recipes alone. None takes all shipped recipes except the slow ones (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
-        ``training.csv``, ``probes.csv`` and ``models/``; created if need be.
+        ``training.csv``, ``probes.csv`` and ``models/``; created if missing.
     weights, store
-        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; what the check
-        found out about each image is kept in the store, too.
+        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
+        their own. The statistics of each image that the check needs are kept in the store, too.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
-        Passed to the recipes, and by them to :class:`BalancedClassifier`. What a recipe that knows no `balance` was
-        fitted on stays as it is, and the report says so.
+        How a :class:`BalancedClassifier` around the last step of each pipeline balances the classes. For "augment",
+        which draws views of images, it wraps all steps after the ImageLoader, and leaves a pipeline without one alone.
     threshold : str or float, default="youden"
         Where scores become decisions: "youden", "sensitivity=.95", "specificity=.90", "cost=5:1" (a missed pneumonia
-        against a false alarm) or a number like "0.5"; "robust" is Youden's index over the validation images,
-        unchanged and changed, after smoothing, and implies `stress`.
+        against a false alarm) or a number. "robust" is Youden's index over the validation images, unchanged and
+        changed, after smoothing; it implies `stress`.
     calibrate : {"temperature", "sigmoid", "isotonic"} or None, default=None
-        How to calibrate the scores, on the images that the threshold is chosen on.
+        How to calibrate the scores, on the images on which the threshold is chosen.
     sanity : bool, default=False
-        Also train on permuted labels, and score test images whose border or centre is hidden.
+        Also train on permuted labels, and score test images with their border or centre hidden.
     stress : bool, default=False
-        Also score changed validation images, as :func:`stress_test` does: to choose between pipelines without a look
-        at test. Where there are too few of them to decide anything, each pipeline is fitted once more, without the
-        first fold of the training images, and that fold is scored.
+        Also score changed validation images, as :func:`stress_test` does, to choose between pipelines without a look
+        at test. If there are too few of these, each pipeline is fitted once more, without the first fold of the
+        training images, and scores that fold.
     allow_leaks : bool, default=False
-        Whether to go on although images or patients are on both sides of a split; the report says so then.
+        Whether to go on if images or patients are on both sides of a split; the report says so.
     cv : int, default=5
-        Number of folds. 1 fits once: a tenth of the training patients is held out, takes the place of the folds, and
-        the model fitted on the others is the final one.
+        Number of folds. 1 fits once: a tenth of the training patients is held out instead, and the model fitted on the
+        others is the final one.
     n_jobs : int or None, default=None
         Processes for the grid search.
     random_state : int, default=0
@@ -114,13 +119,13 @@ def compare(
     DataError
         If a split or a class is missing, a class has fewer training patients than folds, or there are leaks.
     RecipeError
-        If a recipe cannot be used.
+        If a recipe or an estimator cannot be used.
     ValueError
         If another parameter is wrong.
     ImageReadError
         If images cannot be read; the error lists every one.
     WeightsUnavailableError
-        If the weights of a backbone are neither here nor to be had.
+        If the weights of a backbone are not on this machine and cannot be downloaded.
     StoreError
         If the store cannot be read or written.
     OSError
@@ -129,93 +134,83 @@ def compare(
     rule = parse_rule(str(threshold))
     words(lang)
     check_options(balance, calibrate, cv, n_jobs)
-    built = _build(pipelines, {"store": store, "weights": weights, "random_state": random_state, "balance": balance})
+    options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
+    candidates = candidates_of(pipelines, default_recipes(), **options)
+    if all(candidate.name != SHORTCUTS for candidate in candidates):
+        candidates += candidates_of(SHORTCUTS, (), **options)
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in CLASSES:
         if test[test["target"] == target]["patient"].nunique() < 2:
-            raise DataError(f"there is one {label} patient in the test split; no metric can be trusted of so few")
+            raise DataError(f"there is one {label} patient in the test split, too few to measure anything")
     folds = patient_folds(train, cv, random_state)
-    checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
-    # First what is quick and may fail.
+    frame, checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+    # The quick steps that may fail come first.
     domains = Domains(store, train)
-    for _, pipeline in built.values():
-        domains.of(pipeline)
-    images = describe_images(frame, store, checked)
+    for candidate in candidates:
+        domains.of(candidate.pipeline)
+    images = describe_images(frame, checked)
     folder = Path(out)
     (folder / "models").mkdir(parents=True, exist_ok=True)
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
-    data = {"synthetic": bool(frame.attrs.get("synthetic", False))}
+    data = {"synthetic": any_drawn(frame["path"])}
     facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
-    for name, (recipe, pipeline) in built.items():
-        facts["pipelines"][name] = {
-            "description": recipe.description,
-            "crop": crop_of(pipeline),
-            "balance": balance if recipe.takes("balance") else "none",
-            **embed_all(pipeline, frame, verbose),
+    for candidate in candidates:
+        facts["pipelines"][candidate.name] = {
+            "description": candidate.description,
+            "crop": crop_of(candidate.pipeline),
+            "balance": candidate.balance,
+            **embed_all(candidate.pipeline, frame, verbose),
         }
-    keep = _Kept(folder, facts, images)
+    write = _Writer(folder, facts, images)
     try:
-        for name, (recipe, pipeline) in built.items():
-            scores, model, found = evaluate(recipe, pipeline, frame, folds, n_jobs, verbose)
-            facts["pipelines"][name]["seconds"] |= found.pop("seconds")
-            scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
-            calibration = calibrate and ("reversed" if calibrator is None else calibrate)
-            facts["pipelines"][name] |= {**found, "calibrated": calibration}
-            changed = partial(stressed_validation, name, pipeline, model, frame, scores=scores, folds=folds,
-                              verbose=verbose)  # fmt: skip
-            # Only a rule that needs them waits for changed images: what is fitted is to be kept at once.
-            first = [calibrated_rows(changed(), calibrator)] if rule.name == "robust" else []
-            keep(scores=[scores], training=training_of(name, model), probes=first)
-            path = folder / "models" / f"{name}.skops"
-            _keep_model(path, calibrated(model, calibrator), domains.of(model), name, keep.metrics)
+        for candidate in candidates:
+            name = candidate.name
+            fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
+            facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
+            facts["pipelines"][name] |= fitted.facts
+            changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
+            # Changed images come before the model is saved only if its threshold depends on them.
+            first = [changed()] if rule.name == "robust" else []
+            write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
+            _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, write.metrics)
             if sanity:
-                occluded = calibrated_rows(occluded_rows(name, model, test, verbose), calibrator)
-                permuted = permuted_rows(name, pipeline, train, random_state=random_state, verbose=verbose)
-                keep(probes=[occluded, permuted])
+                occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
+                permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
+                write(probes=[occluded, permuted])
             if stress and not first:
-                keep(probes=[calibrated_rows(changed(), calibrator)])
+                write(probes=[changed()])
     finally:
-        if keep.metrics:
-            render(folder, keep.metrics)
-    return keep.metrics
+        if write.metrics:
+            render(folder, write.metrics)
+    return write.metrics
 
 
-def _build(
-    pipelines: Sequence[str | os.PathLike[str]] | None, options: dict[str, Any]
-) -> dict[str, tuple[Recipe, Pipeline]]:
-    """Build the pipelines by name, that of the shortcuts with them."""
-    recipes = load_recipes(pipelines, default_recipes())
-    if options["balance"] != "none" and not any(recipe.takes("balance") for recipe in recipes):
-        raise RecipeError(f"none of these recipes can be balanced: {', '.join(recipe.name for recipe in recipes)}")
-    if all(recipe.name != SHORTCUTS for recipe in recipes):
-        recipes.append(load_recipe(SHORTCUTS))
-    return {recipe.name: (recipe, recipe.build(**options)) for recipe in recipes}
-
-
-def _keep_model(path: Path, model: Pipeline, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
-    """Save a model with what the run says of it; one that cannot be saved costs a warning, not the run."""
+def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
+    """Save a model with the facts of the run about it; one that cannot be saved causes a warning, not an error."""
     found = metrics["pipelines"][name]
-    facts = {
+    metadata = {
         "recipe": name,
-        "threshold": found["threshold"]["value"],
         "threshold_source": found["threshold"]["source"],
         "calibrated": found["calibrated"],
         "metrics": {"test": {metric: figure["value"] for metric, figure in found["test"].items()}},
         "data": {split: metrics["data"]["splits"][split] for split in SPLIT_NAMES},
         "synthetic": metrics["data"]["synthetic"],
     }
+    threshold = found["threshold"]["value"]
+    model = CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
     try:
-        save(model, path, domain=domain, **facts)
+        save_model(model, path)
     except ModelError as error:
         warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
 
 
-class _Kept:
-    """The tables and metrics.json of a run, written whenever there is more, so that a failure loses nothing."""
+class _Writer:
+    """Writer of a run's tables and metrics.json, called whenever there are more rows, so that a failure loses none."""
 
     def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame) -> None:
         self._folder, self._facts, self._images = folder, facts, images
@@ -224,7 +219,7 @@ class _Kept:
 
     def __call__(self, **more: list[pd.DataFrame]) -> None:
         if not self.metrics:
-            # Those of an earlier run do not fit.
+            # Those of an earlier run do not fit the new tables.
             for earlier in [*(self._folder / name for name in ("metrics.json", "report.html", "model-card.md",
                             "training.csv", "probes.csv")), *(self._folder / "models").glob("*.skops")]:  # fmt: skip
                 earlier.unlink(missing_ok=True)

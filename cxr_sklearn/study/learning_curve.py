@@ -1,28 +1,25 @@
-"""How many patients it takes: ROC AUC on held-out images against the number of training patients."""
+"""learning_curve: ROC AUC on held-out images against the number of training patients."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
-from sklearn.pipeline import Pipeline
 
-from ..datasets.findings import MIN_IMAGES_PER_CLASS
-from ..embedder import FrozenEmbedder
-from ..evaluation.anatomy import embed_all
-from ..evaluation.circumstances import check_images
-from ..evaluation.search import fit, patient_folds, search
+from .._progress import progress_bar
+from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
-from ..progress import progress_bar
-from ..recipes import Recipe, default_recipes, load_recipe
-from ..scores import pneumonia_scores
-from .checks import images_of, load_recipes
+from ..features.embedder import FrozenEmbedder
+from ..models._steps import networks_of
+from ._metadata import check_images
+from .recipes import Candidate, candidates_of, default_recipes, load_recipe
+from .search import embed_all, fit, images_of, patient_folds, scores_of, search
 
 SMALLEST = 30
 _FOLDS = 4
@@ -30,7 +27,7 @@ _FOLDS = 4
 
 def learning_curve(
     frame: pd.DataFrame,
-    pipelines: Sequence[str | os.PathLike[str]] | None = None,
+    pipelines: Any = None,
     *,
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
@@ -42,24 +39,24 @@ def learning_curve(
 ) -> pd.DataFrame:
     """Fit pipelines on 30, 60, 120, ... and all training patients, and measure them on others.
 
-    The parameters of each are searched once, on all training patients. Patients are drawn by class, and the draws of
-    one repeat contain each other. The AUC is taken on the validation split, or, where that has fewer than 30 images of
-    either class, on a quarter of the training patients that no fit gets to see.
+    The parameters of each pipeline are searched once, on all training patients. Patients are drawn by class, and within
+    a repeat each larger draw contains the smaller ones. The AUC is measured on the validation split or, if that has
+    fewer than 30 images of a class, on a quarter of the training patients, which no fit sees.
 
     Parameters
     ----------
     frame : DataFrame
         As :func:`load_folder` returns it.
-    pipelines : sequence of str or path, or None
-        Recipes; None takes the shipped ones on frozen features, whose images are embedded once for all fits.
+    pipelines : dict, sequence of str or path, or None
+        As for :func:`compare`. None takes the shipped recipes on frozen features, which are computed once for all fits.
     out : path
-        Folder for ``learning_curve.csv``; that of a `compare` run will show it in its report.
+        Folder for ``learning_curve.csv``. A run of :func:`compare` in the same folder shows it in its report.
     weights, store
         Passed to the recipes.
     n_repeats : int, default=10
-        Draws of patients of each number.
+        Number of draws for each number of patients.
     allow_leaks : bool, default=False
-        Whether to go on although images of train and val are copies of each other.
+        Whether to go on if images of train and val are copies of each other.
     random_state : int, default=0
     verbose : int, default=0
         1 shows progress bars.
@@ -73,8 +70,8 @@ def learning_curve(
     Raises
     ------
     DataError
-        If there are fewer than 30 training patients, or too few of a class, or patients or copies of an image in
-        both train and val.
+        If there are fewer than 30 training patients, too few of a class, or a patient or copies of an image in both
+        train and val.
     ValueError
         If `n_repeats` is wrong.
     RecipeError, ImageReadError, WeightsUnavailableError
@@ -82,42 +79,43 @@ def learning_curve(
     """
     if n_repeats < 1:
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
-    recipes = load_recipes(pipelines, frozen_recipes())
+    options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
+    candidates = candidates_of(pipelines, frozen_recipes(), **options)
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)
     sizes = _sizes(train["patient"].nunique())
-    options = {"weights": weights, "store": store, "random_state": random_state}
-    check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
+    both, _ = check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
+    train, measured = both.iloc[: len(train)], both.iloc[len(train) :]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     tables = []
-    for recipe in recipes:
-        pipeline = recipe.build(**options)
-        facts = embed_all(pipeline, pd.concat([train, measured]), verbose)
-        with progress_bar(f"Learning curve, {recipe.name}", len(draws), show=verbose > 0) as advance:
-            pipeline.set_params(**_best_params(pipeline, recipe, train, random_state))
+    for candidate in candidates:
+        facts = embed_all(candidate.pipeline, both, verbose)
+        with progress_bar(f"Learning curve, {candidate.name}", len(draws), show=verbose > 0) as advance:
+            best = _best_params(candidate, train, random_state)
+            pipeline = clone(candidate.pipeline).set_params(**best)
             rows = []
             for n, repeat in draws:
                 drawn = _draw(train, n, random_state + repeat)
-                auc = roc_auc_score(measured["target"], pneumonia_scores(fit(pipeline, drawn), measured["path"]))
-                rows.append((recipe.name, len(measured), n, repeat, auc))
+                auc = roc_auc_score(measured["target"], scores_of(fit(pipeline, drawn), measured))
+                rows.append((candidate.name, len(measured), n, repeat, auc))
                 advance(1)
         columns = ["pipeline", "images", "patients", "repeat", "roc_auc"]
         tables.append(pd.DataFrame(rows, columns=columns).assign(
             weights=" + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]})), source=source
         ))  # fmt: skip
         table = pd.concat(tables)[list(TABLES["learning_curve"].columns)]
-        write_table(table, folder, "learning_curve")  # after each pipeline: a later failure costs no more than itself
+        write_table(table, folder, "learning_curve")  # after each pipeline, so that a later failure loses nothing
     return table
 
 
 def frozen_recipes() -> list[str]:
-    """Names of the shipped recipes, but for those on request, whose features come from a frozen network."""
+    """Return the names of the default recipes whose features come from a frozen network."""
     return [
         name
         for name in default_recipes()
-        if any(isinstance(step, FrozenEmbedder) for step in load_recipe(name).build().get_params().values())
+        if any(isinstance(network, FrozenEmbedder) for network in networks_of(load_recipe(name).build()))
     ]
 
 
@@ -125,7 +123,7 @@ def _parts(frame: pd.DataFrame, random_state: int) -> tuple[pd.DataFrame, pd.Dat
     train, val = (frame[frame["split"] == split] for split in ("train", "val"))
     if min((val["target"] == label).sum() for label in (0, 1)) >= MIN_IMAGES_PER_CLASS:
         if n_both := len(set(train["patient"]) & set(val["patient"])):
-            raise DataError(f"{n_both} patients have images in both train and val; put all of a patient into one split")
+            raise DataError(f"{n_both} patients have images in both train and val; put each patient into one split")
         return train, val, "val"
     rows, held_out = patient_folds(train, _FOLDS, random_state)[0]
     return train.iloc[rows], train.iloc[held_out], "held-out"
@@ -133,25 +131,27 @@ def _parts(frame: pd.DataFrame, random_state: int) -> tuple[pd.DataFrame, pd.Dat
 
 def _sizes(n_patients: int) -> list[int]:
     if n_patients < SMALLEST:
-        raise DataError(f"{n_patients} training patients are too few for a learning curve; it starts at {SMALLEST}")
+        raise DataError(
+            f"{n_patients} training patients, less those held out, are too few; the curve starts at {SMALLEST}"
+        )
     sizes = [SMALLEST]
-    # The last step to all patients is no smaller than half of a doubling.
+    # The last step, to all patients, multiplies their number by at least 1.5.
     while sizes[-1] * 2 <= n_patients / 1.5:
         sizes.append(sizes[-1] * 2)
     return [*sizes, n_patients] if n_patients > sizes[-1] else sizes
 
 
-def _best_params(pipeline: Pipeline, recipe: Recipe, train: pd.DataFrame, random_state: int) -> dict[str, Any]:
-    candidates = list(ParameterGrid(recipe.param_grid or {}))
-    if len(candidates) == 1:
-        return dict(candidates[0])
+def _best_params(candidate: Candidate, train: pd.DataFrame, random_state: int) -> dict[str, Any]:
+    grid = list(ParameterGrid(candidate.param_grid or {}))
+    if len(grid) == 1:
+        return dict(grid[0])
     splits = patient_folds(train, _FOLDS, random_state)
-    best, _ = search(pipeline, candidates, train, splits, n_jobs=None, advance=lambda n: None)
+    best, _ = search(candidate.pipeline, grid, train, splits, n_jobs=None, advance=lambda n: None)
     return best
 
 
 def _draw(train: pd.DataFrame, n: int, random_state: int) -> pd.DataFrame:
-    """Draw `n` patients, each class by its share; a larger draw of the same seed contains the smaller one."""
+    """Draw `n` patients, stratified by class; a larger draw with the same seed contains the smaller one."""
     labels = train.groupby("patient")["target"].first()
     shuffled = labels.sample(frac=1, random_state=random_state)
     n_pneumonia = min(max(round(n * labels.mean()), 2), n - 2)
@@ -160,18 +160,3 @@ def _draw(train: pd.DataFrame, n: int, random_state: int) -> pd.DataFrame:
         for part, size in ((shuffled[shuffled == 1], n_pneumonia), (shuffled[shuffled == 0], n - n_pneumonia))
     ]
     return train[train["patient"].isin(taken[0].append(taken[1]))]
-
-
-def learning_facts(table: pd.DataFrame) -> dict[str, Any]:
-    """Return mean and range of the AUC for each pipeline and number of patients, as metrics.json has them."""
-    pipelines = {}
-    for name, rows in table.groupby("pipeline", sort=False):
-        by_size = rows.groupby("patients")["roc_auc"]
-        points = pd.DataFrame({"mean": by_size.mean(), "low": by_size.min(), "high": by_size.max()}).reset_index()
-        pipelines[str(name)] = {"weights": rows["weights"].fillna("").iloc[0], "points": points.to_dict("records")}
-    return {
-        "images": int(table["images"].iloc[0]),
-        "source": table["source"].iloc[0],
-        "repeats": int(table["repeat"].max()) + 1,
-        "pipelines": pipelines,
-    }

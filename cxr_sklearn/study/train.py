@@ -1,4 +1,4 @@
-"""One pipeline, fitted to be used elsewhere: searched, calibrated if asked for, and with its threshold."""
+"""train: fit one pipeline, with its parameters searched and its threshold chosen."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ from typing import Any
 
 import pandas as pd
 
-from ..evaluation.anatomy import embed_all
-from ..evaluation.calibration import calibrate as calibrate_scores
-from ..evaluation.calibration import calibrated_rows
-from ..evaluation.circumstances import check_images
+from ..datasets._frame import any_drawn
 from ..evaluation.metrics import compute_metrics
-from ..evaluation.search import evaluate, patient_folds
-from ..evaluation.stress import stressed_validation
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
-from ..persistence import SavedModel
-from ..recipes import load_recipe
-from ..scores import calibrated
-from .checks import Domains, check_options, images_of
+from ..models.model import CXRModel
+from ._metadata import check_images, count_images
+from .probes import stressed_validation
+from .recipes import candidates_of, load_recipe
+from .search import Domains, check_options, embed_all, fit_candidate, images_of, patient_folds
 
 
 def train(
     frame: pd.DataFrame,
-    pipeline: str | os.PathLike[str],
+    pipeline: Any,
     *,
     weights: str | os.PathLike[str] = "imagenet",
     store: str | os.PathLike[str] | None = "auto",
@@ -38,30 +34,29 @@ def train(
     random_state: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     verbose: int = 0,
-) -> SavedModel:
-    """Fit a recipe on the train split and choose its threshold on val, as :func:`compare` does; test is not looked at.
+) -> CXRModel:
+    """Fit a pipeline on the train split and choose its threshold on val, as :func:`compare` does, without test images.
 
     Parameters
     ----------
     frame : DataFrame
         As :func:`load_folder` returns it.
-    pipeline : str or path
-        A recipe.
+    pipeline : str, path, estimator, or dict of one of them
+        A recipe, an estimator, or ``{"name": ...}`` with one of them or a pair of an estimator and its parameter grid.
     weights, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
-        As for :func:`compare`; with ``cv=1``, the recipe is fitted once, on nine tenths of the training patients, and
-        the threshold comes from the others where there are too few validation images.
+        As for :func:`compare`. With ``cv=1``, if there are too few validation images, the threshold is chosen on the
+        tenth of the training patients that is held out.
     checkpoint : path or None, default=None
-        Passed to the recipe, and by it to :class:`FineTunedClassifier`: a training that was killed goes on from there
-        when it is run again.
+        Passed to the recipe, and by it to :class:`FineTunedClassifier`: the same call resumes a training that was
+        interrupted.
 
     Returns
     -------
-    SavedModel
-        The fitted pipeline, a :class:`DomainDetector` of the training images, and the facts that :func:`save`
-        is to keep: "recipe", "best_params", "balance", "threshold", "threshold_rule", "threshold_source", "folds",
-        "calibrated", "metrics" at that threshold ("out_of_fold" and, if there are validation images of both classes,
-        "val"), "data" and "synthetic". ``save(model.pipeline, path, domain=model.domain, **model.manifest)``
-        makes a file of it.
+    CXRModel
+        The fitted pipeline with its threshold, its calibrator if one was asked for, a :class:`DomainDetector` of the
+        training images, and as metadata "recipe", "best_params", "balance", "threshold_rule", "threshold_source",
+        "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are validation images of both
+        classes, "val"), "data" and "synthetic". :func:`save_model` makes a file of it.
 
     Raises
     ------
@@ -72,48 +67,50 @@ def train(
     """
     rule = parse_rule(str(threshold))
     check_options(balance, calibrate, cv, n_jobs)
-    recipe = load_recipe(pipeline)
-    if balance != "none" and not recipe.takes("balance"):
-        raise RecipeError(f"{recipe.name} cannot be balanced")
-    if checkpoint is not None and not recipe.takes("checkpoint"):
-        raise RecipeError(f"{recipe.name} has nothing to continue: its build() takes no checkpoint")
-    options = {} if checkpoint is None else {"checkpoint": checkpoint}
-    built = recipe.build(weights=weights, store=store, random_state=random_state, balance=balance, **options)
+    options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
+    if checkpoint is not None:
+        if not (isinstance(pipeline, str | os.PathLike) and load_recipe(pipeline).takes("checkpoint")):
+            raise RecipeError(
+                f"{pipeline} cannot resume a training: it is not a recipe whose build() takes a checkpoint"
+            )
+        options["checkpoint"] = checkpoint
+    candidate, *others = candidates_of(pipeline, (), balance=balance, **options)
+    if others:
+        raise RecipeError("train fits one pipeline; compare takes several")
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=cv)
+    frame, _ = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
     rows = frame[frame["split"] == "train"]
-    check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
-    # First what is quick and may fail.
+    # The quick steps that may fail come first.
     domains = Domains(store, rows)
-    domains.of(built)
-    embed_all(built, frame, verbose)
+    domains.of(candidate.pipeline)
+    embed_all(candidate.pipeline, frame, verbose)
     folds = patient_folds(rows, cv, random_state)
-    scores, model, found = evaluate(recipe, built, frame, folds, n_jobs, verbose)
-    scores, calibrator = calibrate_scores(scores, calibrate) if calibrate else (scores, None)
+    fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
     changed = None
     if rule.name == "robust":
-        changed = stressed_validation(recipe.name, built, model, frame, scores=scores, folds=folds, verbose=verbose)
-        changed = calibrated_rows(changed, calibrator)
+        changed = stressed_validation(candidate.name, fitted, frame, folds, verbose)
         if changed.empty:
             warnings.warn(
-                f"{recipe.name} loads no images by an ImageLoader, so none can be changed: its threshold is by "
-                "Youden's index over images as they are",
+                f"{candidate.name} has no ImageLoader, so its images cannot be changed: its threshold is chosen by "
+                "Youden's index on unchanged images",
                 stacklevel=2,
             )
-    chosen = choose_threshold(scores, rule, changed)
-    facts = {
-        "recipe": recipe.name,
-        "best_params": {name: str(value) for name, value in found["best_params"].items()},
-        "balance": balance,
-        "threshold": chosen["value"],
+    chosen = choose_threshold(fitted.scores, rule, changed)
+    threshold = float(chosen["value"])
+    metadata = {
+        "recipe": candidate.name,
+        "best_params": {name: str(value) for name, value in fitted.facts["best_params"].items()},
+        "balance": candidate.balance,
         "threshold_rule": chosen["rule"],
         "threshold_source": chosen["source"],
         "folds": cv,
-        "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),
-        "metrics": _metrics(scores, float(chosen["value"])),
-        "data": {split: _count(frame[frame["split"] == split]) for split in ("train", "val")},
-        "synthetic": bool(frame.attrs.get("synthetic", False)),
+        "calibrated": fitted.facts["calibrated"],
+        "metrics": _metrics(fitted.scores, threshold),
+        "data": {split: count_images(frame[frame["split"] == split]) for split in ("train", "val")},
+        "synthetic": any_drawn(frame["path"]),
     }
-    return SavedModel(calibrated(model, calibrator), domains.of(model), facts)
+    domain = domains.of(fitted.model)
+    return CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
 
 
 def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
@@ -122,12 +119,4 @@ def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
         name: compute_metrics(part["target"], part["score"], threshold)
         for name, part in parts.items()
         if part["target"].nunique() == 2
-    }
-
-
-def _count(rows: pd.DataFrame) -> dict[str, int]:
-    return {
-        "images": len(rows),
-        "patients": int(rows["patient"].nunique()),
-        "pneumonia": int(rows["target"].sum()),
     }

@@ -1,4 +1,4 @@
-"""What scikit-learn and its users may expect of every classifier that trains a network."""
+"""What scikit-learn and its users can expect from every classifier that trains a network."""
 
 import gc
 import pickle
@@ -304,7 +304,7 @@ class TestBadInput:
 
     def test_images_of_another_size(self, classifier, data):
         classifier.fit(data[0], data[1])
-        with pytest.raises(ValueError, match=r"after fit saw \(32, 32, 3\)"):
+        with pytest.raises(ValueError, match=r"but fit saw \(32, 32, 3\)"):
             classifier.predict(np.zeros((1, 40, 40), dtype=np.uint8))
 
     def test_too_few_to_hold_out(self, classifier, data):

@@ -7,11 +7,10 @@ from scipy.special import log_softmax
 from sklearn.base import clone
 
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, make_radiographs
-from cxr_sklearn.backbones import Backbone
-from cxr_sklearn.classifiers import cut
-from cxr_sklearn.classifiers import kept as kept_module
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers import _frozen_layers as cut
 from cxr_sklearn.exceptions import WeightsUnavailableError
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn.features._backbones import Backbone
 
 pytestmark = pytest.mark.keras
 MOBILENET = {"backbone": "MobileNet", "weights": "random", "trainable_from": "conv_dw_13", "dense_units": 8}
@@ -27,13 +26,13 @@ def data():
 @pytest.fixture
 def kept(monkeypatch):
     """Frozen outputs of this test alone."""
-    monkeypatch.setattr(kept_module, "KEPT", kept_module.KeptMaps())
-    return kept_module.KEPT
+    monkeypatch.setattr(cut, "KEPT", cut.KeptMaps())
+    return cut.KEPT
 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """How many images went through the frozen part, call by call."""
+    """Number of images in each call of the frozen part."""
     sizes = []
     original = cut.FrozenMaps._compute
     monkeypatch.setattr(
@@ -51,7 +50,7 @@ def cross_entropy(model, images, y):
 
 
 def test_it_equals_training_the_whole_network():
-    """The loss after each epoch, same seed and batches, is that of a Keras network nobody cut."""
+    """With the same seed and batches, the loss after each epoch is that of a Keras network that was not cut."""
     images, frame = make_radiographs(24, size=64, random_state=0)
     y = frame["target"].to_numpy()
     keras = import_keras()
@@ -174,7 +173,7 @@ def test_a_fitted_classifier_can_carry_the_frozen_weights(data, kept, real_weigh
         pickle.loads(pickle.dumps(carrying)).fit(images, y)
 
 
-def test_a_carried_network_leaves_no_trace_in_later_fits(data, kept, real_weights):
+def test_a_carried_network_does_not_affect_later_fits(data, kept, real_weights):
     images, y = data
     options = {
         **MOBILENET,
@@ -213,7 +212,7 @@ def test_pooling(data, pooling):
     [
         ({"backbone": "VGG61"}, "did you mean"),
         ({"trainable_from": "block9"}, "trainable_from='block9' is not a layer of MobileNet"),
-        ({"backbone": "ResNet50", "trainable_from": "conv5_block2_2_conv"}, "a connection runs around"),
+        ({"backbone": "ResNet50", "trainable_from": "conv5_block2_2_conv"}, "a connection bypasses"),
         ({"layer": "block9"}, "layer='block9' is not a layer"),
         ({"pooling": "sum"}, "pooling="),
         ({"head_epochs": -1}, "head_epochs="),
@@ -227,8 +226,8 @@ def test_pooling(data, pooling):
         ({"label_smoothing": 1}, "label_smoothing="),
         ({"average_epochs": 1}, "turn one of them off"),
         ({"checkpoint": "folder", "random_state": None}, "random_state=None must be an integer"),
-        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "name the weights file"),
-        ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "name the weights file"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "trainable_from": "all"}, "path of the weights file"),
+        ({"backbone": "EfficientNetB0", "weights": "imagenet", "carry_frozen": True}, "path of the weights file"),
     ],
 )
 def test_wrong_parameters(data, options, message):

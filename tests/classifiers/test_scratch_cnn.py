@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import ScratchCNNClassifier, make_radiographs
-from cxr_sklearn.classifiers.batch_norm import estimate_statistics
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers._training import estimate_statistics
 
 pytestmark = pytest.mark.keras
 SMALL = {"filters": (4, 8), "dense_units": 8, "batch_size": 16, "random_state": 0, "precision": "float32"}
@@ -16,7 +16,7 @@ def data():
 
 
 def test_statistics_are_those_of_the_whole_training_set(data):
-    """With a single batch they are the plain mean and variance of what enters each normalisation, first to last."""
+    """With a single batch they are the mean and variance of the input of each normalisation, in order."""
     images, y = data
     keras = import_keras()
     classifier = ScratchCNNClassifier(epochs=1, early_stopping=False, **{**SMALL, "batch_size": 1000}).fit(images, y)
@@ -30,7 +30,7 @@ def test_statistics_are_those_of_the_whole_training_set(data):
 
 
 def test_a_network_predicts_as_it_trains_from_the_first_epoch(data):
-    """Where batches hardly differ, exact statistics give each image the output it had in training."""
+    """If batches hardly differ, exact statistics give each image the output that it had in training."""
     images, y = data
     classifier = ScratchCNNClassifier(epochs=1, early_stopping=False, **{**SMALL, "dropout": 0}).fit(images, y)
     network = classifier._network()
@@ -56,7 +56,7 @@ def test_statistics_over_several_batches_do_not_depend_on_the_last_short_one(dat
 
 
 def test_moving_averages_fail_where_exact_statistics_do_not():
-    """An easy task, a few dozen steps: only the statistics it predicts with tell a good classifier from a coin."""
+    """An easy task and a few dozen steps: only with exact statistics is the classifier better than chance."""
     draw = np.random.default_rng(0)
     y = np.arange(96) % 2
     images = draw.normal(100, 20, size=(96, 16, 16))

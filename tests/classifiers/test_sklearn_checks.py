@@ -12,8 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cxr_sklearn import FineTunedClassifier, ScratchCNNClassifier
-from cxr_sklearn.classifiers import cut
-from cxr_sklearn.keras_runtime import import_keras
+from cxr_sklearn._keras import import_keras
+from cxr_sklearn.classifiers import _frozen_layers as cut
 
 pytestmark = [
     pytest.mark.keras,
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 class RowsAsImages:
-    """Rows (n, p) of any numbers to images (n, 1, p)."""
+    """Turn rows of numbers (n, p) into images (n, 1, p)."""
 
     def _images(self, X):
         return (np.clip(X[:, None, :] * 20 + 128, 0, 255)).astype(np.uint8)
@@ -37,7 +37,7 @@ class RowsAsImages:
     def predict_proba(self, X):
         check_is_fitted(self)
         images = self._images(validate_data(self, X, reset=False))
-        # Sums in float32 differ in the seventh digit with the shape of a batch, more than the checks grant.
+        # Sums in float32 depend in the seventh digit on the shape of a batch, which is more than the checks allow.
         padded = np.resize(images, (-(-len(images) // 32) * 32, *images.shape[1:]))
         return super().predict_proba(padded)[: len(images)]
 
@@ -57,7 +57,7 @@ class RowCNN(RowsAsImages, ScratchCNNClassifier):
 
 @pytest.fixture(autouse=True)
 def eager():
-    """Tracing a network takes longer than all of its tiny training; the numbers are the same."""
+    """Tracing a network would take longer than its tiny training; the numbers are the same without."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
@@ -90,7 +90,7 @@ class RowFineTuned(RowsAsImages, FineTunedClassifier):
 
 @dataclass(frozen=True)
 class TinyCut(cut.Cut):
-    """Two layers instead of VGG16, which does not fit on images of one pixel's height."""
+    """Two layers instead of VGG16, which does not accept images one pixel high."""
 
     def _parts(self):
         return tiny_parts(self.image_shape)

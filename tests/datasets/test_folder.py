@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import load_folder, write_radiographs
-from cxr_sklearn.datasets import check
+from cxr_sklearn.datasets.audit import check
 from cxr_sklearn.exceptions import CXRError, DataError
 
 from ..conftest import write_image
@@ -103,7 +103,7 @@ def test_a_link_back_up_counts_nothing_twice(tmp_path):
 
 
 def test_what_is_reached_twice_counts_twice(tmp_path):
-    """A split that is a link to another one is a leak for `check` to find, not nothing."""
+    """A split that is a link to another one is read, so that `check` finds the leak."""
     write_image(tmp_path / "train" / "NORMAL" / "a.png")
     (tmp_path / "test").symlink_to(tmp_path / "train")
     assert load_folder(tmp_path)["split"].tolist() == ["test", "train"]
@@ -123,7 +123,7 @@ def test_the_class_folder_itself(tmp_path, monkeypatch):
     assert load_folder(".")["label"].tolist() == load_folder(tmp_path / "NORMAL")["label"].tolist() == ["normal"]
 
 
-def test_images_that_are_left_out_are_told(tmp_path):
+def test_images_that_are_left_out_are_reported(tmp_path):
     names = ("NORMAL/a.jfif", "NORMAL/sub/b.png", "COVID/c.png", "NORMAL/d.gif", "e.dcm", "NORMAL/.f.png")
     for i, name in enumerate(names):
         write_image(tmp_path / "train" / name, seed=i)

@@ -1,126 +1,58 @@
-"""Fetching from a stand-in for Kaggle on the loopback interface."""
+"""Fetching by a stand-in for kagglehub, which the process of the download imports instead."""
 
-import base64
-import hashlib
-import io
+import http.server
 import os
 import shlex
 import shutil
-import subprocess
 import sys
-import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Event, Thread
+import threading
+import urllib.request
 
-import kagglehub.clients
-import numpy as np
 import pytest
-from kagglesdk import kaggle_env
 from typer.testing import CliRunner
 
 from cxr_sklearn.cli import app
-from cxr_sklearn.datasets import kaggle, load_folder
+from cxr_sklearn.datasets import kaggle
+from cxr_sklearn.datasets.folder import load_folder
 from cxr_sklearn.exceptions import DataUnavailableError
 
-CHUNK = kagglehub.clients.CHUNK_SIZE
-COUNTS = {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}
-SMALL = {"train": (3, 3), "test": (2, 2)}
-MANUAL = f"or download the zip at {kaggle.PAGE}, unpack it and give its folder chest_xray to the commands"
+AGAIN = (
+    f"call again to resume it, or download the zip at {kaggle.PAGE}, unpack it and give its folder "
+    "chest_xray to the commands"
+)
+#: Unpacks 10 images in the layout of Kaggle's archive, with its second copy and what macOS adds.
+STAND_IN = """
+import os, pathlib, sys
 
-
-def archive_of(counts, padding=0):
-    """Zip empty files in the layout of Kaggle's archive, with its second copy and what macOS adds."""
-    names = [
-        f"{split}/{name}"
-        for split, (n_normal, n_pneumonia) in counts.items()
-        for name in [f"NORMAL/IM-{i:04}-0001.jpeg" for i in range(n_normal)]
-        + [f"PNEUMONIA/person{i}_virus_{i}.jpeg" for i in range(n_pneumonia)]
-    ]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("chest_xray/noise", np.random.default_rng(0).bytes(padding))
-        for name in names:
-            archive.writestr(f"chest_xray/{name}", b"")
-            archive.writestr(f"chest_xray/chest_xray/{name}", b"")
-            if name.startswith("test"):
-                archive.writestr(f"chest_xray/__MACOSX/{Path(name).parent}/._{Path(name).name}", b"")
-    return buffer.getvalue()
-
-
-class StandIn(ThreadingHTTPServer):
-    """Kaggle's API, which redirects to the archive, and the server of the archive."""
-
-    def __init__(self, archive):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.hold(archive)
-        self.status = None
-        self.breaks_off_at = None
-        self.silent = None
-        self.requests = []
-
-    def hold(self, archive):
-        self.archive = self.checksum_of = archive
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: StandIn
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append(("POST", self.path))
-        if self.server.silent:
-            self.server.silent.wait(5)
-        elif self.server.status:
-            self.send_error(self.server.status)
-        else:
-            self.send_response(302)
-            self.send_header("Location", f"{self.server.url}/archive.zip")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    def do_GET(self):
-        span = self.headers["Range"]
-        self.server.requests.append(("GET", span))
-        archive = self.server.archive
-        start = int(span.removeprefix("bytes=").removesuffix("-")) if span else 0
-        self.send_response(206 if span else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(len(archive) - start))
-        if self.server.checksum_of:
-            md5 = base64.b64encode(hashlib.md5(self.server.checksum_of).digest()).decode()
-            self.send_header("x-goog-hash", f"crc32c=AAAAAA==,md5={md5}")
-        self.end_headers()
-        self.wfile.write(archive[start : self.server.breaks_off_at])
-
-    def do_CONNECT(self):
-        self.send_error(403)
-
-    def log_message(self, *arguments):
-        pass
+def dataset_download(handle):
+    with open(os.environ["CALLS"], "a") as calls:
+        print(handle, os.environ["KAGGLEHUB_CACHE"], os.environ["KAGGLEHUB_VERBOSITY"], file=calls)
+    print("100%", file=sys.stderr)
+    folder = pathlib.Path(os.environ["KAGGLEHUB_CACHE"]) / "datasets" / "versions" / "2"
+    for split, n in (("train", 3), ("test", 2)):
+        for copy in ("chest_xray", "chest_xray/chest_xray", "chest_xray/__MACOSX"):
+            for name in ("NORMAL/IM-{}-0001.jpeg", "PNEUMONIA/person{}_virus_1.jpeg"):
+                for i in range(n):
+                    file = folder / copy / split / name.format(i)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.touch()
+    exec(os.environ.get("THEN", ""))
+    sys.stdout.write("Warning: a newer kagglehub is there")
+    return str(folder)
+"""
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch):
-    """A small set on a server that kagglehub takes for Kaggle, and a home without a login."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("KAGGLE")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+def calls(tmp_path, monkeypatch):
+    """What the stand-in was asked for, one line a call."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "kagglehub.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "modules"), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "kagglehub"))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setattr(kaggle, "N_IMAGES", 10)
-    with StandIn(archive_of(SMALL, padding=3 * CHUNK)) as server:
-        monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, server.url)
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-@pytest.fixture
-def cached(tmp_path):
-    """Where kagglehub keeps the set."""
-    return tmp_path / "kagglehub" / "datasets" / "paultimothymooney" / "chest-xray-pneumonia"
+    return lambda: (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
 
 
 def fetch(*arguments):
@@ -136,30 +68,15 @@ def fails(*arguments):
     return done.stderr.strip()
 
 
-def gone(server, monkeypatch):
-    """Let nobody answer any more."""
-    server.shutdown()
-    server.server_close()
-    monkeypatch.setattr(server, "shutdown", lambda: None)
-
-
-def test_the_whole_set_into_a_folder(stand_in, tmp_path):
-    stand_in.hold(archive_of(COUNTS))
+def test_the_set_into_a_folder(calls, tmp_path, capfd):
     folder = tmp_path / "my data"
-    code = (
-        "from kagglesdk import kaggle_env\n"
-        f"kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = {stand_in.url!r}\n"
-        "from cxr_sklearn.cli import app\n"
-        "app()\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, "fetch", folder], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    done = fetch(folder)
     path = folder / "chest_xray"
+    assert (done.exit_code, done.stderr, capfd.readouterr()) == (0, "", ("", ""))
     assert done.stdout == f"{kaggle.NOTICE}\nGo on with: cxr-sklearn check {shlex.quote(str(path))}\n"
     assert sorted(folder.iterdir()) == [path]
-    frame = load_folder(path, sizes=False)
-    found = {split: tuple(rows["label"].value_counts().sort_index()) for split, rows in frame.groupby("split")}
-    assert found == COUNTS
+    assert load_folder(path)["split"].value_counts().to_dict() == {"train": 6, "test": 4}
+    assert calls() == [f"{kaggle.HANDLE} {folder / '.kagglehub'} critical"]
 
 
 def test_notice_names_licence_and_sources():
@@ -168,169 +85,122 @@ def test_notice_names_licence_and_sources():
     assert "https://doi.org/10.17632/rscbjbr9sj" in kaggle.NOTICE
 
 
-@pytest.mark.parametrize("into_a_folder", [False, True])
-def test_a_second_call_needs_no_network(into_a_folder, stand_in, cached, tmp_path, monkeypatch):
-    directory = tmp_path / "set" if into_a_folder else None
-    path = kaggle.fetch_chest_xray(directory)
-    assert path == (directory or cached / "versions" / "2") / "chest_xray"
-    assert len(load_folder(path)) == 10
-    gone(stand_in, monkeypatch)
-    assert kaggle.fetch_chest_xray(directory) == path
+def test_without_a_folder_it_stays_where_kagglehub_keeps_it(calls, tmp_path):
+    path = kaggle.fetch_chest_xray()
+    assert path == tmp_path / "kagglehub" / "datasets" / "versions" / "2" / "chest_xray"
+    assert kaggle.fetch_chest_xray() == path
 
 
-def test_a_folder_unpacked_by_hand_is_taken(stand_in, tmp_path, monkeypatch):
-    gone(stand_in, monkeypatch)
-    zipfile.ZipFile(io.BytesIO(stand_in.archive)).extractall(tmp_path / "set")
-    assert kaggle.fetch_chest_xray(tmp_path / "set") == tmp_path / "set" / "chest_xray"
+def test_a_folder_that_is_there_is_taken(calls, tmp_path, monkeypatch):
+    """After an earlier call, or unpacked by hand."""
+    path = kaggle.fetch_chest_xray(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    assert kaggle.fetch_chest_xray("set").absolute() == path
+    assert len(calls()) == 1
 
 
-@pytest.mark.parametrize("into_a_folder", [False, True])
-def test_a_download_that_broke_off_is_taken_up(into_a_folder, stand_in, tmp_path):
-    stand_in.breaks_off_at = 2 * CHUNK + 1000
-    arguments = [tmp_path / "set"] if into_a_folder else []
-    assert fails(*arguments) == (
-        "cxr-sklearn: the set could not be fetched from Kaggle: the connection failed (ChunkedEncodingError); call "
-        f"again to go on where it stopped, {MANUAL}"
-    )
-    stand_in.breaks_off_at = None
-    done = fetch(*arguments)
-    assert done.exit_code == 0, done.output
-    assert stand_in.requests[-1] == ("GET", f"bytes={2 * CHUNK}-")
+def test_a_relative_folder(calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "subprocess.py").write_text("raise SystemExit('a file of the user was imported')")
+    assert kaggle.fetch_chest_xray("set").absolute() == tmp_path / "set" / "chest_xray"
 
 
-def test_a_stopped_download_is_taken_up(stand_in, monkeypatch):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kagglehub.clients.tqdm, "update", stop)
-        done = fetch()
-    assert done.exit_code not in (0, None)
-    assert "Traceback" not in done.output
-    assert fetch().exit_code == 0
-    assert stand_in.requests[-1] == ("GET", f"bytes={CHUNK}-")
-
-
-def test_a_stopped_unpacking_starts_again_without_another_download(stand_in, monkeypatch):
-    def stop(archive, folder):
-        archive.extract("chest_xray/noise", folder)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "extractall", stop)
-        assert fetch().exit_code not in (0, None)
-    stand_in.requests.clear()
-    stand_in.breaks_off_at = 0  # what is asked for is the size alone
-    assert fetch().exit_code == 0
-    assert stand_in.requests[1:] == [("GET", None)]
-
-
-@pytest.mark.parametrize("status", [403, 404, 429, 503])
-def test_a_refusal(status, stand_in):
-    stand_in.status = status
-    line = fails()
-    assert f"the server answered with status {status};" in line
-    assert line.endswith(MANUAL)
-
-
-def test_no_connection(stand_in, tmp_path, monkeypatch):
-    gone(stand_in, monkeypatch)
-    line = fails(tmp_path / "set")
-    assert "the connection failed (ConnectionError);" in line
-    assert line.endswith(MANUAL)
+@pytest.mark.parametrize(
+    ("then", "reason"),
+    [
+        ("raise ConnectionError('no route\\nto host')", "ConnectionError: no route to host"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt:"),
+        ("os._exit(3)", "exit status 3"),
+    ],
+)
+def test_a_download_that_fails_is_taken_up(calls, tmp_path, monkeypatch, then, reason):
+    monkeypatch.setenv("THEN", then)
+    assert fails(tmp_path / "set") == f"cxr-sklearn: the set could not be fetched from Kaggle: {reason}; {AGAIN}"
     assert not (tmp_path / "set" / "chest_xray").exists()
+    monkeypatch.delenv("THEN")
+    assert fetch(tmp_path / "set").exit_code == 0
+    assert len(set(calls())) == 1  # in the same place, where kagglehub keeps the first part
 
 
-def test_a_proxy_that_refuses(stand_in, monkeypatch):
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, "https://kaggle.invalid")
-    monkeypatch.setenv("HTTPS_PROXY", stand_in.url)
-    assert "the connection failed (ProxyError);" in fails()
-
-
-def test_a_server_that_says_nothing(stand_in, monkeypatch):
-    monkeypatch.setattr(kaggle, "_TIMEOUT", (0.2, 0.2))
-    stand_in.silent = Event()
-    try:
-        assert "the connection failed (ReadTimeout);" in fails()
-    finally:
-        stand_in.silent.set()
-
-
-@pytest.mark.parametrize(("with_checksum", "reason"), [(True, "the actual MD5 checksum"), (False, "Bad CRC-32")])
-def test_a_damaged_archive_is_not_kept(with_checksum, reason, stand_in, cached):
-    whole = stand_in.archive
-    stand_in.archive = whole[:CHUNK] + b"scratched" + whole[CHUNK + 9 :]
-    stand_in.checksum_of = whole if with_checksum else None
-    line = fails()
-    assert reason in line
-    assert f"; nothing is kept of this download, call again to start anew, {MANUAL}" in line
-    assert not (cached / "2.archive").exists()
-    stand_in.archive = whole
-    assert fetch().exit_code == 0
-
-
-def test_a_full_disk(stand_in, cached):
-    cached.mkdir(parents=True)
-    (cached / "2.archive").symlink_to("/dev/full")
-    line = fails()
-    assert "the disk is full, and about 5 GB are needed; call again to go on where it stopped" in line
-
-
-def test_a_folder_that_cannot_be_made(stand_in, tmp_path):
+def test_a_folder_that_cannot_be_made(calls, tmp_path):
     (tmp_path / "file").touch()
     assert f"Not a directory: '{tmp_path / 'file'}" in fails(tmp_path / "file")
 
 
 @pytest.mark.parametrize("into_a_folder", [False, True])
-def test_a_wrong_number_of_images(into_a_folder, stand_in, cached, tmp_path):
-    whole = stand_in.archive
-    stand_in.hold(archive_of({"train": (3, 2), "test": (2, 2)}))
+def test_a_wrong_number_of_images(into_a_folder, calls, tmp_path, monkeypatch):
+    monkeypatch.setenv("THEN", "(folder / 'chest_xray/train/NORMAL/IM-1-0001.jpeg').unlink();"
+                               "(folder / 'chest_xray/chest_xray/train/NORMAL/IM-1-0001.jpeg').unlink()")  # fmt: skip
     arguments = [tmp_path / "set"] if into_a_folder else []
-    rubbish = tmp_path / "set" / ".kagglehub" if into_a_folder else cached / "versions" / "2"
+    rubbish = tmp_path / ("set/.kagglehub" if into_a_folder else "kagglehub/datasets/versions/2")
     line = fails(*arguments)
     assert "chest_xray holds 9 images, not 10; choose another folder" in line
     assert f"or remove {rubbish} if it is no longer wanted" in line
-    assert fails(*arguments) == line
     shutil.rmtree(rubbish)
-    stand_in.hold(whole)
+    monkeypatch.delenv("THEN")
     assert fetch(*arguments).exit_code == 0
 
 
-def test_an_archive_of_something_else(stand_in, cached):
-    stand_in.hold(archive_of({}))
-    assert "chest_xray holds 0 images, not 10" in fails()
-
-
-def test_files_that_are_there_are_left_alone(stand_in, tmp_path):
-    (tmp_path / "set" / "chest_xray" / "train" / "NORMAL").mkdir(parents=True)
-    (tmp_path / "set" / "chest_xray" / "train" / "NORMAL" / "IM-0001-0001.jpeg").touch()
+def test_files_that_are_there_are_left_alone(calls, tmp_path):
     path = tmp_path / "set" / "chest_xray"
+    (path / "train" / "NORMAL").mkdir(parents=True)
+    (path / "train" / "NORMAL" / "IM-0001-0001.jpeg").touch()
     assert f"{path} holds 1 image, not 10; choose another folder, or remove {path} if" in fails(tmp_path / "set")
     assert len(load_folder(path)) == 1
-    assert not stand_in.requests
+    assert not calls()
 
 
 def test_without_kagglehub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    monkeypatch.setitem(sys.modules, "kagglehub.cache", None)
-    assert fails() == ("cxr-sklearn: fetching from Kaggle needs kagglehub; run pip install 'cxr-sklearn[kaggle]'")
+    assert fails() == "cxr-sklearn: fetching from Kaggle needs kagglehub; run pip install 'cxr-sklearn[kaggle]'"
     with pytest.raises(DataUnavailableError):
         kaggle.fetch_chest_xray(tmp_path)
 
 
-def test_progress_on_a_terminal(stand_in, monkeypatch):
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stderr", terminal)
+def test_progress_on_a_terminal(calls, monkeypatch, capfd):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     kaggle.fetch_chest_xray()
-    assert "100%" in terminal.getvalue()
+    assert capfd.readouterr() == ("", "100%\n")
 
 
-def test_settings_are_put_back(stand_in, tmp_path):
-    before = dict(os.environ)
-    send = kagglehub.clients.requests.adapters.HTTPAdapter.send
-    stand_in.status = 503
-    with pytest.raises(DataUnavailableError, match="status 503"):
+def test_other_threads_are_not_disturbed(calls, tmp_path, monkeypatch, capsys):
+    """Neither their downloads nor what they print nor the environment."""
+    before, read, fetched = dict(os.environ), threading.Event(), threading.Event()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "200000")
+            self.end_headers()
+            self.wfile.write(b"x" * 100_000)
+            fetched.wait(60)  # the second half comes after the set
+            self.wfile.write(b"x" * 100_000)
+
+        def log_message(self, *arguments):
+            pass
+
+    sizes = []
+
+    def download():
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}") as answer:
+            sizes.append(len(answer.read(1000)))
+            read.set()
+            while not calls():  # kagglehub is at work
+                assert dict(os.environ) == before
+            print("a line of another thread")
+            sizes.append(len(answer.read()))
+
+    monkeypatch.setenv("no_proxy", "*")
+    before["no_proxy"] = "*"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        other = threading.Thread(target=download)
+        other.start()
+        read.wait(60)
         kaggle.fetch_chest_xray(tmp_path / "set")
+        fetched.set()
+        other.join(60)
+        server.shutdown()
+    assert sizes == [1000, 199_000]
+    assert capsys.readouterr().out == "a line of another thread\n"
     assert dict(os.environ) == before
-    assert kagglehub.clients.requests.adapters.HTTPAdapter.send is send

@@ -1,6 +1,6 @@
 import pytest
 
-from cxr_sklearn.datasets import patient_of, series_of
+from cxr_sklearn.datasets._names import patient_of, series_of
 
 
 @pytest.mark.parametrize(

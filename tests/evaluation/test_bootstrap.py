@@ -15,13 +15,15 @@ from cxr_sklearn.evaluation.bootstrap import (
     rate,
     wilson,
 )
-from cxr_sklearn.evaluation.metrics import DECISION_METRICS, METRICS, compute_metrics
+from cxr_sklearn.evaluation.metrics import METRICS, compute_metrics
+
+from .test_summary import all_metrics, decision_metrics
 
 MU, SHARED, OWN, CUT = 1.5, 0.8, 0.6, 0.5  # the last is on the scale of the score
 
 
 def simulated(rng, n_patients):
-    """Patients of one to six images: their scores share a patient's own deviation, so they are alike."""
+    """Patients with one to six images, whose scores share the patient's deviation."""
     sick = rng.random(n_patients) < 0.5
     patients = np.repeat(np.arange(n_patients), rng.integers(1, 7, n_patients))
     deviation = rng.normal(0, SHARED, n_patients)[patients] + rng.normal(0, OWN, len(patients))
@@ -30,7 +32,7 @@ def simulated(rng, n_patients):
 
 
 def truth():
-    """What the metrics would be on endlessly many patients; those without a formula from very many."""
+    """The metrics for infinitely many patients; those without a formula are estimated from very many."""
     spread = np.hypot(SHARED, OWN)
     right = norm.cdf(MU / 2 / spread)  # the threshold .5 is half way between the classes
     rng = np.random.default_rng(99)
@@ -49,12 +51,10 @@ def test_draws_are_what_scikit_learn_computes_on_the_drawn_images():
     assert (counts.sum(axis=1) == 60).all()
     for i, times in enumerate(counts[:, patients].astype(int)):
         rows = np.repeat(np.arange(len(target)), times)
-        expected = compute_metrics(target[rows], score[rows], 0.4)
-        at_half = compute_metrics(target[rows], score[rows], 0.5)
+        expected = all_metrics(target[rows], score[rows], 0.4)
+        at_half = decision_metrics(target[rows], score[rows], 0.5)
         assert {name: found.metrics[name][i] for name in METRICS} == pytest.approx(expected, abs=3e-6)
-        assert {name: found.at_half[name][i] for name in DECISION_METRICS} == pytest.approx(
-            {name: at_half[name] for name in DECISION_METRICS}, abs=1e-9
-        )
+        assert {name: values[i] for name, values in found.at_half.items()} == pytest.approx(at_half, abs=1e-9)
         fpr, tpr, _ = roc_curve(target[rows], score[rows], drop_intermediate=False)
         assert found.roc[i] == pytest.approx([tpr[fpr <= x + 1e-9].max() for x in FPR_GRID], abs=1e-6)
         assert found.metrics["prevalence"][i] == pytest.approx(target[rows].mean())
@@ -126,10 +126,10 @@ def test_draws_that_lie_too_low_are_corrected():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
-    """In 93 to 97 % of 1,000 repetitions; intervals that draw images, not patients, fail the same test."""
+    """In 93 to 97 % of 1,000 repetitions; intervals from bootstrap samples of images fail the same test."""
     true = truth()
     covered = {"patients": dict.fromkeys(METRICS, 0), "images": dict.fromkeys(METRICS, 0)}
-    n_repetitions = {"patients": 1000, "images": 200}  # what is far off shows sooner
+    n_repetitions = {"patients": 1000, "images": 200}  # large errors show with fewer repetitions
     for seed in range(1000):
         patients, target, score = simulated(np.random.default_rng(seed), 200)
         found = compute_metrics(target, score, CUT)

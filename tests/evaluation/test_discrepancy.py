@@ -34,7 +34,7 @@ def simulated(seed, d=2.7, slope=1.0, n=234):
 
 
 def rounded(target, score, decimals=4):
-    """What would be published of scores that decide at 0."""
+    """Metrics that would be published for scores decided at 0."""
     metrics = compute_metrics(target, norm.cdf(score), 0.5)
     used = ("accuracy", "precision", "recall", "roc_auc")
     return {**{name: round(metrics[name], decimals) for name in used}, "n": len(target)}
@@ -61,7 +61,7 @@ def test_the_original_study():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_shuffled(seed):
-    """Of the original's counts; the same 232 images are called positive, of whatever label."""
+    """With the original counts: the same 232 images are called positive, regardless of their labels."""
     decision = np.repeat([0, 1, 0, 1], [214, 20, 22, 212])
     matrix = confusion_matrix(TARGET, np.random.default_rng(seed).permutation(decision))
     assert matrix[:, 1].sum() == 232
@@ -76,7 +76,7 @@ def test_shuffling_keeps_the_number_called_positive():
     assert "232 by the metrics, not 231" in reason(REPORTED, [[118, 116], [119, 115]], SHUFFLED)
 
 
-def test_some_dependence_is_no_proof_against_shuffling():
+def test_weak_dependence_does_not_rule_out_shuffling():
     """130 against 102 happens in one of a hundred shuffles."""
     assert verdicts(REPORTED, [[132, 102], [104, 130]])[SHUFFLED] == "unlikely"
     assert verdicts(REPORTED, [[142, 92], [94, 140]])[SHUFFLED] == "ruled out"
@@ -132,7 +132,7 @@ def test_few_moved_thresholds_are_called_unlikely():
 
 
 def test_a_threshold_moved_exactly_along_the_curve():
-    """What the original's list would hold at the same false positives, had its classifier equal spread."""
+    """The original list at the same false positives, if the scores of both classes had the same spread."""
     recall = norm.cdf(norm.ppf(212 / 234) - norm.ppf(20 / 234) + norm.ppf(6 / 234))
     tp = round(234 * recall)
     assert tp == 180
@@ -156,7 +156,7 @@ def test_opposite_moves_rule_a_threshold_out():
 
 
 def test_the_auc_may_rule_a_threshold_out():
-    """A curve through recall .103 at a false positive rate of .060 has not enough area left."""
+    """A curve through recall .103 at a false positive rate of .060 cannot have enough area."""
     matrix = [[220, 14], [210, 24]]
     assert verdicts(REPORTED, matrix)[THRESHOLD] == "ruled out"
     assert "AUC of 0.831 to 0.944, not the reported 0.961" in reason(REPORTED, matrix, THRESHOLD)
@@ -194,7 +194,7 @@ def test_no_discrepancy(decimals):
     assert table["verdict"].tolist() == ["consistent", *["unlikely"] * 4]
 
 
-def test_that_there_is_none_is_said_only_of_the_same_images():
+def test_no_discrepancy_is_claimed_only_for_the_same_images():
     matrix = [[214, 20], [22, 212]]
     assert first(REPORTED, matrix) == (NONE, "consistent")
     assert first({**REPORTED, "n": 480}, matrix) == (OTHER_IMAGES, "consistent")
@@ -225,7 +225,7 @@ def test_nothing_called_positive():
 
 
 def test_all_metrics_and_either_layout():
-    """What compute_metrics and confusion_cells return can be given as it is."""
+    """The results of compute_metrics and confusion_cells can be passed unchanged."""
     target, score = simulated(0)
     metrics = compute_metrics(target, norm.cdf(score), 0.5)
     cells = confusion_cells(target, norm.cdf(score), 0.9)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from sklearn import metrics as sk
 
 from cxr_sklearn.evaluation.metrics import METRICS, compute_metrics, confusion_cells
+
+from .test_summary import all_metrics
 
 TARGET = np.array([0, 0, 0, 1, 1, 1, 1, 0])
 SCORE = np.array([0.1, 0.4, 0.6, 0.35, 0.8, 0.9, 0.6, 0.2])
@@ -10,7 +11,7 @@ SCORE = np.array([0.1, 0.4, 0.6, 0.35, 0.8, 0.9, 0.6, 0.2])
 
 def test_values_worked_out_by_hand():
     values = compute_metrics(TARGET, SCORE, 0.6)
-    assert tuple(values) == METRICS
+    assert list(values) == list(METRICS)
     assert values["accuracy"] == 6 / 8
     assert values["precision"] == 3 / 4
     assert values["recall"] == 3 / 4
@@ -28,14 +29,12 @@ def test_a_score_at_the_threshold_is_called_pneumonia():
     assert confusion_cells([1], [0.5], np.nextafter(0.5, 1))["fn"] == 1
 
 
-def test_everything_called_normal_is_no_error():
+def test_everything_called_normal_is_not_an_error():
     values = compute_metrics(TARGET, SCORE, 2)
     assert (values["precision"], values["f1"], values["mcc"], values["specificity"]) == (0, 0, 0, 1)
 
 
-def test_metrics_agree_with_scikit_learn_to_the_last_bit():
+def test_metrics_agree_with_scikit_learn():
     rng = np.random.default_rng(0)
-    target, score = rng.integers(0, 2, 999), rng.random(999)
-    values = compute_metrics(target, score, 0.3)
-    assert values["average_precision"] == sk.average_precision_score(target, score)
-    assert values["mcc"] == sk.matthews_corrcoef(target, score >= 0.3)
+    target, score = rng.integers(0, 2, 999), np.round(rng.random(999), 2)  # ties, zeros and ones
+    assert compute_metrics(target, score, 0.3) == pytest.approx(all_metrics(target, score, 0.3), rel=1e-12)

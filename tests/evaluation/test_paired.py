@@ -48,7 +48,7 @@ def test_delong_is_antisymmetric_and_its_delta_is_that_of_scikit_learn():
 
 @pytest.mark.parametrize(("other", "delta", "p"), [([2, 4, 6, 8], 0, 1), ([4, 3, 2, 1], 1, 0), ([5, 5, 5, 5], 0.5, 0)])
 def test_delong_without_an_error(other, delta, p):
-    """The same ranking, its mirror image, and none at all."""
+    """The same ranking, its reverse, and a constant."""
     assert delong_test([0, 0, 1, 1], [1, 2, 3, 4], other) == {"delta": delta, "standard_error": 0, "p": p}
 
 
@@ -98,5 +98,5 @@ def test_pairs():
     for (a, b), pair in pairs.items():
         assert pair["delta_auc"] == pytest.approx(roc_auc_score(target, scores[a]) - roc_auc_score(target, scores[b]))
         assert pair["ci95"][0] <= pair["delta_auc"] <= pair["ci95"][1]
-    assert pairs["good", "same"]["ci95"][1] - pairs["good", "same"]["ci95"][0] < 0.02  # paired, or it were 0.1
+    assert pairs["good", "same"]["ci95"][1] - pairs["good", "same"]["ci95"][0] < 0.02  # 0.1 if they were not paired
     assert pairs["good", "same"]["p_holm"] == pairs["good", "same"]["delong"]["p"]

@@ -2,12 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn.evaluation.bootstrap import wilson
-from cxr_sklearn.evaluation.subgroups import (
-    confident_errors,
-    groups_of,
-    rates_by_group,
-)
+from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
+from cxr_sklearn.evaluation.subgroups import confident_errors, elsewhere, groups_of, predictive_values, rates_by_group
 
 
 @pytest.fixture
@@ -26,7 +22,7 @@ def images():
 
 
 def scored(images):
-    """Bacteria are found, viruses missed, every fourth normal called sick."""
+    """Bacterial pneumonia is found, viral is missed, every fourth normal image is called pneumonia."""
     score = np.where(images["subtype"] == "bacteria", 0.9, np.where(images["subtype"] == "virus", 0.2, 0.1))
     score = np.where((images["target"] == 0) & (images.index % 8 == 0), 0.8, score)
     return images[["path", "patient", "target"]].assign(score=score)
@@ -55,7 +51,7 @@ def test_the_darkest_quarter_is_the_first(images):
     assert groups["brightness"].value_counts().tolist() == [10] * 4
 
 
-def test_images_that_are_in_no_group(images):
+def test_images_without_a_group(images):
     bare = images.assign(subtype=None, series=None, brightness=7.0)
     assert rates_by_group(scored(images), groups_of(bare), 0.5) == []
     assert rates_by_group(scored(images), groups_of(images[:0]), 0.5) == []
@@ -70,3 +66,42 @@ def test_the_worst_errors_come_first():
     errors = confident_errors(test, 0.5)
     assert [error["path"] for error in errors["false_negatives"]] == ["e", "b", "d", "c"]
     assert errors["false_positives"] == [{"path": "i", "score": 0.8}, {"path": "g", "score": 0.7}]
+
+
+def test_predictive_values_worked_out_by_hand():
+    """Of 1,000 patients, 50 are sick, and 45 of these are found; of 950 healthy ones, 760 are called normal."""
+    ppv, npv = predictive_values(0.9, 0.8, 0.05)
+    assert ppv == pytest.approx(45 / (45 + 190))
+    assert npv == pytest.approx(760 / (760 + 5))
+
+
+def found_elsewhere(target, score):
+    draws = bootstrap(np.arange(len(target)), target, {"a": score}, {"a": 0.5}, n_draws=300)["a"]
+    return elsewhere(target, (np.asarray(score) >= 0.5).astype(int), draws)
+
+
+def test_at_its_own_prevalence_they_are_what_was_counted():
+    target = np.repeat([0, 1], [60, 40])
+    score = np.concatenate([np.repeat([0.1, 0.9], [45, 15]), np.repeat([0.1, 0.9], [4, 36])])
+    facts = found_elsewhere(target, score)
+    rare, common, own = facts["predictive_values"]
+    assert (rare["prevalence"], common["prevalence"], own["prevalence"]) == (0.05, 0.30, 0.4)
+    assert own["ppv"]["value"] == pytest.approx(36 / 51)
+    assert own["npv"]["value"] == pytest.approx(45 / 49)
+    assert rare["ppv"]["value"] < common["ppv"]["value"] < own["ppv"]["value"]
+    ratios = facts["likelihood_ratios"]
+    assert ratios["positive"]["value"] == pytest.approx(0.9 / 0.25)
+    assert ratios["negative"]["value"] == pytest.approx(0.1 / 0.75)
+    for part in (own["ppv"], own["npv"], *ratios.values()):
+        assert part["ci95"][0] < part["value"] < part["ci95"][1]
+
+
+def test_undefined_values_are_none_and_infinite_ends_too():
+    never = found_elsewhere(np.repeat([0, 1], 20), np.full(40, 0.1))
+    assert never["predictive_values"][0]["ppv"] is None
+    assert never["likelihood_ratios"]["positive"] is None
+    perfect = found_elsewhere(np.repeat([0, 1], 20), np.repeat([0.1, 0.9], 20))
+    assert perfect["likelihood_ratios"]["positive"] is None
+    almost = np.repeat([0.1, 0.9], 20)
+    almost[0] = 0.9
+    assert found_elsewhere(np.repeat([0, 1], 20), almost)["likelihood_ratios"]["positive"]["ci95"][1] is None

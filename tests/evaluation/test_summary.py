@@ -1,4 +1,4 @@
-"""Every number of metrics.json, computed again from the tables by scikit-learn and SciPy alone."""
+"""Every number of metrics.json, computed again from the tables with scikit-learn and SciPy only."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from cxr_sklearn.evaluation.summary import summarise, verdict
 from cxr_sklearn.evaluation.thresholds import Rule
 from cxr_sklearn.exceptions import DataError
 
-# What only the run knows: it cannot be found in a table.
+# Facts that only the run knows, because no table has them.
 FACTS = {"description", "crop", "balance", "calibrated", "backbones", "n_embedded", "n_cached", "seconds",
          "best_params", "batch_norm"}  # fmt: skip
 NO_ROWS = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
@@ -56,7 +56,7 @@ def corrected(draws, value):
 
 
 def finite(draws, value):
-    """The same where some draws are infinite, as a likelihood ratio is where nobody healthy is called sick."""
+    """The same with infinite draws: a likelihood ratio is infinite if no normal image is called pneumonia."""
     with np.errstate(invalid="ignore"):
         return [end if np.isfinite(end) else None for end in corrected(draws, value)]
 
@@ -66,7 +66,7 @@ def wilson(k, n):
 
 
 def rate(right, draws):
-    """A rate is drawn by patient, unless it is 0 or 1."""
+    """The interval of a rate, by bootstrap of patients unless the rate is 0 or 1."""
     if 0 < right.mean() < 1:
         return {"value": right.mean(), "ci95": corrected(draws, right.mean()), "method": "bootstrap"}
     return {"value": right.mean(), "ci95": wilson(int(right.sum()), len(right)), "method": "wilson"}
@@ -86,7 +86,7 @@ class ByHand:
         self.roc = np.array([sensitivity_at(self.y, self.p, grid, w) for w in self.weights])
 
     def share(self, inside, right):
-        """Draws of the share of `inside` that is right."""
+        """Draws of the share of correct decisions among `inside`."""
         n = self.weights[:, inside].sum(axis=1)
         return (self.weights[:, inside] @ right[inside])[n > 0] / n[n > 0]
 
@@ -255,7 +255,7 @@ def test_counts_of_the_data_are_those_of_the_scores(run):
     assert metrics["data"]["copies_in_several_splits"] == 0
 
 
-def test_leaks_are_refused_or_told(embedded_frame, tmp_path):
+def test_leaks_are_refused_or_reported(embedded_frame, tmp_path):
     frame, store = embedded_frame
     first = {split: frame.index[frame["split"] == split][0] for split in ("train", "test")}
     frame = frame.copy()
@@ -273,7 +273,7 @@ def test_leaks_are_refused_or_told(embedded_frame, tmp_path):
     for name in ("report.html", "model-card.md"):
         page = (tmp_path / "run" / name).read_text()
         assert "Patients with images in more than one split: 1." in page
-        assert "Images that have a copy, identical or nearly so, in another split: 2." in page
+        assert "Images with an identical or near-identical copy in another split: 2." in page
 
 
 def test_test_scores_do_not_touch_the_threshold(scores):
@@ -297,9 +297,9 @@ def test_pipelines_that_scored_different_images(scores, column):
         summarise(pd.concat([scores, other]), Rule("youden", 0), **NOTHING_ELSE)
 
 
-def test_one_patient_is_no_sample(scores):
+def test_one_patient_is_too_few(scores):
     few = scores[(scores["split"] != "test") | (scores["target"] == 0) | (scores["patient"] == "0000")]
-    with pytest.raises(DataError, match="fewer than two patients of a class"):
+    with pytest.raises(DataError, match="a class has fewer than two test patients"):
         summarise(few, Rule("youden", 0), **NOTHING_ELSE)
 
 
@@ -308,12 +308,12 @@ def test_one_patient_is_no_sample(scores):
 )
 def test_folds_that_measure_nothing(scores, kept):
     rows = scores[kept(scores).fillna(True)]
-    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not both classes"):
+    with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not of both classes"):
         summarise(rows, Rule("youden", 0), **NOTHING_ELSE)
 
 
 def test_a_perfect_classifier_is_not_called_certain(scores):
-    """Every draw of it is alike, and an interval of no width would be a lie."""
+    """Every draw gives the same value; an interval of zero width would be misleading."""
     perfect = scores.assign(score=np.where(scores["target"] == 1, 0.9, 0.1))
     found = summarise(perfect, Rule("youden", 0), **NOTHING_ELSE)["pipelines"]["NA"]
     assert found["test"]["roc_auc"]["ci95"] is None

@@ -2,8 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn.evaluation.anatomy import training_table
-from cxr_sklearn.evaluation.tables import TABLES, read_table, write_table
+from cxr_sklearn.evaluation.tables import TABLES, read_scores, read_table, write_table
 from cxr_sklearn.exceptions import DataError
 
 
@@ -15,18 +14,6 @@ def test_a_table_comes_back_as_it_was_written(scores, tmp_path):
     np.testing.assert_allclose(back["score"], scores["score"], rtol=1e-8)
     write_table(back, tmp_path, "probes")
     assert (tmp_path / "probes.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
-
-
-def test_epochs(tmp_path):
-    phases = {"head": {"loss": [0.5], "auc": [0.75]}, "all": {"loss": [0.25, 0.125], "auc": [0.5, 1.0]}}
-    training = training_table("NA", phases)  # a pipeline may have any name
-    assert training["phase"].tolist() == ["head", "all", "all"]
-    assert training["epoch"].tolist() == [1, 1, 2]
-    write_table(training, tmp_path, "training")
-    pd.testing.assert_frame_equal(read_table(tmp_path, "training"), training.reset_index(drop=True))
-    assert training_table("cnn", {"head": {}, "all": {"loss": [1.0]}})["phase"].tolist() == ["all"]
-    write_table(training_table("cnn", {"all": {"loss": [float("nan")]}}), tmp_path, "training")
-    assert read_table(tmp_path, "training")["loss"].isna().all()  # a training that diverged
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -53,3 +40,30 @@ def test_a_file_that_is_something_else(tmp_path, name, spoil, message):
     (tmp_path / f"{name}.csv").write_text(spoil(",".join(table.columns) + "\n" + ",".join(row) + "\n"))
     with pytest.raises(DataError, match=rf"{name}\.csv {message}.*`cxr-sklearn {table.written_by}`"):
         read_table(tmp_path, name)
+
+
+def test_no_scores(tmp_path, scores):
+    with pytest.raises(DataError, match="does not exist"):
+        read_scores(tmp_path)
+    write_table(scores[:0], tmp_path, "scores")
+    with pytest.raises(DataError, match="holds no scores"):
+        read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("score", 1.5, "scores outside 0 to 1, first in line 5"),
+        ("score", -0.1, "scores outside 0 to 1, first in line 5"),
+        ("score", float("nan"), r"empty cells in the columns \['score'\]"),
+        ("target", 2, "targets other than 0 and 1, first in line 5"),
+        ("split", "Test", "splits other than train, val and test, first in line 5"),
+        ("fold", None, "training scores without a fold, first in line 5"),
+        ("path", 'train/0, "odd" náme.png', "images that a pipeline scored twice, first in line 5"),
+    ],
+)
+def test_invalid_scores(scores, tmp_path, column, value, message):
+    scores.loc[3, column] = value
+    write_table(scores, tmp_path, "scores")
+    with pytest.raises(DataError, match=message):
+        read_scores(tmp_path)

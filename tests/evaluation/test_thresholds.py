@@ -6,7 +6,8 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.metrics import recall_score
 
-from cxr_sklearn.evaluation.thresholds import MIN_IMAGES_PER_CLASS, Rule, choose_threshold, find_threshold, parse_rule
+from cxr_sklearn.datasets._frame import MIN_IMAGES_PER_CLASS
+from cxr_sklearn.evaluation.thresholds import Rule, choose_threshold, find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError
 
 YOUDEN = Rule("youden", 0)
@@ -39,7 +40,7 @@ def test_rules_as_they_are_typed(text, rule, written):
      "cost=-1", "cost=-5:-1", "1.5",
      "nan", "inf", "specificity=nan"],
 )  # fmt: skip
-def test_rules_that_are_none(text):
+def test_invalid_rules(text):
     with pytest.raises(InputError, match="must be youden, robust, sensitivity=S"):
         parse_rule(text)
 
@@ -140,7 +141,7 @@ def test_no_validation_split():
 
 def test_out_of_fold_scores_of_one_class():
     one = scores(0, 0).query("split != 'train' or target == 1")
-    with pytest.raises(DataError, match="not both classes"):
+    with pytest.raises(DataError, match="not of both classes"):
         choose_threshold(one, YOUDEN)
 
 
@@ -153,7 +154,7 @@ def test_a_robust_threshold_holds_for_changed_images_too():
     assert chosen["value"] == find_threshold(Rule("robust", 0), both["target"], both["score"])
     assert chosen["value"] != choose_threshold(clean, YOUDEN)["value"]
     assert (chosen["source"], chosen["n_images"], chosen["rule"]) == ("val", 140, "robust")
-    # Of a pipeline whose images cannot be changed, it is Youden's.
+    # For a pipeline whose images cannot be changed, it is Youden's.
     for changed in (None, darker[:0]):
         assert choose_threshold(clean, Rule("robust", 0), changed)["value"] == choose_threshold(clean, YOUDEN)["value"]
     assert choose_threshold(clean, YOUDEN, darker) == choose_threshold(clean, YOUDEN)

@@ -1,4 +1,4 @@
-"""Save models of the present version, for later ones to be tested with: ``python -m tests.models.make``."""
+"""Save models of the current version, for tests of later ones: ``python -m tests.models.make``."""
 
 import json
 from pathlib import Path
@@ -6,19 +6,27 @@ from pathlib import Path
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from cxr_sklearn import DomainDetector, ImageLoader, ScratchCNNClassifier, __version__, save, write_radiographs
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import calibrated, fit_calibrator
+from cxr_sklearn import (
+    CXRModel,
+    DomainDetector,
+    ImageLoader,
+    ScratchCNNClassifier,
+    __version__,
+    load_recipe,
+    save_model,
+    write_radiographs,
+)
+from cxr_sklearn.models.calibration import fit_calibrator
 
 
-def keep(folder: Path, name: str, pipeline: Pipeline, frame: pd.DataFrame, **options: object) -> None:
-    """Save a pipeline and the scores that it gives to some of the images."""
-    save(pipeline, folder / f"{name}.skops", threshold=0.4, **options)
+def keep(folder: Path, name: str, model: CXRModel, frame: pd.DataFrame) -> None:
+    """Save a model and the scores that it gives to some of the images."""
+    save_model(model, folder / f"{name}.skops")
     few = frame["path"].iloc[:4]
     known = {
         "images": [Path(path).relative_to(folder).as_posix() for path in few],
-        "scores": pipeline.predict_proba(few)[:, 1].tolist(),
-        "threshold": 0.4,
+        "scores": model.predict_proba(few)[:, 1].tolist(),
+        "threshold": model.threshold,
     }
     (folder / f"{name}.json").write_text(json.dumps(known, indent=1) + "\n")
 
@@ -30,10 +38,11 @@ def main() -> None:
     measured = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"])
     scores = frame.assign(score=measured.predict_proba(frame["path"])[:, 1])
     domain = DomainDetector(store=None).fit(frame["path"])
-    keep(folder, "shortcuts", calibrated(measured, fit_calibrator(scores, "sigmoid")), frame, domain=domain)
+    calibrator = fit_calibrator(scores, "sigmoid")
+    keep(folder, "shortcuts", CXRModel(measured, 0.4, calibrator=calibrator, domain=domain), frame)
     network = ScratchCNNClassifier(filters=(4, 8), epochs=2, early_stopping=False, precision="float32", random_state=0)
     model = Pipeline([("load", ImageLoader(size=32)), ("classify", network)])
-    keep(folder, "scratch_cnn", model.fit(frame["path"], frame["target"]), frame)
+    keep(folder, "scratch_cnn", CXRModel(model.fit(frame["path"], frame["target"]), 0.4), frame)
     for path in frame["path"].iloc[4:]:
         Path(path).unlink()
 

@@ -1,6 +1,5 @@
-"""One run with everything a report can show, drawn from kept features."""
+"""One run with everything that a report can show, made from kept features."""
 
-import json
 import shutil
 
 import numpy as np
@@ -8,12 +7,12 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn import compare
-from cxr_sklearn.evaluation.anatomy import training_table
-from cxr_sklearn.evaluation.stress import CHANGES
 from cxr_sklearn.evaluation.tables import TABLES, write_table
+from cxr_sklearn.images.changes import CHANGES
 from cxr_sklearn.report import page
 from cxr_sklearn.report.words import words
-from cxr_sklearn.study.results import write_results
+from cxr_sklearn.study.run_folder import write_results
+from cxr_sklearn.study.search import training_table
 
 
 def recording(lang, said):
@@ -28,16 +27,16 @@ def recording(lang, said):
 
 @pytest.fixture(scope="session")
 def said():
-    """Keys of the catalogue that the reports of `rendered` asked for."""
+    """Keys of the catalogue used by the reports of `rendered`."""
     return set()
 
 
 @pytest.fixture(scope="session")
 def rendered(embedded_frame, said, tmp_path_factory):
-    """Folder of a run by language; its tables hold epochs, probes and a learning curve too."""
+    """Folder of a run by language; its tables include epochs, probes and a learning curve."""
     frame, store = embedded_frame
     first = tmp_path_factory.mktemp("report")
-    metrics = compare(frame, ["vgg16_logistic", "shortcuts"], out=first, weights="random", store=store, cv=3)
+    compare(frame, ["vgg16_logistic", "shortcuts"], out=first, weights="random", store=store, cv=3)
     epochs = {"head": {"loss": [1.0, 0.5], "auc": [0.5, 0.75]},
               "all": {"loss": [0.5, 0.4, 0.1, 0.05, 0.02], "auc": [0.8, 0.9, 1.0, 1.0, 1.0],
                       "val_loss": [0.5, 0.45, 0.6, 0.9, 1.1]}}  # fmt: skip
@@ -57,9 +56,7 @@ def rendered(embedded_frame, said, tmp_path_factory):
     folders = {"en": first, "es": tmp_path_factory.mktemp("report") / "es"}
     shutil.copytree(first, folders["es"])
     for lang, folder in folders.items():
-        facts = json.loads(json.dumps(metrics))
-        facts["run"]["lang"] = lang
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(page, "words", lambda lang: recording(lang, said))
-            write_results(folder, facts)
+            write_results(folder, lang=lang)
     return folders

@@ -1,4 +1,4 @@
-"""What only a browser knows of report.html: whether it fits, whether it can be read, and whether it keeps to itself.
+"""report.html in a browser: that it fits, that it is accessible, and that it fetches nothing.
 
 With a folder's name in CXR_SCREENSHOTS, pictures of the page are left there.
 """
@@ -22,7 +22,7 @@ FLAGS = [
 ]
 
 A4 = 794  # its width in CSS pixels
-# On paper nothing can be scrolled.
+# Paper cannot be scrolled.
 CUT_OFF = """[...document.querySelectorAll(".scroll")].filter(e => getComputedStyle(e).overflowX !== "visible")
   .map(e => e.outerHTML.slice(0, 200))"""
 FITS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -37,7 +37,7 @@ NOT_DRAWN = """() => {
     ...[...document.querySelectorAll("svg")].filter(empty),
   ].map(e => e.outerHTML.slice(0, 200));
 }"""
-# A region that has no tabindex does not count: Chromium lets Tab reach it all the same, Safari does not.
+# A region without a tabindex does not count: Chromium can reach it with Tab, but Safari cannot.
 WATCH_FOCUS = """() => {
   const scrolls = (how, inner, outer) => ["auto", "scroll"].includes(how) && inner > outer;
   window.unreached = new Set([...document.body.querySelectorAll("*")].filter(e => {
@@ -53,7 +53,7 @@ WATCH_FOCUS = """() => {
 
 
 def problems(page, path):
-    """Open the file in the page and say what is wrong with it."""
+    """Open the file in the page and return its faults."""
     from axe_playwright_python.sync_playwright import Axe
 
     url = path.as_uri()
@@ -89,7 +89,7 @@ def problems(page, path):
 
 
 def missing(what):
-    """Skip, but not in CI, where nobody would see it."""
+    """Skip; fail in CI, where nobody would notice a skip."""
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and CI must not do without", pytrace=False)
     pytest.skip(what)
@@ -174,7 +174,7 @@ BROKEN = """<!DOCTYPE html><html lang="en"><title>A page</title><style>
 """
 
 
-def test_a_sound_page_has_no_problems(open_page, tmp_path):
+def test_a_sound_page_passes(open_page, tmp_path):
     (tmp_path / "page.html").write_text(SOUND)
     assert problems(open_page(), tmp_path / "page.html") == []
 
@@ -182,7 +182,7 @@ def test_a_sound_page_has_no_problems(open_page, tmp_path):
 def test_a_broken_page_has_every_problem(open_page, tmp_path):
     (tmp_path / "page.html").write_text(BROKEN)
     found = problems(open_page(), tmp_path / "page.html")
-    # The console also tells of the two files that could not be loaded.
+    # The console also reports the two files that could not be loaded.
     assert sorted(line.split("\n")[0] for line in found if "Failed to load resource" not in line) == [
         "axe: color-contrast: Elements must meet minimum color contrast ratio thresholds",
         "axe: image-alt: Images must have alternative text",

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn.evaluation.metrics import METRICS
-from cxr_sklearn.evaluation.scores import read_scores
-from cxr_sklearn.evaluation.tables import read_table
+from cxr_sklearn.evaluation.tables import read_scores, read_table
 from cxr_sklearn.report.page import HEADLINE, write_report
-from cxr_sklearn.report.words import LANGUAGES, catalogue
-from cxr_sklearn.study.results import write_results
+from cxr_sklearn.report.words import LANGUAGES, catalogue, words
+from cxr_sklearn.study.run_folder import write_results
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[\N{NARROW NO-BREAK SPACE}.,]\d+)*")
 
@@ -21,18 +20,18 @@ def read(folder):
 
 
 def shown(html):
-    """What a person reads: no styles, no curves, but what a screen reader says."""
+    """The text that a person reads: without styles and curves, with the labels for screen readers."""
     said = " ".join(re.findall(r'(?:aria-label|alt)="([^"]*)"', html))
     html = re.sub(r"<(style|svg)\b.*?</\1>", " ", html, flags=re.DOTALL)
     return entities.unescape(re.sub(r"<[^>]*>", " ", html) + said)
 
 
-# How a number is written depends on what it is.
+# The format of a number depends on its meaning.
 TWO_DIGITS, ONE_DIGIT = {"specificity", "prevalence"}, {"embedding", "fitting", "scoring"}
 
 
 def numbers_of(node, key=""):
-    """Every number of metrics.json as the page may write it, and every number inside its texts; no points of curves."""
+    """All numbers of metrics.json as the page can write them, and those in its texts, except points of curves."""
     if isinstance(node, dict):
         items = {name: value for name, value in node.items() if name != "roc_band"}
         return {n for name, value in items.items() for n in numbers_of(value, name) | set(NUMBER.findall(name))}
@@ -43,7 +42,7 @@ def numbers_of(node, key=""):
     if isinstance(node, int):
         return {f"{node:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")}
     if isinstance(node, float):
-        # A specificity is a whole percentage where it was asked for, and any share where it was measured.
+        # A requested specificity is a whole percentage, a measured one any share.
         n_digits = {2, 3} if key in TWO_DIGITS else {1} if key in ONE_DIGIT else {3}
         return {f"{node:.{n}f}" for n in n_digits} | {f"{node:g}"}
     return set(NUMBER.findall(node))
@@ -99,7 +98,7 @@ def test_every_metric_stands_in_its_own_cell(rendered):
         assert first[label] == [written(pipelines[name]["test"][m]) for m in HEADLINE]
     everything, folds = rows_of(html, 'id="test"'), rows_of(html, 'id="cv"')
     for metric in METRICS:
-        head = catalogue()[f"metric.{metric}"]["en"]
+        head = words("en")(f"metric.{metric}")
         assert everything[head] == [written(pipelines[name]["test"][metric]) for name in pipelines]
         means = [pipelines[name]["cv"][metric] for name in pipelines]
         assert folds[head] == [f"{found['mean']:.3f} ± {found['std']:.3f}" for found in means]
@@ -122,7 +121,7 @@ def test_every_metric_stands_in_its_own_cell(rendered):
 
 
 @pytest.mark.parametrize(("lang", "to", "names"), [
-    ("en", "to", ["as they are", "brighter, with less contrast", "mean of the changes"]),
+    ("en", "to", ["unchanged", "brighter, with less contrast", "mean of the changes"]),
     ("es", "a", ["sin modificar", "más claras y con menos contraste", "media de los cambios"]),
 ])  # fmt: skip
 def test_changed_images_have_a_row_each(rendered, lang, to, names):
@@ -165,7 +164,7 @@ def test_sections(rendered):
 
 
 def test_no_english_is_left_in_the_spanish_page(rendered):
-    """No text of the catalogue that is a sentence in English stands in the Spanish page."""
+    """No English sentence of the catalogue is in the Spanish page."""
     html = shown(read(rendered["es"])[0])
     english = [texts["en"] for texts in catalogue().values() if texts["en"] != texts["es"] and " " in texts["en"]]
     pieces = [piece.strip() for text in english for piece in re.split(r"\{\w+\}", text) if len(piece.split()) > 2]
@@ -196,7 +195,7 @@ def test_names_are_only_names(rendered, tmp_path):
     page, card = (tmp_path / "report.html").read_text(), (tmp_path / "model-card.md").read_text()
     assert page.count("<img") == page.count('<img src="data:image/jpeg;base64,')
     assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in page
-    assert "image not to be read" in page
+    assert "image cannot be read" in page
     assert "\\<img src=x onerror=alert(1)\\>" in card
     assert card.count("<img") == card.count("\\<img") + card.count("`compare '<img src=z>'|'`")
 
@@ -207,20 +206,20 @@ def test_pictures_that_are_gone_cost_nothing_else(rendered, tmp_path):
     scores.assign(path=scores["path"] + ".gone").to_csv(tmp_path / "run" / "scores.csv", index=False)
     (tmp_path / "run" / "images.csv").unlink()
     (tmp_path / "run" / "probes.csv").unlink()
-    write_results(tmp_path / "run", read(rendered["en"])[1])
+    write_results(tmp_path / "run")
     html = (tmp_path / "run" / "report.html").read_text()
     assert "<img" not in html
-    assert html.count("image not to be read") > 2
-    assert "Nothing is known of the test images" in html
+    assert html.count("image cannot be read") > 2
+    assert "Nothing is known about the test images" in html
     assert "were not tried" in html
 
 
 def test_scores_alone_give_the_report_again(rendered, tmp_path):
     html, metrics = read(rendered["en"])
     shutil.copytree(rendered["en"], tmp_path / "run")
-    for file in ("report.html", "metrics.json"):
-        (tmp_path / "run" / file).unlink()
+    (tmp_path / "run" / "report.html").unlink()
     stale = json.loads(json.dumps(metrics))
     stale["pipelines"]["shortcuts"]["test"]["accuracy"]["value"] = 2
-    assert write_results(tmp_path / "run", stale) == metrics
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(stale))
+    assert write_results(tmp_path / "run") == metrics
     assert (tmp_path / "run" / "report.html").read_text() == html

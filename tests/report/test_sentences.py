@@ -30,7 +30,7 @@ def test_lists():
         ({"rule": "sensitivity=0.95"}, "a sensitivity of at least 0.95 on the 480 validation images"),
         (
             {"rule": "cost=5"},
-            "the lowest cost, a missed pneumonia counting 5 false alarms on the 480 validation images",
+            "the lowest cost, with a missed pneumonia counting as 5 false alarms on the 480 validation images",
         ),
         ({"rule": "0.5", "source": "fixed"}, "set by hand, not chosen from any scores"),
         (
@@ -64,36 +64,36 @@ def said(facts):
     return " ".join(verdict_sentences(facts, {name: name.upper() for name in facts["pipelines"]}, EN))
 
 
-def test_the_verdict_names_what_the_data_do_not_support():
+def test_the_verdict_names_what_the_data_do_not_show():
     text = said(metrics(as_good=["b"]))
     assert text.startswith("A ranks the test images best: ROC AUC 0.900 (0.800 to 1.000).")
-    assert "The data do not support that it is better than B." in text
-    assert "It is better than" not in text
-    assert "It is better than B, and the data support that." in said(metrics(worse=["b"]))
+    assert "The data do not show that it is better than B." in text
+    assert "The data show that it is better than" not in text
+    assert "The data show that it is better than B." in said(metrics(worse=["b"]))
 
 
-def test_the_line_to_beat():
-    assert "Every other pipeline beats it" in said(metrics())
-    assert "may have learnt just that" not in said(metrics())
+def test_the_baseline_to_beat():
+    assert "every other pipeline beats it" in said(metrics())
+    assert "may have learnt to do just that" not in said(metrics())
     high = said(metrics(0.85, not_beating_shortcuts=["a", "b"]))
-    assert "may have learnt just that" in high
-    assert "Not shown to beat it: A and B." in high
+    assert "may have learnt to do just that" in high
+    assert "Not shown to beat the baseline: A and B." in high
 
 
 def test_shortcuts_that_rank_best_are_named_first():
     text = said(metrics(0.95, worse_than_shortcuts=["b"], not_beating_shortcuts=["a"]))
-    assert text.startswith("SHORTCUTS, which sees no lung, ranks the test images best: ROC AUC 0.950")
-    assert "Of the others A ranks them best: ROC AUC 0.900" in text
-    assert "Worse than it, and the data support that: B." in text
-    assert "Not shown to beat it: A." in text
-    assert "Every other pipeline beats it" not in text
+    assert text.startswith("SHORTCUTS, which does not see the lungs, ranks the test images best: ROC AUC 0.950")
+    assert "Of the others, A ranks them best: ROC AUC 0.900" in text
+    assert "The data show that these are worse than the baseline: B." in text
+    assert "Not shown to beat the baseline: A." in text
+    assert "every other pipeline beats it" not in text
 
 
 def test_a_failed_sanity_check_is_in_the_verdict():
-    assert "Better on permuted labels than chance would have it: B." in said(metrics())
+    assert "Better than chance on permuted labels: B." in said(metrics())
 
 
 def test_shortcuts_alone():
     facts = metrics(best="shortcuts")
     facts["pipelines"] = {"shortcuts": facts["pipelines"]["shortcuts"] | {"sanity": None}}
-    assert "line to beat" not in said(facts)
+    assert "to beat" not in said(facts)

@@ -17,7 +17,7 @@ def test_every_text_is_there_in_every_language_with_the_same_places():
         assert len({tuple(places(text)) for text in texts.values()}) == 1, key
 
 
-# What the report of the fixture has no occasion to say; tests/report/test_sentences.py and others do.
+# Texts that the report of the fixture has no reason to use; test_sentences.py and others cover most of them.
 UNSAID = {
     "stress.robust", "rule.robust", "cv.caption_of_one", "card.selection_of_one",
     "findings.head", "label.and", "label.no", "errors.nothing",
@@ -26,7 +26,7 @@ UNSAID = {
     "label.no_interval", "label.undefined", "learning.val", "method.isotonic", "method.sigmoid", "method.temperature",
     "made.to_layer", "made.trained_from", "notice.copies", "notice.leak", "notice.second_look", "notice.synthetic",
     "rule.cost", "rule.fixed", "rule.sensitivity", "rule.specificity", "source.absent", "source.fixed", "source.val",
-    "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beaten", "verdict.sanity_failed",
+    "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beating_shortcuts", "verdict.sanity_failed",
     "verdict.best_but_shortcuts", "verdict.worse_than_shortcuts", "method.reversed", "data.patients_unknown",
     "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
 }  # fmt: skip
@@ -44,6 +44,11 @@ def test_a_text_is_filled_in():
         words("en")("label.random")
 
 
-def test_a_language_that_is_none():
+def test_a_metric_that_the_catalogue_does_not_name():
+    assert words("es")("metric.roc_auc") == "AUC ROC"
+    assert words("es")("metric.balanced_accuracy") == "Balanced accuracy"
+
+
+def test_an_unknown_language():
     with pytest.raises(InputError, match="lang='fr' must be one of"):
         words("fr")

@@ -1,4 +1,4 @@
-"""Small models to serve, clients that ask them, and images to send."""
+"""Small models to serve, clients, and images to send."""
 
 import base64
 import io
@@ -13,8 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from cxr_sklearn import DomainDetector, ImageLoader, save, write_radiographs
-from cxr_sklearn.persistence import load_model
+from cxr_sklearn import CXRModel, DomainDetector, ImageLoader, load_model, save_model, write_radiographs
 
 from ..conftest import ROOT
 
@@ -29,7 +28,7 @@ def flat(images):
 
 
 def pixel_pipeline(frame, size=32, resize="stretch", crop=1.0):
-    """The smallest pipeline that looks at pixels and can be saved as .skops is a network; .joblib takes this one."""
+    """The smallest pipeline on pixels; only .joblib can hold it, since for .skops it would have to be a network."""
     flatten = FunctionTransformer(flat)
     return make_pipeline(ImageLoader(size, resize, crop), flatten, PCA(8, random_state=0), LogisticRegression()).fit(
         frame["path"], frame["target"]
@@ -38,7 +37,7 @@ def pixel_pipeline(frame, size=32, resize="stretch", crop=1.0):
 
 @pytest.fixture(scope="session")
 def frame(tmp_path_factory):
-    """JPEGs so large that the decoder takes its short cuts."""
+    """JPEGs so large that they are decoded at a reduced size."""
     return write_radiographs(tmp_path_factory.mktemp("radiographs"), 12, size=160, random_state=0)
 
 
@@ -46,7 +45,8 @@ def frame(tmp_path_factory):
 def model_path(frame, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.joblib"
     domain = DomainDetector(None).fit(frame["path"])
-    save(pixel_pipeline(frame), path, domain=domain, threshold=0.4, recipe="pixels", best_params={"w": "/home/me/w.h5"})
+    facts = {"recipe": "pixels", "best_params": {"w": "/home/me/w.h5"}}
+    save_model(CXRModel(pixel_pipeline(frame), 0.4, domain=domain, metadata=facts), path)
     return path
 
 
@@ -60,8 +60,13 @@ def client(model):
     return client_of(model)
 
 
+def changed(model, **attributes):
+    """Return a copy of a model with other parts."""
+    return CXRModel(**{**model.get_params(deep=False), **attributes})
+
+
 def client_of(model, **options):
-    with warnings.catch_warnings():  # Starlette would rather have httpx2, which it alone needs
+    with warnings.catch_warnings():  # Starlette prefers httpx2, which nothing else needs
         warnings.simplefilter("ignore")
         from fastapi.testclient import TestClient
     from cxr_sklearn.serve.app import create_app
@@ -91,7 +96,7 @@ def image_of(data_url):
 
 
 def lying_jpeg():
-    """100 wide and 300 high for a viewer that minds the EXIF orientation, as every one does."""
+    """100 wide and 300 high once the EXIF orientation is applied."""
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = np.zeros((100, 300), dtype=np.uint8)

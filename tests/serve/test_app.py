@@ -1,4 +1,4 @@
-"""The served model to others: its page, its command, nothing on the disk, nothing for other sites."""
+"""The served model: its page and its command; nothing goes to the disk or to other sites."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from typer.testing import CliRunner
 
-from cxr_sklearn import DomainDetector, FrozenEmbedder, ImageLoader, save
+from cxr_sklearn import CXRModel, DomainDetector, FrozenEmbedder, ImageLoader, save_model
 from cxr_sklearn.cli import app as cli
 
 from ..conftest import ROOT
-from .conftest import BENCHMARK, FORM, ask, client_of, encoded, flat
+from .conftest import BENCHMARK, FORM, ask, changed, client_of, encoded, flat
 
 pytest.importorskip("fastapi")
 
@@ -51,7 +51,7 @@ def test_no_page_loads_scripts_from_elsewhere(client):
     assert "://" not in client.get("/").text
 
 
-def test_what_is_told_of_the_model_holds_no_path(client, model):
+def test_facts_about_the_model_contain_no_path(client, model):
     facts = client.get("/model")
     assert facts.json()["recipe"] == "pixels"
     assert facts.json()["classes"] == [0, 1]
@@ -75,7 +75,7 @@ WHITE = encoded(np.full((9, 9), 255, np.uint8))
 
 
 def test_a_model_that_fails_says_so_and_goes_on(frame, model):
-    client = client_of(model._replace(pipeline=failing_pipeline(frame)), raise_server_exceptions=False)
+    client = client_of(changed(model, pipeline=failing_pipeline(frame)), raise_server_exceptions=False)
     response = ask(client, ("white.png", WHITE))
     assert response.status_code == 500
     assert response.json()["detail"].startswith("the model failed on an image")
@@ -95,7 +95,7 @@ def test_the_schema_tells_of_every_refusal(client):
 
 @pytest.mark.slow
 def test_the_terminal_tells_of_a_model_that_fails_and_not_of_what_clients_send(frame, tmp_path, capfd):
-    save(failing_pipeline(frame), tmp_path / "model.joblib")
+    save_model(failing_pipeline(frame), tmp_path / "model.joblib")
     part = b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nab\r\n'
     with BENCHMARK["serving"](tmp_path / "model.joblib") as address, httpx.Client(base_url=address) as client:
         for body in (b"nonsense", b"--x\r\n\xff: \r\n", b"--x\r\n: a\r\n", part, part + b"--x--\r\nand more"):
@@ -107,10 +107,10 @@ def test_the_terminal_tells_of_a_model_that_fails_and_not_of_what_clients_send(f
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # those of a test tool's own parts
+@pytest.mark.filterwarnings("ignore")  # warnings of the test tool itself
 @pytest.mark.parametrize(("mode", "n"), [("POSITIVE", 60), ("NEGATIVE", 40)])
 def test_no_request_that_the_schema_tells_of_brings_about_a_server_error(client, mode, n):
-    """Requests that fit the schema, and those that do not; every answer has a status and a form that it tells of."""
+    """Requests that fit the schema and others; every answer has a status and a form that the schema documents."""
     import hypothesis
     import schemathesis
     from schemathesis.checks import not_a_server_error
@@ -140,7 +140,8 @@ def embedder_path(frame, tmp_path):
     embedder = FrozenEmbedder("MobileNet", weights="random", precision="float32", store=None)
     pipeline = make_pipeline(ImageLoader(32), embedder, StandardScaler(), LogisticRegression())
     path = tmp_path / "model.skops"
-    save(pipeline.fit(frame["path"], frame["target"]), path, domain=DomainDetector(None).fit(frame["path"]))
+    domain = DomainDetector(None).fit(frame["path"])
+    save_model(CXRModel(pipeline.fit(frame["path"], frame["target"]), domain=domain), path)
     return path
 
 
@@ -148,10 +149,10 @@ def embedder_path(frame, tmp_path):
     "kind", ["model_path", pytest.param("embedder_path", marks=[pytest.mark.keras, pytest.mark.slow])]
 )
 def test_nothing_is_written(request, kind, frame, tmp_path):
-    """Neither by Python, whose every write is watched, nor, where files could lie, by anything below it."""
+    """Neither by Python, whose writes are all watched, nor by libraries below it in the folders that they use."""
     big = tmp_path / "big.png"
     big.write_bytes(encoded(np.random.default_rng(0).integers(0, 256, (2000, 2000), dtype=np.uint8)))
-    assert big.stat().st_size > 1_000_000  # where Starlette would go to the disk
+    assert big.stat().st_size > 1_000_000  # the size at which Starlette would write to the disk
     (tmp_path / "notes.txt").write_text("hello")
     images = [big, frame["path"][0], tmp_path / "notes.txt"]
     home = tmp_path / "home"
@@ -181,7 +182,7 @@ def run_serve(*arguments):
         ([__file__], "is not a model that cxr_sklearn saved"),
     ],
 )
-def test_what_cannot_be_served_is_told_in_one_line(arguments, words):
+def test_what_cannot_be_served_gives_one_line(arguments, words):
     done = run_serve(*arguments, "--port", 0)
     assert done.exit_code == 1
     assert done.stderr.startswith("cxr-sklearn: ")
@@ -195,14 +196,14 @@ def test_a_stranger_s_code_is_not_run(model_path):
     assert "--trust" in done.stderr
 
 
-def test_a_port_in_use_is_told(model_path):
+def test_a_port_in_use_is_reported(model_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run_serve(model_path, "--trust", "--port", taken.getsockname()[1])
     assert done.exit_code == 1
     assert "choose another with --port" in done.stderr
 
 
-def test_a_missing_library_is_told(model_path, monkeypatch):
+def test_a_missing_library_is_reported(model_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = run_serve(model_path, "--trust")
     assert done.exit_code == 1

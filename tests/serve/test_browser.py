@@ -1,4 +1,4 @@
-"""What only a browser knows of the served page: that it works, can be read, and asks nobody but its own server.
+"""The served page in a browser: that it works, is accessible, and contacts only its own server.
 
 With a folder's name in CXR_SCREENSHOTS, pictures of the page are left there.
 """
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxr_sklearn import DomainDetector, save, write_radiographs
+from cxr_sklearn import CXRModel, DomainDetector, save_model, write_radiographs
 
 pytest.importorskip("fastapi")
 
@@ -35,15 +35,15 @@ def detector(frame):
 @pytest.fixture(scope="module")
 def address(frame, detector, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.joblib"
-    facts = {"threshold": 0.4, "recipe": "pixels", "synthetic": True}
-    save(pixel_pipeline(frame), path, domain=detector, **facts)
+    facts = {"recipe": "pixels", "synthetic": True}
+    save_model(CXRModel(pixel_pipeline(frame), 0.4, domain=detector, metadata=facts), path)
     with SERVING(path) as address:
         yield address
 
 
 @pytest.fixture
 def open_page(browser, address):  # noqa: F811
-    """Pages by width and colour scheme, and all that goes wrong in them."""
+    """Pages by width and colour scheme, and the errors in them."""
     contexts = []
 
     def open_page(width=1280, scheme="light"):
@@ -63,7 +63,7 @@ def open_page(browser, address):  # noqa: F811
 
 
 def give(page, *paths):
-    """Choose files, and wait until all that were ever chosen are done."""
+    """Choose files, and wait until all files chosen so far are done."""
     page.set_input_files("#files", paths)
     n = page.locator("#results li").count()
     page.locator("#status", has_text=re.compile(f"^{n} done$")).wait_for()
@@ -159,7 +159,7 @@ def test_fifty_files_at_once(open_page, frame):
     assert wrong == []
 
 
-def test_a_server_that_has_ended_is_told(open_page, frame):
+def test_a_stopped_server_is_reported(open_page, frame):
     page, _ = open_page()
     page.context.set_offline(True)
     give(page, frame["path"][0])

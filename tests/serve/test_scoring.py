@@ -1,4 +1,4 @@
-"""What is answered of a file: the very score that it has from its path, its picture, and its heat map."""
+"""The answer for a file: the same score as from its path, its picture, and its heat map."""
 
 import threading
 from pathlib import Path
@@ -13,11 +13,11 @@ from sklearn.preprocessing import FunctionTransformer
 
 from cxr_sklearn import DomainDetector
 from cxr_sklearn.exceptions import ModelError
-from cxr_sklearn.prediction import predict
-from cxr_sklearn.recipes import load_recipe
-from cxr_sklearn.scores import calibrated, fit_calibrator
+from cxr_sklearn.models.calibration import fit_calibrator
+from cxr_sklearn.models.prediction import predict
+from cxr_sklearn.study.recipes import load_recipe
 
-from .conftest import BENCHMARK, answers, ask, client_of, encoded, image_of, lying_jpeg, pixel_pipeline
+from .conftest import BENCHMARK, answers, ask, changed, client_of, encoded, image_of, lying_jpeg, pixel_pipeline
 
 pytest.importorskip("fastapi")
 
@@ -39,7 +39,7 @@ def assert_same_scores(model, frame):
 def test_scores_are_those_of_the_file_to_the_last_bit(frame, model, resize, crop):
     pipeline = pixel_pipeline(frame, (24, 36), resize, crop)
     domain = DomainDetector(None, crop).fit(frame["path"], groups=frame["patient"])
-    assert_same_scores(model._replace(pipeline=pipeline, domain=domain), frame)
+    assert_same_scores(changed(model, pipeline=pipeline, domain=domain), frame)
 
 
 def dicom():
@@ -68,12 +68,11 @@ def test_every_kind_of_file_is_scored_and_shown(model, client, tmp_path, name, m
 
 def test_a_calibrated_pipeline_is_served_as_well(frame, model):
     scores = frame.assign(score=model.pipeline.predict_proba(frame["path"])[:, 1])
-    pipeline = calibrated(model.pipeline, fit_calibrator(scores, "sigmoid"))
-    assert_same_scores(model._replace(pipeline=pipeline), frame)
+    assert_same_scores(changed(model, calibrator=fit_calibrator(scores, "sigmoid")), frame)
 
 
 def large_jpegs(folder):
-    """JPEGs that are decoded at a quarter of their size for what is measured of them, one of them lying on its side."""
+    """JPEGs that are decoded at a quarter of their size to be measured; one of them lies on its side."""
     rng = np.random.default_rng(0)
     for i in range(12):
         exif = Image.Exif()
@@ -87,21 +86,20 @@ def large_jpegs(folder):
 def test_a_pipeline_that_measures_files_gives_the_scores_of_the_files(model, tmp_path, is_calibrated):
     frame = pd.DataFrame({"path": large_jpegs(tmp_path), "target": [0, 1] * 6})
     pipeline = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"])
-    if is_calibrated:
-        scores = frame.assign(score=pipeline.predict_proba(frame["path"])[:, 1])
-        pipeline = calibrated(pipeline, fit_calibrator(scores, "sigmoid"))
-    assert_same_scores(model._replace(pipeline=pipeline), frame)
+    scores = frame.assign(score=pipeline.predict_proba(frame["path"])[:, 1])
+    calibrator = fit_calibrator(scores, "sigmoid") if is_calibrated else None
+    assert_same_scores(changed(model, pipeline=pipeline, calibrator=calibrator), frame)
     pixels = np.asarray(Image.open(frame["path"][1]))
     assert pipeline.predict_proba(pixels[None])[0, 1] != pipeline.predict_proba(frame["path"][1:2])[0, 1]
 
 
-def test_a_pipeline_that_measures_files_is_told_their_size(frame, model):
+def test_a_pipeline_that_measures_files_gets_their_size(frame, model):
     recipe = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"])
     scaler = recipe.named_steps["scale"]
     wide = encoded(np.random.default_rng(0).integers(0, 256, (90, 270), dtype=np.uint8))
     seen = []
     scaler.transform, original = lambda X: seen.append(X) or original(X), scaler.transform
-    answers(client_of(model._replace(pipeline=recipe)), ("wide.png", wide))
+    answers(client_of(changed(model, pipeline=recipe)), ("wide.png", wide))
     assert seen[-1][0, :3].tolist() == [270, 90, 3]
 
 
@@ -117,12 +115,12 @@ def test_many_files_one_of_them_unreadable(client, frame):
     assert ask(client, ("notes.txt", b"hello")).json()["notice"] == NOTICE
 
 
-def test_what_is_no_radiograph_is_out_of_the_domain(client):
+def test_other_pictures_are_out_of_the_domain(client):
     assert answers(client, ("black.png", encoded(np.zeros((64, 64), np.uint8))))[0]["domain"] == "out"
 
 
 def test_a_model_without_a_detector_says_that_it_cannot_tell(model, frame):
-    client = client_of(model._replace(domain=None))
+    client = client_of(changed(model, domain=None))
     assert answers(client, ("a.png", encoded(np.zeros((64, 64), np.uint8))))[0]["domain"] is None
     assert client.get("/model").json()["tells_domain"] is False
 
@@ -156,7 +154,7 @@ def test_pictures_are_upright_and_of_what_the_model_takes(client, frame, model):
     assert np.asarray(shown)[150:].mean() < 10
     tiff = encoded(np.zeros((2000, 1000), np.uint8), "TIFF")
     assert image_of(answers(client, ("a.tiff", tiff), picture=True)[0]["picture"]).size == (320, 640)
-    padded = client_of(model._replace(pipeline=pixel_pipeline(frame, 32, "pad")))
+    padded = client_of(changed(model, pipeline=pixel_pipeline(frame, 32, "pad")))
     assert image_of(answers(padded, ("a.tiff", tiff), picture=True)[0]["picture"]).size == (640, 640)
 
 
@@ -164,7 +162,7 @@ def test_the_picture_is_of_the_part_that_the_model_looks_at(frame, model):
     pipeline = pixel_pipeline(frame, crop=0.5)
     framed = np.zeros((200, 400), np.uint8)
     framed[50:150, 100:300] = 200
-    client = client_of(model._replace(pipeline=pipeline))
+    client = client_of(changed(model, pipeline=pipeline))
     shown = image_of(answers(client, ("a.png", encoded(framed)), picture=True)[0]["picture"])
     assert shown.size == (200, 100)
     assert np.asarray(shown).min() > 190
@@ -205,5 +203,5 @@ def test_a_model_that_takes_only_files_is_not_served(frame, model):
             raise ValueError("not a path")
 
     pipeline = make_pipeline(OnlyFiles(), LogisticRegression().fit([[0], [1]], [0, 1]))
-    with pytest.raises(ModelError, match="cannot score images that are no files: ValueError: not a path"):
-        scoring.Scorer(model._replace(pipeline=pipeline))
+    with pytest.raises(ModelError, match="cannot score images that are not files: ValueError: not a path"):
+        scoring.Scorer(changed(model, pipeline=pipeline))

@@ -1,13 +1,14 @@
-"""What is taken of a request, and where the server stops reading."""
+"""How requests are parsed, and where the server stops reading."""
 
 import functools
 import itertools
 import json
 
 import httpx
+import numpy as np
 import pytest
 
-from .conftest import BENCHMARK, FORM, body_of
+from .conftest import BENCHMARK, FORM, answers, body_of, encoded
 
 pytest.importorskip("fastapi")
 
@@ -20,7 +21,7 @@ def stream(client, parts):
 
 
 def send_without_end(model, pieces):
-    """Ask with a body in pieces; return status, detail and how many bytes the server took before it answered."""
+    """Send a body in pieces; return status, detail and the number of bytes that the server read before it answered."""
     import anyio
 
     application = create_app(model)
@@ -43,7 +44,7 @@ def send_without_end(model, pieces):
 
 
 def test_a_file_too_large_is_refused_and_the_rest_is_not_read(model):
-    """Past the limit the server reads no more, whatever is still to come."""
+    """Past the limit, the server stops reading, however much is still to come."""
     status, detail, n_taken = send_without_end(model, body_of([("large.png", 2 * uploads.MAX_BYTES)]))
     assert (status, detail) == (413, "large.png has more than the 50,000,000 bytes allowed")
     assert n_taken == pytest.approx(uploads.MAX_BYTES, abs=200_000)
@@ -59,7 +60,7 @@ AROUND = "more than 250,000 bytes of the request are in no file"
         (b"", b"\r\n", {AROUND}),
         (PART + b"\r\nab\r\n--x", b" ", {AROUND}),
         (PART + b"\r\nab\r\n--x--\r\n", b"\0", {AROUND}),
-        # Parsers have had limits of their own since python-multipart 0.0.27.
+        # Since python-multipart 0.0.27, parsers have their own limits.
         (PART + b"A", b"a", {AROUND, "Maximum header size exceeded"}),
         (PART + b"A:", b" ", {AROUND, "Maximum header size exceeded"}),
         (PART + b"A: ", b"a", {AROUND, "Maximum header size exceeded"}),
@@ -68,7 +69,7 @@ AROUND = "more than 250,000 bytes of the request are in no file"
     ids=["before the parts", "after a boundary", "after the last boundary", "name of a header", "spaces in a header",
          "value of a header", "headers"],
 )  # fmt: skip
-def test_what_has_no_end_and_is_in_no_file_is_not_read(model, start, again, told):
+def test_endless_parts_outside_files_are_not_read(model, start, again, told):
     pieces = itertools.chain([start], itertools.repeat(again * 1_000))
     status, detail, n_taken = send_without_end(model, pieces)
     assert status in (400, 413)
@@ -86,7 +87,7 @@ def test_the_parser_s_own_limits_on_headers_are_not_needed(model, monkeypatch):
 
 
 def test_bytes_around_the_files_are_counted_over_all_parts(client):
-    """25 files with long headers are taken; those bytes and a longer end are too many."""
+    """25 files with long headers are accepted; with a longer end, they are too many bytes."""
     part = PART + b"A: " + b"a" * 4_000 + b"\r\n\r\n" + bytes(20_000) + b"\r\n"
     body = 25 * part + b"--x--\r\n"
     for end, status in ((140_000, 200), (150_000, 413)):
@@ -99,7 +100,7 @@ def test_a_file_of_the_largest_size_is_taken(client):
 
 
 def read_by_the_server(monkeypatch):
-    """Numbers of bytes that the parser was given."""
+    """Sizes of the pieces that the parser gets."""
     read = []
     write = uploads.MultipartParser.write
     monkeypatch.setattr(
@@ -125,8 +126,9 @@ def test_25_files_are_taken_and_26_are_not(client):
 @pytest.mark.parametrize(
     ("body", "headers", "status", "words"),
     [
-        (b"{}", {"Content-Type": "application/json"}, 415, "send the images as multipart/form-data"),
-        (b"", {}, 415, "parts named files"),
+        (b"{}", {"Content-Type": "application/json"}, 415, "several as multipart/form-data in parts named files"),
+        (b"", {}, 400, "no image"),
+        (b"", {"Content-Type": "image/png"}, 400, "no image"),
         (b"", FORM, 400, "cut short"),
         (b"--x--\r\n", FORM, 400, "files"),
         (b"nonsense", FORM, 400, "not well-formed"),
@@ -135,7 +137,7 @@ def test_25_files_are_taken_and_26_are_not(client):
         (b"--x\r\n\r\nab\r\n--x--\r\n", FORM, 400, "another name"),
     ],
 )  # fmt: skip
-def test_what_is_no_upload_is_refused(client, body, headers, status, words):
+def test_other_requests_are_refused(client, body, headers, status, words):
     response = client.post("/predict", content=body, headers=headers)
     assert response.status_code == status
     assert words in response.json()["detail"]
@@ -145,7 +147,7 @@ def test_what_is_no_upload_is_refused(client, body, headers, status, words):
     ("sent", "told"),
     [("../../etc/passwd", "passwd"), (r"C:\scans\a.png", "a.png"), ("Röntgen.png", "Röntgen.png"), ("", "unnamed")],
 )
-def test_names_are_told_without_folders(client, sent, told):
+def test_names_are_returned_without_folders(client, sent, told):
     body = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{sent}"\r\n\r\n\r\n--x--\r\n'.encode()
     assert client.post("/predict", content=body, headers=FORM).json()["results"][0]["filename"] == told
 
@@ -156,3 +158,22 @@ def test_a_real_client_learns_that_its_file_is_too_large(model_path):
         response = client.post("predict", content=body_of([("a.png", uploads.MAX_BYTES + 10_000_000)]), headers=FORM)
         assert response.status_code == 413
         assert client.get("model").status_code == 200  # it goes on
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/x-www-form-urlencoded", "image/png", "application/octet-stream", "application/dicom", None]
+)
+def test_an_image_may_be_the_whole_body(client, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    content = encoded(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    (found,) = client.post("/predict", content=content, headers=headers).json()["results"]
+    (expected,) = answers(client, ("image", content))
+    assert found == expected
+    (odd,) = client.post("/predict", content=b"hello", headers=headers).json()["results"]
+    assert odd["error"] == "not a JPEG, PNG, TIFF, BMP, WEBP or DICOM image"
+
+
+def test_a_whole_body_that_is_too_large_is_refused(client):
+    response = client.post("/predict", content=(b"\0" * 65_536 for _ in range(800)))
+    assert response.status_code == 413
+    assert "more than the 50,000,000 bytes" in response.json()["detail"]

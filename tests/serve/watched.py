@@ -1,8 +1,8 @@
-"""Serve a model as the command does, send it images, and print the answers and what was written meanwhile as JSON.
+"""Serve a model as the command does, send it images, and print as JSON the answers and all writes meanwhile.
 
 python -m tests.serve.watched MODEL FOLDER IMAGE...
 
-The folder is one in which everything that anybody could write lies.
+FOLDER contains every place that could be written to.
 """
 
 import json
@@ -14,19 +14,19 @@ from unittest import mock
 import numpy as np
 import uvicorn
 
+from cxr_sklearn import load_model
 from cxr_sklearn.cli import app
-from cxr_sklearn.persistence import load_model
 
 from .conftest import ADDRESS
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-#: SQLite and other programs open files where Python does not see it.
+#: SQLite and other libraries open files unseen by Python.
 _CHANGES = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate",
             "sqlite3.connect", "subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn")  # fmt: skip
 
 
 class Watch:
-    """Every write that Python is asked for, noted between entering and leaving; a hook can never be removed again."""
+    """Record every write that Python is asked for inside the block; an audit hook can never be removed."""
 
     def __init__(self):
         self._noted = None
@@ -68,7 +68,7 @@ def main(model, folder, *images):
     with mock.patch.object(uvicorn.Server, "run", answer):
         app(["serve", model, "--trust", "--port", "0"], standalone_mode=False)
     before = below(Path(folder))
-    with watch as written:  # what would have been seen
+    with watch as written:  # to show that writes are recorded
         loaded = load_model(model, trusted=True)
         loaded.domain.predict(np.zeros((1, 80, 80), dtype=np.uint8))
         loaded.pipeline.predict_proba(images[:1])

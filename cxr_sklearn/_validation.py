@@ -1,0 +1,107 @@
+"""Checks of labels, sample weights and patients, and how they reach the step of a pipeline that uses them."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from sklearn import get_config
+from sklearn.base import is_classifier
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._split import GroupsConsumerMixin
+from sklearn.pipeline import Pipeline
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import has_fit_parameter
+
+from .exceptions import InputError
+
+
+def fit_params(estimator: Any, **metadata: Any) -> dict[str, Any]:
+    """Select the metadata that the estimator's ``fit`` accepts, under the names it expects; None is left out.
+
+    With scikit-learn's metadata routing, a composite estimator gets what its parts request. Without, a pipeline gets
+    what its last step accepts, and a meta-estimator with ``**params`` gets the weights that its estimator accepts.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> fit_params(make_pipeline(LogisticRegression()), sample_weight=[1, 2], groups=["a", "b"])
+    {'logisticregression__sample_weight': [1, 2]}
+    """
+    given = {key: value for key, value in metadata.items() if value is not None}
+    accepted = {key: value for key, value in given.items() if has_fit_parameter(estimator, key)}
+    if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(estimator.fit).parameters.values()):
+        return accepted
+    if get_config()["enable_metadata_routing"]:
+        return accepted | {key: given[key] for key in get_routing_for_object(estimator).consumes("fit", given)}
+    # Without routing no other part of scikit-learn passes on anything, so the step__param names are ours to make.
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        return {f"{name}__{key}": value for key, value in fit_params(last, **given).items()}
+    weight = {key: value for key, value in given.items() if key == "sample_weight" and key not in accepted}
+    if isinstance(estimator, BaseSearchCV) and isinstance(estimator.cv, GroupsConsumerMixin):
+        accepted |= {key: value for key, value in given.items() if key == "groups"}  # for its folds
+    return accepted | (fit_params(estimator.estimator, **weight) if hasattr(estimator, "estimator") else weight)
+
+
+def request_weights(estimator: Any) -> None:
+    """With metadata routing, let the classifiers in `estimator` request sample weights, where the user left it open.
+
+    Other parts, such as a scaler, decline them, as without routing: scikit-learn requires a decision of each part.
+    """
+    if not get_config()["enable_metadata_routing"]:
+        return  # set_fit_request raises then
+    for part in (estimator, *estimator.get_params().values()):
+        # A part that is composite itself has a router instead of a request, and asks its own parts.
+        if hasattr(part, "set_fit_request") and isinstance(request := get_routing_for_object(part), MetadataRequest):
+            for method in ("fit", "score"):  # a search scores, too
+                if getattr(request, method).requests.get("sample_weight", True) is None:
+                    getattr(part, f"set_{method}_request")(sample_weight=is_classifier(part))
+
+
+def check_labels(y: ArrayLike | None, name: str) -> np.ndarray:
+    """Return the labels as a one-dimensional array.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    name : str
+        Of the classifier, for the error message.
+
+    Raises
+    ------
+    ValueError
+        If `y` is None, labels are missing, or they are not classes.
+    """
+    if y is None:
+        raise InputError(f"{name} requires y to be passed, but the target y is None")
+    labels = column_or_1d(y, warn=True)
+    if n_missing := int(pd.isna(labels).sum()):
+        raise InputError(f"y lacks the label of {n_missing} images: Input y contains NaN")
+    assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    return labels
+
+
+def check_groups(groups: ArrayLike | None, n: int) -> np.ndarray:
+    """Return the group of each of `n` rows as an integer; with None, each row is a group of its own.
+
+    Raises
+    ------
+    ValueError
+        If the number of groups is not `n`, or some are missing.
+    """
+    if groups is None:
+        return np.arange(n)
+    codes, _ = pd.factorize(column_or_1d(groups))
+    if len(codes) != n:
+        raise InputError(f"groups holds {len(codes)} patients for {n} images")
+    if (codes < 0).any():
+        raise InputError(f"groups lacks the patient of {(codes < 0).sum()} images")
+    return codes

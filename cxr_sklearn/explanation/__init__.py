@@ -1,1 +1,0 @@
-"""Heat maps of what a score rests on: Grad-CAM and occlusion."""

@@ -1,0 +1,1 @@
+"""From images to rows of numbers that are kept."""

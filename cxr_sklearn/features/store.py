@@ -1,0 +1,388 @@
+"""Features kept on disk, one SQLite file per fingerprint, and the loop that computes missing rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from hashlib import sha256
+from pathlib import Path
+from threading import get_ident
+from typing import Any
+
+import numpy as np
+import platformdirs
+from joblib import Parallel, delayed, effective_n_jobs
+
+from .._io import public
+from .._sqlite import open_database, transaction
+from ..exceptions import ImageReadError, StoreDamagedError
+from ..images._digests import DigestIndex, hash_files
+from ..images.batch import ImageBatch
+
+CACHE_VARIABLE = "CXR_SKLEARN_CACHE"
+_SCHEMA = [
+    "CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, crc32 INTEGER, row BLOB)",
+    "CREATE TABLE IF NOT EXISTS recipe (json TEXT)",
+]
+_KEYS_PER_QUERY = 900  # SQLite before 3.32 takes at most 999
+
+
+def store_directory(store: str | os.PathLike[str]) -> Path:
+    """Resolve "auto": ``$CXR_SKLEARN_CACHE``, else ``./cache`` where it exists, else the user's cache folder."""
+    if store != "auto":
+        return Path(store)
+    if os.environ.get(CACHE_VARIABLE):
+        return Path(os.environ[CACHE_VARIABLE])
+    return Path("cache") if Path("cache").is_dir() else Path(platformdirs.user_cache_dir("cxr_sklearn"))
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """Return eight hexadecimal digits of the hash of everything that a feature row depends on besides the image."""
+    return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@public
+class FeatureStore:
+    """Feature rows by content key, safe against crashes, corruption and concurrent writers.
+
+    The folder must be on a disk of this machine: SQLite's write-ahead log does not work over a network. Connections are
+    neither shared between threads nor pickled, so a store can be used from any thread or process.
+
+    Parameters
+    ----------
+    directory : path
+        Created when it is first used.
+    name : str
+        What the features are, for human readers, e.g. ``"VGG16-avg"``.
+    recipe : mapping
+        Everything that a row depends on besides the image, as JSON can hold it.
+
+    Attributes
+    ----------
+    path : Path
+        The SQLite file, ``<directory>/<name>-<fingerprint of the recipe>.sqlite``.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], name: str, recipe: Mapping[str, Any]) -> None:
+        self.path = Path(directory).absolute() / f"{name}-{fingerprint(recipe)}.sqlite"
+        quoted = json.dumps(recipe, sort_keys=True).replace("'", "''")
+        self._schema = [*_SCHEMA, f"INSERT INTO recipe VALUES ('{quoted}')"]
+        self._kept: dict[int, sqlite3.Connection] = {}  # by thread
+
+    def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that exist; a row that fails its checksum counts as missing.
+
+        Parameters
+        ----------
+        keys : sequence of n bytes
+
+        Returns
+        -------
+        rows : ndarray of shape (n, d) and dtype float32
+            Zeros where there is no row; d is 0 if no key has a row.
+        found : ndarray of shape (n,) and dtype bool
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be read.
+        """
+        try:
+            return self._read(keys)
+        except StoreDamagedError:
+            warnings.warn(f"{self.path} was damaged and set aside; its features are computed again", stacklevel=2)
+            return self._read(keys)
+
+    def _read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        place = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+        rows, found = np.zeros((len(place), 0), dtype=np.float32), np.zeros(len(place), dtype=bool)
+        with open_database(self.path, self._schema) as connection:
+            for known, block in _select(connection, place):
+                if not rows.shape[1]:
+                    rows = np.zeros((len(place), block.shape[1]), dtype=np.float32)
+                places = [place[key] for key in known]
+                rows[places], found[places] = block, True
+        if len(place) == len(keys):
+            return rows, found
+        places = [place[key] for key in keys]
+        return rows[places], found[places]
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Let this thread's claims share a connection: SQLite empties its log whenever the last one is closed."""
+        with open_database(self.path, self._schema) as connection:
+            self._kept[get_ident()] = connection
+            try:
+                yield
+            finally:
+                del self._kept[get_ident()]
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if (kept := self._kept.get(get_ident())) is not None:
+            yield kept  # its errors are explained where it was opened
+        else:
+            with open_database(self.path, self._schema) as connection:
+                yield connection
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": {}}
+
+    @contextmanager
+    def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
+        """Hold the write lock while the caller computes the missing rows.
+
+        Processes that embed the same images take turns, batch by batch, so no image is embedded twice. The rows are
+        written in one transaction when the block ends; a block that fails writes nothing.
+
+        Yields
+        ------
+        missing : list of bytes
+            The keys without a row, which no other process can write now.
+        rows : dict of bytes to ndarray of shape (d,) and dtype float32
+            The rows of the other keys; the caller adds the missing ones.
+
+        Raises
+        ------
+        StoreError
+            If the file cannot be written, in a read-only folder or on a full disk, say.
+        """
+        with self._connection() as connection, transaction(connection):
+            rows = {
+                key: row for known, block in _select(connection, keys) for key, row in zip(known, block, strict=True)
+            }
+            missing = [key for key in dict.fromkeys(keys) if key not in rows]
+            yield missing, rows
+            blobs = [(key, np.asarray(rows[key], dtype=np.float32).tobytes()) for key in missing if key in rows]
+            connection.executemany(
+                "INSERT OR REPLACE INTO features VALUES (?, ?, ?)",
+                [(key, _checksum(key, blob), blob) for key, blob in blobs],
+            )
+
+    def width(self) -> int:
+        """Return the number of features per row, 0 while the store is empty."""
+        with open_database(self.path, self._schema) as connection:
+            first = connection.execute("SELECT key FROM features LIMIT 1").fetchone()
+            return next((block.shape[1] for _, block in _select(connection, first or ())), 0)
+
+    def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
+        """Return the SHA-256 of each file, or the error on reading it; digests are remembered beside the store."""
+        return DigestIndex(self.path.parent)(paths)
+
+    def __len__(self) -> int:
+        with open_database(self.path, self._schema) as connection:
+            return int(connection.execute("SELECT count(*) FROM features").fetchone()[0])
+
+
+class NoStore:
+    """A store that keeps nothing."""
+
+    digests = staticmethod(hash_files)
+    kept_open = staticmethod(nullcontext)
+
+    def read(self, keys: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """Return no rows."""
+        return np.zeros((len(keys), 0), dtype=np.float32), np.zeros(len(keys), dtype=bool)
+
+    @contextmanager
+    def claim(self, keys: Sequence[bytes]) -> Iterator[tuple[list[bytes], dict[bytes, np.ndarray]]]:
+        """Yield all keys as missing and drop the rows."""
+        yield list(keys), {}
+
+    def width(self) -> int:
+        """Return 0: unknown."""
+        return 0
+
+
+def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    """Yield, some at a time, the keys that have a row, and their rows."""
+    unique = list(dict.fromkeys(keys))
+    for start in range(0, len(unique), _KEYS_PER_QUERY):
+        chunk = unique[start : start + _KEYS_PER_QUERY]
+        query = f"SELECT key, crc32, row FROM features WHERE key IN ({','.join('?' * len(chunk))})"
+        # SQLite does not enforce types: a flipped bit can turn a blob into text or a number.
+        sound = [(key, blob) for key, checksum, blob in connection.execute(query, chunk)
+                 if type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum]  # fmt: skip
+        if sound:
+            block = np.frombuffer(b"".join(blob for _, blob in sound), dtype=np.float32)
+            yield [key for key, _ in sound], block.reshape(len(sound), -1)
+
+
+def _checksum(key: bytes, blob: bytes) -> int:
+    return zlib.crc32(blob, zlib.crc32(key))
+
+
+#: From the k images of a chunk and their decoded pixels, each ``uint8 (H, W, 3)``, to rows ``float32 (k, d)``.
+Compute = Callable[[ImageBatch, list[np.ndarray]], np.ndarray]
+#: The rows of some images, how many of them this process computed (and not another one meanwhile), and how many images
+#: were tried.
+Computed = Generator[tuple[dict[bytes, np.ndarray], int, int]]
+#: A worker gets at most so many chunks at a time: enough to decode one while it computes another, but few, because they
+#: are lost if it dies.
+_CHUNKS_AT_ONCE = 8
+
+
+def stored_rows(
+    batch: ImageBatch,
+    store: FeatureStore | NoStore,
+    compute: Compute,
+    *,
+    chunk_size: int,
+    advance: Callable[[int], None],
+    n_jobs: int | None = None,
+) -> tuple[np.ndarray, int]:
+    """Return one feature row per image and the number of images computed, as :func:`readable_rows` does.
+
+    Raises
+    ------
+    ImageReadError
+        If images cannot be read; the rows of all others are in the store nevertheless.
+    StoreError
+        If the store cannot be read or written.
+    """
+    rows, n_computed, failures = readable_rows(
+        batch, store, compute, chunk_size=chunk_size, advance=advance, n_jobs=n_jobs
+    )
+    if failures:
+        raise ImageReadError(failures, len(batch))
+    return rows, n_computed
+
+
+def readable_rows(
+    batch: ImageBatch,
+    store: FeatureStore | NoStore,
+    compute: Compute,
+    *,
+    chunk_size: int,
+    advance: Callable[[int], None],
+    n_jobs: int | None = None,
+) -> tuple[np.ndarray, int, dict[str, str]]:
+    """Return one feature row per image, the number of images computed, and those that cannot be read.
+
+    Images are decoded ahead in threads and computed in chunks; a finished chunk is in the store before the next one
+    starts. Images with equal content keys are computed once.
+
+    Parameters
+    ----------
+    batch : ImageBatch of n images
+    store : FeatureStore or NoStore
+    compute : callable
+    chunk_size : int
+        Images per call of `compute`.
+    advance : callable
+        Called with numbers of finished images, for a progress bar.
+    n_jobs : int or None, default=None
+        Workers of the joblib backend among which the missing images are divided. They only compute; the caller writes.
+
+    Returns
+    -------
+    rows : ndarray of shape (n, d) and dtype float32
+        Zeros where an image cannot be read; d is 0 if none can.
+    n_computed : int
+    failures : dict of str to str
+        The reason for each unreadable image, by path.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be read or written.
+    """
+    batch = batch.pinned(store.digests)
+    keys, failures = batch.content_keys()
+    rows, found = store.read([key or b"" for key in keys])
+    pending: dict[bytes, list[int]] = {}
+    for i in np.flatnonzero(~found).tolist():
+        if (key := keys[i]) is not None:
+            pending.setdefault(key, []).append(i)
+    advance(len(batch) - len(pending))
+    n_computed = 0
+    n_workers = 1 if _is_worker() else min(effective_n_jobs(n_jobs), -(-len(pending) // chunk_size))
+    missing, wanted = list(pending), batch[np.array([first for first, *_ in pending.values()], dtype=np.intp)]
+    computing = (
+        _compute(missing, wanted, store, compute, chunk_size, failures)
+        if n_workers <= 1
+        else _share_out(missing, wanted, store, compute, chunk_size, failures, n_workers)
+    )
+    with closing(computing), store.kept_open() if pending else nullcontext():
+        for fresh, n, n_tried in computing:
+            for key, row in fresh.items():
+                if rows.shape[1] == 0:
+                    rows = np.zeros((len(batch), len(row)), dtype=np.float32)
+                rows[pending[key]] = row
+            n_computed += n
+            advance(n_tried)
+    for first, *others in pending.values():
+        if reason := failures.get(batch.name(first)):
+            failures |= {batch.name(i): reason for i in others}
+    return rows, n_computed, failures
+
+
+def _compute(
+    keys: list[bytes],
+    wanted: ImageBatch,
+    store: FeatureStore | NoStore,
+    compute: Compute,
+    chunk_size: int,
+    failures: dict[str, str],
+) -> Computed:
+    for start, chunk in zip(range(0, len(keys), chunk_size), wanted.decode_ahead(chunk_size), strict=True):
+        readable: dict[bytes, tuple[int, np.ndarray]] = {}
+        for i, pixels in enumerate(chunk, start):
+            if isinstance(pixels, ImageReadError):
+                failures |= pixels.failures
+            else:
+                readable[keys[i]] = (i, pixels)
+        with store.claim(list(readable)) as (missing, rows):
+            if missing:
+                computed = compute(wanted[_indices(missing, readable)], [readable[key][1] for key in missing])
+                rows.update(zip(missing, computed, strict=True))
+        yield rows, len(missing), len(chunk)
+
+
+def _share_out(
+    keys: list[bytes],
+    wanted: ImageBatch,
+    store: FeatureStore | NoStore,
+    compute: Compute,
+    chunk_size: int,
+    failures: dict[str, str],
+    n_workers: int,
+) -> Computed:
+    n_chunks = -(-len(keys) // chunk_size)
+    step = chunk_size * min(max(n_chunks // (4 * n_workers), 1), _CHUNKS_AT_ONCE)
+    shares = [slice(start, start + step) for start in range(0, len(keys), step)]
+    tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size, advance=_no_progress)
+             for share in shares)  # fmt: skip
+    answers = Parallel(n_jobs=n_workers, batch_size=1, return_as="generator")(tasks)
+    for share, (rows, _, failed) in zip(shares, answers, strict=True):
+        failures |= failed
+        images = range(len(keys))[share]
+        computed = {keys[i]: row for i, row in zip(images, rows, strict=True) if wanted.name(i) not in failed}
+        with store.claim(list(computed)) as (missing, kept):
+            kept |= {key: computed[key] for key in missing}
+        yield kept, len(missing), len(images)
+
+
+def _is_worker() -> bool:
+    """Whether this runs on a Dask worker, where nested parallelism would distribute the same images again."""
+    if "distributed" not in sys.modules:
+        return False
+    try:
+        sys.modules["distributed"].get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _no_progress(steps: int) -> None:
+    pass
+
+
+def _indices(keys: Sequence[bytes], readable: dict[bytes, tuple[int, np.ndarray]]) -> np.ndarray:
+    return np.array([readable[key][0] for key in keys])

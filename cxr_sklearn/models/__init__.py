@@ -1,0 +1,1 @@
+"""A fitted pipeline: its steps, its file, its predictions and heat maps."""

@@ -1,0 +1,489 @@
+"""Models as files: small, checked when they are loaded, and without a stranger's code."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import os
+import pickle
+import re
+import sys
+import tempfile
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from hashlib import sha256
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import joblib
+import numpy as np
+import skops.io
+from sklearn.base import is_classifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.pipeline import Pipeline
+
+from .._io import atomic_write, versions_here
+from ..classifiers.finetuned import FineTunedClassifier
+from ..exceptions import InputError, ModelError, WeightsUnavailableError
+from ..features._backbones import POOLINGS, application, weights_identity
+from ..features.domain import DomainDetector
+from ._steps import networks_of, set_store
+from .calibration import PredictedScores
+from .model import CXRModel, as_model, check_threshold
+
+#: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: loading it only sets its
+#: attributes. The list is fixed; a file cannot add to it.
+TRUSTED = frozenset(
+    {
+        "cxr_sklearn.ImageAugmenter",
+        "cxr_sklearn.FineTunedClassifier",
+        "cxr_sklearn.ScratchCNNClassifier",
+        "cxr_sklearn.DomainDetector",
+        "cxr_sklearn.FrozenEmbedder",
+        "cxr_sklearn.ShortcutFeatures",
+        "cxr_sklearn.ImageLoader",
+        "cxr_sklearn.AugmentedClassifier",
+        "cxr_sklearn.BalancedClassifier",
+        "cxr_sklearn.models.calibration.KnownScores",
+        "cxr_sklearn.models.calibration.PredictedScores",  # of files of 0.1.0 only
+        "sklearn.calibration._CalibratedClassifier",
+        "sklearn.calibration._SigmoidCalibration",
+        "sklearn.calibration._TemperatureScaling",
+        "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    }
+)
+
+#: Where these classes were before models named public paths.
+_EARLIER = (
+    "cxr_sklearn.augment.ImageAugmenter",
+    "cxr_sklearn.classifiers.finetuned.FineTunedClassifier",
+    "cxr_sklearn.classifiers.scratch_cnn.ScratchCNNClassifier",
+    "cxr_sklearn.domain.DomainDetector",
+    "cxr_sklearn.embedder.FrozenEmbedder",
+    "cxr_sklearn.evaluation.shortcuts.ShortcutFeatures",
+    "cxr_sklearn.loader.ImageLoader",
+    "cxr_sklearn.resampling.AugmentedClassifier",
+    "cxr_sklearn.resampling.BalancedClassifier",
+    "cxr_sklearn.scores.KnownScores",
+    "cxr_sklearn.scores.PredictedScores",
+)
+_KNOWN = TRUSTED.union(_EARLIER)
+_reading_earlier = threading.RLock()
+
+
+@contextmanager
+def _earlier_paths() -> Iterator[None]:
+    """Let the earlier paths of classes lead to them while a model is read; modules of these names exist no more."""
+    now = {path.rpartition(".")[2]: path.rpartition(".")[0] for path in TRUSTED if path.startswith("cxr_sklearn.")}
+    with _reading_earlier:
+        standing_in: dict[str, ModuleType] = {}
+        for path in _EARLIER:
+            module, _, name = path.rpartition(".")
+            if module in standing_in or find_spec(module) is None:
+                stand_in = standing_in.setdefault(module, ModuleType(module))
+                setattr(stand_in, name, getattr(import_module(now[name]), name))
+        sys.modules.update(standing_in)
+        try:
+            yield
+        finally:
+            for module in standing_in:
+                del sys.modules[module]
+
+
+def dump(parts: Mapping[str, Any], kind: str) -> bytes:
+    """Return objects as the bytes of a ``skops`` or ``joblib`` file.
+
+    Raises
+    ------
+    ModelError
+        If they are not what :func:`undump` would read from a ``skops`` file, or cannot be pickled.
+    """
+    if kind == "joblib":
+        file = io.BytesIO()
+        try:
+            joblib.dump(dict(parts), file)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"the pipeline cannot be saved as .joblib: {error}; its parts must be importable from a module, "
+                "not be defined in the recipe's file"
+            ) from error
+        return file.getvalue()
+    try:
+        payload: bytes = skops.io.dumps(dict(parts))
+        own = set(skops.io.get_untrusted_types(data=payload)) - TRUSTED
+    except Exception as error:  # skops raises what an object's own methods do
+        raise ModelError(f"the pipeline cannot be saved as .skops: {error}; .joblib may do") from error
+    if own:
+        raise ModelError(
+            f"the pipeline has parts that nobody could load from a .skops file: {', '.join(sorted(own))}; save it as "
+            ".joblib, for those who trust you"
+        )
+    return payload
+
+
+def undump(payload: bytes, kind: str) -> Any:
+    """Return the objects; of ``skops``, only after a look at everything that the bytes ask for.
+
+    Raises
+    ------
+    ModelError
+        Whatever the bytes are.
+    """
+    try:
+        with _earlier_paths():
+            if kind == "joblib":
+                return joblib.load(io.BytesIO(payload))
+            _check_archive(payload)
+            if unknown := set(skops.io.get_untrusted_types(data=payload)) - _KNOWN:
+                raise ModelError(f"it asks for code that a model does not need: {', '.join(sorted(unknown))}")
+            return skops.io.loads(payload, trusted=sorted(_KNOWN))
+    except ModelError:
+        raise
+    except Exception as error:  # a stranger's file can raise anything
+        raise ModelError(f"it cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _check_archive(payload: bytes) -> None:
+    """Refuse what no model needs, before skops spends time and memory on it."""
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        members = archive.infolist()
+        # What is saved here is not compressed, so nothing can be larger than the file once it is unpacked; a sparse
+        # matrix would be an archive inside the archive, and no pipeline that is shipped holds one.
+        if any(member.compress_type for member in members) or sum(m.file_size for m in members) > len(payload):
+            raise ModelError("it is compressed")
+        if odd := [member.filename for member in members if not member.filename.endswith((".json", ".npy"))]:
+            raise ModelError(f"it holds {odd[0]}")
+        _count(json.loads(archive.read("schema.json")), {})
+
+
+def _count(node: Any, counts: dict[Any, int]) -> int:
+    """Count the objects below a node of the schema, and refuse schemas that would blow up while skops audits them.
+
+    The audit visits a shared object once per reference, so a tiny file with nested references could take years. skops
+    always writes a repeated object out in full: a file in which two nodes share an id but differ in size was not
+    written by it.
+    """
+    inner = list(node.values()) if isinstance(node, dict) else node if isinstance(node, list) else []
+    n = isinstance(node, dict) + sum(_count(thing, counts) for thing in inner)
+    if isinstance(node, dict) and "__id__" in node and counts.setdefault(node["__id__"], n) != n:
+        raise ModelError("it holds two objects under one number")
+    return n
+
+
+MAGIC = b"cxr_sklearn model\n"
+#: Counts up when an earlier version could not read what is written now: 2 keeps the calibrator apart.
+FORMAT = 2
+#: What a manifest says of the file itself; everything else is the model's metadata.
+_OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "versions")
+#: A manifest has some thousand bytes; a longer line is not read.
+_LONGEST_MANIFEST = 10_000_000
+
+
+def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Write a model to a file, wholly or not at all.
+
+    Parameters
+    ----------
+    model : CXRModel or fitted Pipeline
+        A pipeline is saved as a model that decides at 0.5.
+    path : path
+        Ends in ``.skops``, which :func:`load_model` reads without running any code from the file, or in ``.joblib``,
+        for pipelines with parts of your own.
+
+    Returns
+    -------
+    dict
+        The manifest: "format", "kind", "sha256" (of what follows it in the file), "created", "classes", "weights" (of
+        every pretrained network: what they are and where they come from), "versions", "threshold", and the metadata.
+
+    Raises
+    ------
+    ModelError
+        If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
+    ValueError
+        If `path` has another ending, the threshold is not a finite number of at least 0, or metadata is not
+        JSON-serialisable.
+    OSError
+        If the file cannot be written; a file that was there before is still there.
+    """
+    target, model = Path(path), as_model(model)
+    kind = _kind(target)
+    check_threshold(model.threshold)
+    if not isinstance(model.metadata, dict | None):
+        raise InputError(f"metadata must be a dict, not {type(model.metadata).__name__}")
+    if model.domain is not None and not _is_fitted_detector(model.domain):
+        raise InputError("domain must be a fitted DomainDetector")
+    parts = {"pipeline": model.pipeline, "calibrator": model.calibrator, "domain": model.domain}
+    payload = dump(_portable(parts), kind)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "sha256": sha256(payload).hexdigest(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "classes": np.asarray(model.classes_).tolist(),
+        "weights": [_describe_weights(part) for part in _networks(model.pipeline)],
+        "versions": versions_here(),
+        # A model that was loaded brings along what its own file said of itself.
+        **{name: fact for name, fact in (model.metadata or {}).items() if name not in _OWN_FACTS},
+        "threshold": float(model.threshold),
+    }
+    try:
+        line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the metadata of a model must be JSON-serialisable: {error}") from error
+    if len(line) > _LONGEST_MANIFEST:
+        raise InputError(
+            f"the metadata of a model take {len(line):,} bytes, more than the {_LONGEST_MANIFEST:,} allowed"
+        )
+    with atomic_write(target) as draft:
+        draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
+    return manifest
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    trusted: bool = False,
+    store: str | os.PathLike[str] | None = "auto",
+    weights: str | os.PathLike[str] | None = None,
+) -> CXRModel:
+    """Read a model back; it scores and decides exactly as it did when it was saved.
+
+    Parameters
+    ----------
+    path : path
+        Of a file that :func:`save_model` wrote.
+    trusted : bool, default=False
+        Whether you trust the author of a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
+        file never does.
+    store : str, path or None, default="auto"
+        Where features are kept here, as for :class:`FrozenEmbedder`.
+    weights : path, optional
+        Where the weights of a pretrained network are here, if not where they were when it was trained. Networks that
+        were trained with other weights ignore it.
+
+    Returns
+    -------
+    CXRModel
+        Its metadata are the manifest, which :func:`save_model` returned.
+
+    Raises
+    ------
+    ModelError
+        If the file is not a model, is damaged, was written by a later version, or is not to be trusted.
+    WeightsUnavailableError
+        If the pretrained weights are not here, or are not those that it was trained with.
+
+    Warns
+    -----
+    UserWarning
+        If it was saved with other versions of the libraries that scores depend on.
+    """
+    source = Path(path)
+    with _opened(source) as file:
+        manifest = _manifest(file, source)
+        payload = file.read()
+    if manifest["kind"] != source.suffix.removeprefix("."):  # who trusts a .joblib file need not trust this one
+        raise ModelError(f"{source} holds a .{manifest['kind']} model under another ending; rename it if that is right")
+    if manifest["kind"] == "joblib" and not trusted:
+        raise ModelError(
+            f"{source} is a .joblib model, and loading it would run code from it; if you trust its author, say so "
+            "with trusted=True (--trust), and else ask for a .skops file"
+        )
+    if sha256(payload).hexdigest() != manifest["sha256"]:
+        raise ModelError(f"{source} is damaged: its content has changed since it was saved; get it again")
+    try:
+        model = _model(undump(payload, manifest["kind"]), manifest)
+        _settle(model, store, weights)
+    except (ModelError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{source} is not a model that cxr_sklearn saved: {error}") from error
+    _warn_of_versions(source, manifest)
+    return model
+
+
+def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None, **facts: Any) -> dict[str, Any]:
+    """Write a fitted pipeline to a file; deprecated, use :func:`save_model`."""
+    if isinstance(pipeline, CXRModel):
+        raise InputError("this is a CXRModel: use save_model(model, path), which keeps its threshold and metadata")
+    warnings.warn(
+        "save is deprecated and will be removed; use save_model(CXRModel(pipeline, threshold), path)",
+        FutureWarning,
+        stacklevel=2,
+    )
+    return save_model(CXRModel(pipeline, facts.pop("threshold", 0.5), domain=domain, metadata=facts), path)
+
+
+def load(path: str | os.PathLike[str], **options: Any) -> CXRModel:
+    """Read a model back; deprecated, use :func:`load_model`."""
+    warnings.warn("load is deprecated and will be removed; use load_model", FutureWarning, stacklevel=2)
+    return load_model(path, **options)
+
+
+def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
+    """See that a pipeline, fitted or not, can be saved at `path`: before hours of training, not after.
+
+    Raises
+    ------
+    ModelError, ValueError, OSError
+        As :func:`save_model` would.
+    """
+    target = Path(path)
+    dump(_portable({"pipeline": pipeline}), _kind(target))
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the model another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=target.parent):  # where this can be created, the model can be
+        pass
+
+
+def _kind(path: Path) -> str:
+    if path.suffix not in (".skops", ".joblib"):
+        raise InputError(f"{path} must end in .skops or .joblib")
+    return path.suffix.removeprefix(".")
+
+
+def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
+        raise ModelError(f"{path} is not a file")
+    return path.open("rb")
+
+
+def _manifest(file: BinaryIO, path: Path) -> dict[str, Any]:
+    if file.readline(len(MAGIC)) != MAGIC:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved")
+    digest, line = file.readline(65).strip(), file.readline(_LONGEST_MANIFEST)
+    if sha256(line).hexdigest().encode() != digest:
+        raise ModelError(f"{path} is damaged: its manifest has changed since it was saved; get it again")
+    try:
+        manifest = json.loads(line)
+        number, kind = manifest["format"], manifest["kind"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest cannot be read") from error
+    if type(number) is int and number > FORMAT:
+        raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
+    is_complete = type(number) is int and number >= 1
+    is_complete &= isinstance(manifest.get("sha256"), str) and isinstance(manifest.get("versions"), dict)
+    if kind not in ("skops", "joblib") or not is_complete:
+        raise ModelError(f"{path} is not a model that cxr_sklearn saved: its manifest is not complete")
+    return dict(manifest)
+
+
+def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
+    """Return what was loaded as a model, if it is what :func:`save_model` writes.
+
+    Raises
+    ------
+    ModelError
+        If it is not.
+    """
+    if not isinstance(parts, dict) or not is_classifier(parts.get("pipeline")):
+        raise ModelError("it holds no pipeline")
+    pipeline, calibrator, domain = parts["pipeline"], parts.get("calibrator"), parts.get("domain")
+    # 0.1.0 put a frozen pipeline and the calibrator of its scores into another pipeline.
+    if isinstance(pipeline, Pipeline) and isinstance(pipeline[0], PredictedScores):
+        pipeline, calibrator = pipeline[0].estimator.estimator, pipeline[1]
+    if not isinstance(calibrator, CalibratedClassifierCV | None):
+        raise ModelError(f"its calibrator is a {type(calibrator).__name__}")
+    if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
+        raise ModelError("the classes of its pipeline are not those of its manifest")
+    if domain is not None and not _is_fitted_detector(domain):
+        raise ModelError("its domain detector is not a fitted DomainDetector")
+    threshold = manifest.get("threshold", 0.5)
+    check_threshold(threshold)
+    return CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest)
+
+
+def _is_fitted_detector(domain: Any) -> bool:
+    limit = getattr(domain, "offset_", None)
+    return isinstance(domain, DomainDetector) and isinstance(limit, float) and math.isfinite(limit)
+
+
+def _portable(parts: dict[str, Any]) -> dict[str, Any]:
+    """Copy a model without the paths of this machine's store and checkpoints, and with those of weights as text."""
+    try:
+        parts = copy.deepcopy(parts)
+    except Exception as error:  # of parts of the user's own
+        raise ModelError(f"the pipeline cannot be copied, so it cannot be saved: {error}") from error
+    for part in parts.values():
+        set_store(part, "auto")
+    for network in networks_of(parts["pipeline"]):
+        network.weights = os.fspath(network.weights)
+        if isinstance(network, FineTunedClassifier):
+            network.checkpoint = None
+    return parts
+
+
+def _networks(model: Any) -> list[Any]:
+    """Return the fitted parts that hold on to pretrained weights."""
+    return [network for network in networks_of(model) if hasattr(network, "weights_id_")]
+
+
+def _describe_weights(part: Any) -> dict[str, Any]:
+    """Say which weights a network was fitted with, and where they come from."""
+    if part.weights == "random":
+        source = "drawn by cxr_sklearn"
+    elif part.weights == "imagenet":
+        source = f"keras.applications, {application(part.backbone).weights_file}"
+    else:
+        source = f"a file, {Path(part.weights).name}"
+    return {"backbone": part.backbone, "id": part.weights_id_, "source": source, "precision": part.precision_}
+
+
+def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
+    saved = manifest["versions"]
+    others = [f"{name} {saved[name]} (here {here})" for name, here in versions_here().items()
+              if name in saved and saved[name] != here]  # fmt: skip
+    if others:
+        warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)
+
+
+def _settle(model: CXRModel, store: Any, weights: str | os.PathLike[str] | None) -> None:
+    """Let a model find its features and weights on this machine, and see that the weights are the right ones."""
+    for part in (model.pipeline, model.domain):
+        set_store(part, store)
+    backbones = networks_of(model.pipeline)
+    for part in backbones:
+        _check_names(part)
+    for network in _networks(model.pipeline):
+        if hasattr(network, "frozen_weights_"):  # it carries them
+            continue
+        if (found := _weights_here(network, weights)) != network.weights:
+            named = network.backbone, network.weights
+            for part in backbones:  # templates that it was cloned from, too
+                part.weights = found if (part.backbone, part.weights) == named else part.weights
+        if hasattr(network, "architecture_"):
+            network.architecture_ = {**network.architecture_, "weights": network.weights}
+
+
+def _weights_here(network: Any, given: str | os.PathLike[str] | None) -> str:
+    """Return the file given where it holds a network's weights, else where the network itself finds them."""
+    own = str(network.weights)
+    if given is None or (found := weights_identity(network.backbone, given)) != network.weights_id_:
+        try:
+            found, given = weights_identity(network.backbone, own), own
+        except WeightsUnavailableError:
+            if given is None:
+                raise
+    if found != network.weights_id_:
+        raise WeightsUnavailableError(
+            f"the weights of {network.backbone} here ({found}) are not those that the model was trained with "
+            f"({network.weights_id_}); give the path of the right file with weights= (--weights)"
+        )
+    return os.fspath(given)
+
+
+def _check_names(part: Any) -> None:
+    """Refuse names that no network has: files of the feature store are called by them."""
+    application(part.backbone)
+    layers = part.layer if isinstance(part.layer, list | tuple) else [part.layer or "none"]
+    if getattr(part, "pooling", "avg") not in POOLINGS or not all(re.fullmatch(r"[\w.-]+", name) for name in layers):
+        raise InputError(f"pooling={part.pooling!r}, layer={part.layer!r} are not names that {part.backbone} can have")

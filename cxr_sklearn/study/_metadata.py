@@ -1,0 +1,131 @@
+"""The images, circumstances and checks of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._io import versions_here
+from ..datasets._frame import SPLIT_NAMES, names_no_patient
+from ..datasets._names import series_of
+from ..datasets.audit import audit
+from ..exceptions import DataError, ImageReadError
+from ..features._image_stats import MEASURES
+
+#: Column of a run's frame with the row of :class:`ImageStats` of each image.
+STATS = "image_stats"
+
+
+def check_images(
+    frame: pd.DataFrame, store: str | os.PathLike[str] | None, *, allow_leaks: bool, verbose: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Check images as :func:`check` does, and refuse those on which the figures of a run would be wrong.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As :func:`checked_frame` returns it.
+
+    Returns
+    -------
+    frame : DataFrame
+        With the statistics of each image in the column ``STATS``, so that the run measures no image twice.
+    found : dict
+        As :func:`check` returns it.
+
+    Raises
+    ------
+    ImageReadError
+        If files cannot be read; the error lists every one.
+    DataError
+        If there are leaks, and they are not allowed.
+    """
+    found, stats = audit(frame, store=store, verbose=verbose)
+    if found["unreadable"]:
+        raise ImageReadError(found["unreadable"], found["images"])
+    if found["leaks"] and not allow_leaks:
+        raise DataError(
+            f"{'; '.join(found['leaks'])}. Figures on such splits are too good to be true: repair them "
+            "(`cxr-sklearn check --json` lists all), or go on with --allow-leaks (allow_leaks=True); the report says so"
+        )
+    return frame.assign(**{STATS: list(stats.rows)}), found
+
+
+def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of ``images.csv``, from what :func:`check_images` returned.
+
+    `series` is that of a normal radiograph of the Kaggle set, `brightness` the mean grey level (0 to 255), and `copies`
+    a number that an image shares with its copies, identical or nearly so.
+    """
+    return frame[["path", "split", "patient", "target"]].assign(
+        subtype=frame.get("subtype"),
+        series=frame["path"].map(lambda path: series_of(Path(path).name)),
+        brightness=np.stack(frame[STATS].to_list())[:, MEASURES.index("mean")],
+        copies=frame["path"].map(_copies(found)).astype("Int64"),
+    )
+
+
+def _copies(found: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of its group by path; a near-identical group includes the groups of identical files in it."""
+    groups = [*found["identical"], *found["near_identical"]]
+    return {path: number for number, group in enumerate(groups, 1) for path in group["paths"]}
+
+
+def count_images(rows: pd.DataFrame) -> dict[str, int]:
+    """Count images, patients and classes."""
+    n_pneumonia = int(rows["target"].sum())
+    return {
+        "images": len(rows),
+        "patients": int(rows["patient"].nunique()),
+        "normal": len(rows) - n_pneumonia,
+        "pneumonia": n_pneumonia,
+    }
+
+
+def describe_data(rows: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
+    """Count images, patients and classes, over all and by split.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        One row per image, with `path`, `patient`, `split` and `target`.
+    images : DataFrame
+        Rows of ``images.csv``.
+
+    Returns
+    -------
+    dict
+        The counts, and the number of "patients_in_several_splits", of images with "copies_in_several_splits", and of
+        images with "patients_unknown", which count as patients of their own.
+    """
+    used = rows[rows["split"].isin(SPLIT_NAMES)]
+    n_splits = used.groupby("patient")["split"].nunique()
+    n_copied = images[images["copies"].notna()].groupby("copies")["split"].transform("nunique")
+    return {
+        **count_images(used),
+        "splits": {split: count_images(used[used["split"] == split]) for split in SPLIT_NAMES},
+        "patients_in_several_splits": int((n_splits > 1).sum()),
+        "copies_in_several_splits": int((n_copied > 1).sum()),
+        "patients_unknown": int(names_no_patient(used).sum()),
+    }
+
+
+def describe_run(random_state: int, cv: int) -> dict[str, Any]:
+    """Return date, command, seed, versions and machine."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "random_state": random_state,
+        "folds": cv,
+        "versions": {"python": platform.python_version(), **versions_here()},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    }

@@ -1,0 +1,117 @@
+import pytest
+
+from cxr_sklearn import load_folder
+from cxr_sklearn.datasets.folder import load_frame
+from cxr_sklearn.exceptions import DataError
+
+from ..conftest import write_image
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a table beside two images, x/a.png and x/person3_virus_4.png."""
+    write_image(tmp_path / "x" / "a.png")
+    write_image(tmp_path / "x" / "person3_virus_4.png")
+
+    def write(text, encoding="utf-8"):
+        (tmp_path / "labels.csv").write_text(text, encoding=encoding)
+        return tmp_path / "labels.csv"
+
+    return write
+
+
+def test_path_and_label_are_enough(write, tmp_path):
+    frame = load_frame(write("path,label\nx/person3_virus_4.png,Pneumonia\nx/a.png,normal\n"))
+    assert frame["path"].tolist() == [str(tmp_path / "x/a.png"), str(tmp_path / "x/person3_virus_4.png")]
+    assert frame["label"].tolist() == ["normal", "pneumonia"]
+    assert frame["target"].tolist() == [0, 1]
+    assert frame["patient"].tolist() == [str(tmp_path / "x/a.png"), "virus-3"]
+    assert frame["subtype"].tolist()[1] == "virus"
+    assert frame["split"].isna().all()
+    assert frame[["width", "height", "mode"]].values.tolist() == [[8, 9, "L"]] * 2
+    write_image(tmp_path / "normal" / "a.png")
+    folder = load_folder(tmp_path)
+    assert frame.dtypes.to_dict() == folder.dtypes.to_dict()
+    assert frame.columns.tolist() == folder.columns.tolist()
+
+
+def test_columns_in_any_order_and_case_with_what_else_is_known(write):
+    frame = load_frame(
+        write("Split,Age,Patient,Label,Path\ntrain,3,007,1,x/a.png\nTEST,4,12,0,x/person3_virus_4.png\n")
+    )
+    assert frame["patient"].tolist() == ["007", "12"]
+    assert frame["split"].tolist() == ["train", "test"]
+    assert frame["label"].tolist() == ["pneumonia", "normal"]
+    assert "age" not in frame
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_what_spreadsheets_write(write, separator):
+    text = "path,label,patient\r\nx/a.png, normal,Müller\r\n".replace(",", separator)
+    assert load_frame(write(text, "utf-8-sig"))["patient"].tolist() == ["Müller"]
+
+
+def test_a_patient_may_be_called_anything(write):
+    text = 'path,label,patient,note\nx/a.png,0,NA,"a; b"\n\nx/person3_virus_4.png,1, None ,\n'
+    assert load_frame(write(text))["patient"].tolist() == ["NA", "None"]
+    text = 'path,label,patient,notes (a;b;c;d)\nx/a.png,0," ",\nx/person3_virus_4.png,1,,,\n'
+    assert load_frame(write(text))["patient"].tolist()[1] == "virus-3"
+
+
+def test_absolute_paths(write, tmp_path):
+    frame = load_frame(write(f"path,label\n{tmp_path / 'x' / '..' / 'x' / 'a.png'},0\n"))
+    assert frame["path"].tolist() == [str(tmp_path / "x/a.png")]
+
+
+def test_a_few_images_may_be_missing(write):
+    frame = load_frame(write("path,label\nx/a.png,0\nx/b.png,1\n"))
+    assert frame["width"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,label\nx/a.png,0\n", "lacks the column 'path'; its columns are image, label"),
+        ("path,label\n", "has no rows"),
+        ("", "lacks the column 'path'"),
+        ("path,label\nx/a.png,0,1\n", "row 2: it has more cells than there are columns"),
+        ("path,label,Path\nx/a.png,0,1\n", "two columns 'path'"),
+        ("path,label\n\n\nx/a.png,0\n\nx/b.png,covid\n", "row 6: label 'covid'"),
+        ("sep=;\npath;label\nx/a.png;covid\n", "row 3: label 'covid'"),
+        ("path,label,patient\nx/a.png,0,\x1b[31m7\n", "cannot be printed"),
+        ("path,label\nx\\\\a.png,0\n", "with / between folders"),
+        ('path,label\n"x/a.png,0\n', "is not a table"),
+        ("path,label\nx/a.png,0\nx/b.png,covid\n", "row 3: label 'covid' is not one of normal, pneumonia"),
+        ("path,label\nx/a.png,\n", "row 2: the label is missing"),
+        ("path,label\n,0\n", "row 2: the path is missing"),
+        (
+            "path,label,split\nx/a.png,0,holdout\n",
+            "row 2: split 'holdout' is not one of train, val, valid, validation, test",
+        ),
+        ("path,label\nx/a.png,0\n./x/a.png,0\n", "row 3: duplicate path .*a.png"),
+        (
+            "path,label\na.png,0\n",
+            "the images in .* do not exist, for example .*a.png; paths are relative to its folder",
+        ),
+        ('path,label\nx/a.png,0\n"x/b\n.png",0\n', "cannot be printed"),
+    ],
+)
+def test_invalid_tables(write, text, message):
+    with pytest.raises(DataError, match=message):
+        load_frame(write(text))
+
+
+def test_files_that_cannot_be_read(write, tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        load_frame(tmp_path / "absent.csv")
+    with pytest.raises(DataError, match="is not a table"):
+        load_frame(write("path,label\nx/ä.png,0\n", "latin-1"))
+
+
+def test_many_images_are_not_opened(write, monkeypatch):
+    monkeypatch.setattr("cxr_sklearn.datasets._frame._MANY", 1)
+    table = write("path,label\nx/a.png,0\nx/person3_virus_4.png,1\n")
+    assert load_frame(table)["width"].isna().all()
+    assert load_frame(table, sizes=True)["width"].tolist() == [8, 8]
+    with pytest.raises(ValueError, match="sizes='yes'"):
+        load_frame(table, sizes="yes")
