@@ -79,7 +79,8 @@ def compare(
         ``training.csv``, ``probes.csv`` and ``models/``; created if missing.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
-        their own. The statistics of each image that the check needs are kept in the store, too.
+        their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit
+        embeds its images again.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
         How a :class:`BalancedClassifier` around the last step of each pipeline balances the classes. For "augment",
         which draws views of images, it wraps all steps after the ImageLoader, and leaves a pipeline without one alone.

@@ -148,7 +148,7 @@ def test_the_pickle_of_a_vgg16_is_small_and_names_what_it_leaves_out(data):
     classifier = FineTunedClassifier(weights="random", **{**SMALL, "epochs": 1}).fit(images, y)
     assert len(pickle.dumps(classifier)) < 40e6
     classifier.weights_id_ = "sha256:other weights"
-    with pytest.raises(WeightsUnavailableError, match="not those it was fitted with"):
+    with pytest.raises(WeightsUnavailableError, match="not those used for fitting"):
         pickle.loads(pickle.dumps(classifier)).predict(images)
 
 
