@@ -115,6 +115,8 @@ def fitted(options: argparse.Namespace, train: pd.DataFrame, **changes: object) 
         "classify__precision": "float32",
         **changes,
     }
+    if not pipeline.get_params().get("classify__head_epochs"):  # it trains in one phase
+        del changes["classify__head_epochs"]
     known = {name: value for name, value in changes.items() if value is not None and name in pipeline.get_params()}
     return pipeline.set_params(**known).fit(train["path"], train["target"])
 

@@ -57,7 +57,7 @@ def test_a_gpu_that_keras_does_not_see_is_not_used(backend):
     if not find_spec(backend):
         pytest.skip(f"{backend} is not installed")
     code = (
-        "from pathlib import Path; from cxr_sklearn import keras_runtime; "
+        "from pathlib import Path; from cxr_sklearn import _keras as keras_runtime; "
         "keras_runtime.Path = lambda path: Path('.'); "  # a driver is installed
         "print(keras_runtime.gpu_is_used())"
     )

@@ -266,7 +266,9 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         -------
         ndarray of shape (n,)
         """
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        best = np.argmax(self.predict_proba(X), axis=1)  # which checks that there has been a fit
+        labels: np.ndarray = self.classes_[best]
+        return labels
 
     @abstractmethod
     def _train(self, examples: Examples, validation: Examples | None) -> Any:

@@ -14,12 +14,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ..models.model import CXRModel
 from .app import Images, Store, app, console, load, one_line_errors, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..models.model import CXRModel
 
 OUT_OF_DOMAIN = (
     "Images that are out of the domain do not look like the radiographs the model was trained on: their scores mean "
@@ -127,7 +128,7 @@ def explain(
         known = load_and_warn(model, trust, store or "auto", weights)
         (row,) = score(known, [str(image)], store=store or "auto").to_dict("records")
         if isinstance(row["error"], str):
-            raise InputError(f"{image} cannot be read: {row['error']}")
+            raise InputError(f"{image} has no score: {row['error']}")
         (heat,) = run(known, [str(image)], method)
         batch, _ = loaded(fitted_steps(known), [str(image)])
         write_overlay(out, batch[0], heat, score=row["score"], threshold=row["threshold"])
@@ -167,4 +168,4 @@ def _print(table: pd.DataFrame) -> None:
     if (table["domain"] == "out").any():
         say(OUT_OF_DOMAIN, style="yellow")
     for row in table[table["error"].notna()].to_dict("records"):
-        say(f"Unreadable: {row['path']}: {row['error']}", style="red")
+        say(f"No score: {row['path']}: {row['error']}", style="red")

@@ -136,7 +136,8 @@ def report(
         metrics = write_results(run, threshold=threshold, lang=lang)
         _print_summary(metrics)
         if before := metrics["run"].get("threshold_before"):
-            say(f"A second look at test: the thresholds of this run were first chosen by {before!r}.", style="yellow")
+            say(f"A second look at test: the models in {run / 'models'} still decide at the thresholds by {before!r}.",
+                style="yellow")  # fmt: skip
         say(f"Report: {run / 'report.html'}")
 
 

@@ -67,7 +67,8 @@ def image_stats(
     as they are, so that a run measures each image only once. `crop` is the central part of each side to measure; width
     and height are always those of the whole image. If `strict`, an ImageReadError lists images that cannot be read.
     """
-    if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2:
+    width = len(MEASURES) + _FREQUENCIES**2 - 1
+    if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2 and X.shape[1] == width:
         return ImageStats(X, [], {})
     recipe = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES}
     rows_store = NoStore() if store is None else FeatureStore(store_directory(store), "descriptors", recipe)
@@ -77,7 +78,7 @@ def image_stats(
     if failures and strict:
         raise ImageReadError(failures, len(batch))
     if not rows.shape[1]:  # none of them can be read
-        rows = np.zeros((len(batch), len(MEASURES) + _FREQUENCIES**2 - 1), dtype=np.float32)
+        rows = np.zeros((len(batch), width), dtype=np.float32)
     return ImageStats(rows, batch.content_keys()[0], failures)
 
 

@@ -136,8 +136,16 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of n paths, or images in any other form that the pipeline takes
+
+        Raises
+        ------
+        ModelError
+            If the pipeline gives an image no score; :func:`predict` decides on the others then.
         """
-        return self.classes_[self.decide(self.predict_proba(X))]
+        probabilities = self.predict_proba(X)
+        if n_missing := np.count_nonzero(~np.isfinite(probabilities[:, 1])):
+            raise ModelError(f"the model gives {n_missing} of {len(probabilities)} images no score")
+        return self.classes_[self.decide(probabilities)]
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self.pipeline, "classes_")

@@ -76,7 +76,7 @@ class Answer(BaseModel):
     """What a model says of one file."""
 
     filename: str
-    score: float | None = Field(description="Probability of pneumonia; null where the file cannot be read.")
+    score: float | None = Field(description="Probability of pneumonia; null if there is an error.")
     decision: Literal["pneumonia", "normal"] | None = Field(
         description="Pneumonia where the score is at the threshold or above."
     )
@@ -85,7 +85,7 @@ class Answer(BaseModel):
         description="Out: unlike the images that the model was trained on, so the score means nothing. "
         "Null: the model cannot tell."
     )
-    error: str | None = Field(description="Why the file cannot be read.")
+    error: str | None = Field(description="Why there is no score.")
     heat: str | None = Field(None, description="PNG data URL whose opacity is what raised the score.")
     picture: str | None = Field(None, description="JPEG data URL of the image as the model takes it.")
 

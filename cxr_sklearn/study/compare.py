@@ -14,16 +14,17 @@ from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
 from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError, ModelError
+from ..exceptions import DataError, ModelError, RecipeError
 from ..features.domain import DomainDetector
-from ..models._steps import crop_of
+from ..features.shortcuts import ShortcutFeatures
+from ..models._steps import crop_of, steps_of
 from ..models.files import save_model
 from ..models.model import CXRModel
 from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import candidates_of, default_recipes
-from .run_folder import render, write_metrics
+from .run_folder import read_metrics, render, write_metrics
 from .search import (
     CLASSES,
     Domains,
@@ -137,8 +138,11 @@ def compare(
     check_options(balance, calibrate, cv, n_jobs)
     options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
     candidates = candidates_of(pipelines, default_recipes(), **options)
-    if all(candidate.name != SHORTCUTS for candidate in candidates):
+    named = [candidate for candidate in candidates if candidate.name == SHORTCUTS]
+    if not named:
         candidates += candidates_of(SHORTCUTS, (), **options)
+    elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
+        raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in CLASSES:
@@ -220,10 +224,13 @@ class _Writer:
 
     def __call__(self, **more: list[pd.DataFrame]) -> None:
         if not self.metrics:
-            # Those of an earlier run do not fit the new tables.
-            for earlier in [*(self._folder / name for name in ("metrics.json", "report.html", "model-card.md",
-                            "training.csv", "probes.csv")), *(self._folder / "models").glob("*.skops")]:  # fmt: skip
-                earlier.unlink(missing_ok=True)
+            # The files of an earlier run do not fit the new tables. Its models are those that it names itself.
+            try:
+                models = [f"models/{name}.skops" for name in read_metrics(self._folder)["pipelines"]]
+            except DataError:
+                models = []
+            for name in ("metrics.json", "report.html", "model-card.md", "training.csv", "probes.csv", *models):
+                (self._folder / name).unlink(missing_ok=True)
             write_table(self._images, self._folder, "images")
         for name, parts in more.items():
             self._tables[name] += parts

@@ -176,13 +176,14 @@ def candidates_of(
     elif hasattr(pipelines, "fit"):
         pipelines = {"pipeline": pipelines}
     if not isinstance(pipelines, Mapping):
-        loaded = [_recipe_named(item) for item in pipelines or otherwise]
+        loaded = [_recipe_named(item) for item in (otherwise if pipelines is None else pipelines)]
         if len({recipe.name for recipe in loaded}) < len(loaded):
             raise RecipeError("two recipes have the same name; rename one of the files")
         pipelines = {recipe.name: recipe for recipe in loaded}
     if not pipelines:
         raise RecipeError("there is no pipeline; give a recipe, or estimators in a dict, {'mine': pipeline}")
-    if odd := [name for name in pipelines if not isinstance(name, str) or not _NAME.fullmatch(name)]:
+    if odd := [name for name in pipelines if not (isinstance(name, str) and _NAME.fullmatch(name))
+               or len(os.fsencode(name)) > 200]:  # fmt: skip
         raise RecipeError(
             f"{odd[0]!r} cannot be the name of a pipeline, because its model file has this name; use at most 100 "
             "characters that a file name may have"
@@ -203,6 +204,7 @@ def _candidate(name: str, source: Any, options: dict[str, Any]) -> Candidate:
     if isinstance(source, Recipe):
         return Candidate(name, source.description, source.build(**options), source.param_grid)
     estimator, grid = source if isinstance(source, tuple) and len(source) == 2 else (source, {})
+    grid = grid or {}
     if not isinstance(estimator, BaseEstimator):
         raise RecipeError(
             f"{name} must be a recipe, an estimator or a pair of an estimator and its grid, not {type(source).__name__}"

@@ -25,7 +25,7 @@ from ..classifiers.resampling import METHODS
 from ..datasets._frame import checked_frame
 from ..evaluation.tables import score_rows
 from ..evaluation.thresholds import images_to_choose_on
-from ..exceptions import DataError, InputError
+from ..exceptions import DataError, InputError, ModelError
 from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
@@ -70,8 +70,17 @@ def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
 
 
 def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
-    """Return the probability of pneumonia for rows of a frame, shape (n,)."""
-    return pneumonia_scores(model, _inputs(model, rows))
+    """Return the probability of pneumonia for rows of a frame, shape (n,).
+
+    Raises
+    ------
+    ModelError
+        If an image gets no score: no figure could be computed from the others.
+    """
+    scores = pneumonia_scores(model, _inputs(model, rows))
+    if n_missing := np.count_nonzero(~np.isfinite(scores)):
+        raise ModelError(f"the pipeline gives {n_missing} of {len(scores)} images no score")
+    return scores
 
 
 def _inputs(model: Pipeline, rows: pd.DataFrame) -> Any:
@@ -189,6 +198,7 @@ def fit_candidate(
         # JSON holds no infinity, which scikit-learn takes for no penalty.
         "best_params": {key: _finite(value) for key, value in best_params.items()},
         "seconds": {"fitting": fitted - start, "scoring": time.perf_counter() - fitted},
+        "crop": crop_of(model),
         "batch_norm": getattr(steps_of(model)[-1], "batch_norm_scores_", None),
         "backbones": describe_networks(model),
         "calibrated": calibrate and ("reversed" if calibrator is None else calibrate),

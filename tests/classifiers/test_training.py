@@ -141,7 +141,7 @@ def test_a_model_file_holds_no_path_of_its_checkpoint(data, tmp_path):
     save_model(model, tmp_path / "model.skops")
     assert b"half-done" not in (tmp_path / "model.skops").read_bytes()
     loaded = load_model(tmp_path / "model.skops")
-    assert loaded[-1].checkpoint is None
+    assert loaded.pipeline[-1].checkpoint is None
     np.testing.assert_allclose(loaded.predict_proba(images), model.predict_proba(images), atol=1e-6)
 
 

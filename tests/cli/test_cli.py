@@ -443,7 +443,7 @@ class TestTrainAndPredict:
         assert "not a JPEG" in table["error"][0]
         assert table["domain"].tolist()[1:] == ["in", "out"]
         shown = call("predict", folder / "model.skops", *places, "--store", folder / "store")
-        assert f"Unreadable: {tmp_path / 'text.png'}: not a JPEG" in shown.output
+        assert f"No score: {tmp_path / 'text.png'}: not a JPEG" in shown.output
         assert "their scores mean nothing" in shown.output
 
     @pytest.mark.parametrize(
