@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import ContextDecorator
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
 import numpy as np
 
+from ._settings import Held
 from .exceptions import BackendError, InputError
 
 _importing = RLock()
@@ -136,16 +138,49 @@ def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
     return np.resize(batch, (n, *batch.shape[1:]))
 
 
-class dtype_policy:  # noqa: N801 - read as a statement: with dtype_policy(...)
-    """Build layers in "float32" or "bfloat16", which is a global setting of Keras; it is restored afterwards."""
+_DEFAULTS = {
+    "image_data_format": "channels_last",  # decides which axis a convolution takes for channels
+    "floatx": "float32",  # of losses and optimizers
+    "epsilon": 1e-7,
+    "max_epochs": None,  # these two are for debugging: they cut every training short
+    "max_steps_per_epoch": None,
+}
 
-    def __init__(self, keras: Any, precision: str) -> None:
-        self._keras = keras
+
+def _read(name: str) -> Any:
+    # Keras before 3.11 has no limits.
+    return getattr(import_keras().config, name, lambda: None)()
+
+
+def _write(name: str, value: Any) -> None:
+    if (setter := getattr(import_keras().config, f"set_{name}", None)) is not None:
+        setter(value)
+
+
+_held = Held(_DEFAULTS, _read, _write)
+
+
+class keras_settings(ContextDecorator):  # noqa: N801 - read as a statement: with keras_settings():
+    """Compute with Keras' defaults, whatever ``keras.json``, ``keras.config`` and the environment say.
+
+    Parameters
+    ----------
+    precision : {"float32", "bfloat16"}
+        The precision in which layers are built.
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
         self._policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
 
+    def _recreate_cm(self) -> keras_settings:  # as a decorator, every call has a block of its own
+        return type(self)("bfloat16" if self._policy == "mixed_bfloat16" else "float32")
+
     def __enter__(self) -> None:
-        self._before = self._keras.config.dtype_policy()
-        self._keras.config.set_dtype_policy(self._policy)
+        _held.__enter__()
+        config = import_keras().config
+        self._before = config.dtype_policy()  # Keras keeps one for each thread
+        config.set_dtype_policy(self._policy)
 
     def __exit__(self, *exception: object) -> None:
-        self._keras.config.set_dtype_policy(self._before)
+        import_keras().config.set_dtype_policy(self._before)
+        _held.__exit__(*exception)

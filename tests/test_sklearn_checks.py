@@ -7,6 +7,7 @@ parameters, cloning, fitting, pickling and errors are what scikit-learn expects.
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -24,6 +25,12 @@ from cxr_sklearn import (
     ShortcutFeatures,
 )
 from cxr_sklearn.images.changes import ImageOccluder
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["routing off", "routing on"])
+def routing(request):
+    with sklearn.config_context(enable_metadata_routing=request.param):
+        yield
 
 
 def _rows(X):

@@ -20,7 +20,8 @@ from sklearn.utils import Tags, check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from .._keras import compile_for_prediction, import_keras, resolve_precision
+from .._keras import compile_for_prediction, import_keras, keras_settings, resolve_precision
+from .._settings import usual_settings
 from .._validation import check_groups, check_labels
 from ..exceptions import InputError
 from ..images._digests import hash_files
@@ -162,6 +163,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     random_state: int | None
     verbose: int
 
+    @usual_settings
     def fit(
         self,
         X: ImageBatch | ArrayLike,
@@ -218,13 +220,14 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             examples, validation = hold_out(examples, groups, self.validation_fraction, self._seed)
         else:
             validation = None
-        with every_unreadable(examples.images, *([validation.images] if validation else [])):
+        with every_unreadable(examples.images, *([validation.images] if validation else [])), keras_settings():
             network = self._train(examples, validation)
         self.weights_ = network.get_weights()
         _networks[self] = compile_for_prediction(network)
         self.n_epochs_ = len(self.history_["loss"])
         return self
 
+    @usual_settings
     def predict_proba(self, X: ImageBatch | ArrayLike) -> np.ndarray:
         """Return the probability of each class.
 
@@ -250,7 +253,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             raise InputError("there are no images to predict, 0 samples")
         if batch.shape[1:] != self.image_shape_:
             raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
-        with every_unreadable(batch):
+        with every_unreadable(batch), keras_settings():
             logits = predict_outputs(self._network(), self._inputs(batch), self.batch_size)
         probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)
         return probabilities
@@ -286,6 +289,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         """Return the fitted network's inputs for images, to be indexed with an integer array."""
         return self._inputs(as_batch(X))
 
+    @keras_settings()
     def cut_at_last_maps(self) -> tuple[Any, Any]:
         """Cut the fitted network behind its last feature maps.
 
@@ -299,6 +303,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         maps = [operation.output for operation in network.operations if len(operation.output.shape) == 4][-1]
         return compile_for_prediction(keras.Model(network.input, maps)), keras.Model(maps, network.output)
 
+    @keras_settings()
     def _network(self) -> Any:
         network = _networks.get(self)
         if network is None:

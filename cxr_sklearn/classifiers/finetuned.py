@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .._io import ReadsEarlierFiles, public, versions_here
-from .._keras import compile_for_prediction, dtype_policy, import_keras
+from .._keras import compile_for_prediction, import_keras, keras_settings
 from .._progress import progress_bar
 from ..exceptions import InputError
 from ..features._backbones import POOLINGS, Backbone, application, pooled, weights_identity
@@ -464,7 +464,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         layers = keras.layers
         kernel, dropout, last = seeds(self._seed, 3)
         features = keras.Input(shape)
-        with dtype_policy(keras, "float32"):  # the head is so small that lower precision would save nothing
+        with keras_settings("float32"):  # the head is so small that lower precision would save nothing
             h = layers.Rescaling(1 / self.feature_scale_, -self.feature_mean_ / self.feature_scale_)(features)
             if self.architecture_["dense_units"]:
                 draw = keras.initializers.GlorotUniform(seed=kernel)

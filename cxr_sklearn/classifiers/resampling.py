@@ -82,6 +82,8 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
             does not accept them.
         """
         X, labels = indexable(X, check_labels(y, type(self).__name__))
+        if not len(labels):
+            raise InputError("there are no images to fit on, 0 samples")
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, labels, copy=True, ensure_non_negative=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._io import public
-from .._keras import compile_for_prediction, dtype_policy, import_keras
+from .._keras import compile_for_prediction, import_keras, keras_settings
 from ..exceptions import InputError
 from ..images.augment import ImageAugmenter
 from ..images.batch import ImageBatch
@@ -204,7 +204,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
         def drawn() -> Any:
             return keras.initializers.GlorotUniform(seed=next(seed))
 
-        with dtype_policy(keras, self.precision_):
+        with keras_settings(self.precision_):
             images = keras.Input((height, width, 1), dtype="uint8")
             h = layers.Rescaling(1 / 255)(images)
             for n_filters in design.filters:

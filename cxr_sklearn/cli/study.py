@@ -26,6 +26,9 @@ Language = Annotated[Literal["en", "es"], typer.Option(help="Language of the rep
 AllowLeaks = Annotated[
     bool, typer.Option("--allow-leaks", help="Go on although images or patients are on both sides of a split.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files in OUT that bear the names of a run's, whoever wrote them.")
+]
 Pipelines = Annotated[
     list[str] | None,
     typer.Option(help="Recipe, by name or by the path of your own file (default: all shipped but the slow ones)."),
@@ -61,6 +64,7 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     allow_leaks: AllowLeaks = False,
     lang: Language = "en",
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
     with one_line_errors():
@@ -87,6 +91,7 @@ def compare(
             random_state=seed,
             allow_leaks=allow_leaks,
             lang=lang,
+            overwrite=overwrite,
             verbose=1,
         )
         _print_summary(metrics)
@@ -156,6 +161,7 @@ def learning_curve(
         bool, typer.Option("--allow-leaks", help="Go on although images of train and val are copies of each other.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Measure how the frozen recipes improve with the number of training patients."""
     with one_line_errors():
@@ -165,7 +171,7 @@ def learning_curve(
 
         frame = load(images)
         table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
-                    allow_leaks=allow_leaks, random_state=seed, verbose=1)  # fmt: skip
+                    allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():

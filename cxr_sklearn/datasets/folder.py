@@ -11,6 +11,7 @@ from typing import NamedTuple, TextIO
 import pandas as pd
 
 from .._io import open_regular
+from .._settings import usual_settings
 from ..exceptions import DataError
 from ._frame import _PIECE, LABELS, SPLITS, refuse_unprintable, with_sizes
 from ._names import patient_of
@@ -28,6 +29,7 @@ class _Entry(NamedTuple):
     prefix: tuple[str, ...]
 
 
+@usual_settings
 def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
@@ -156,6 +158,7 @@ _NEEDED = ("path", "label")
 _OPTIONAL = ("split", "patient", "subtype")
 
 
+@usual_settings
 def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table like that of :func:`load_folder` from a CSV file with a row per image.
 

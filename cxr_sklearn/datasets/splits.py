@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 
 from .._io import atomic_write
+from .._settings import usual_settings
 from ..exceptions import DataError, ImageReadError, InputError
 from ..images._digests import hash_files
 from ._frame import DRAWN, any_drawn, checked_frame, counted, mark_drawn, names_no_patient
 
 
+@usual_settings
 def balanced_subset(
     frame: pd.DataFrame,
     train: int = 240,
@@ -88,6 +90,7 @@ def _of_one_class(frame: pd.DataFrame) -> pd.Series:
     return frame.groupby("patient")["target"].transform("nunique") == 1
 
 
+@usual_settings
 def group_split(
     frame: pd.DataFrame, val: float = 0.15, test: float = 0.15, random_state: int | None = None
 ) -> pd.DataFrame:
@@ -182,6 +185,7 @@ _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS
 _COLUMNS = ("path", "label", "split", "patient", "subtype")
 
 
+@usual_settings
 def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
     """Write the images of a frame into split and class folders, as links where the file system supports them.
 

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
-from ..exceptions import InputError
-from ._frame import mark_drawn
+from ..exceptions import DataError, InputError
+from ._frame import DRAWN, SPLIT_NAMES, mark_drawn
 
 FloatMap = NDArray[np.floating[Any]]
 RandomState = int | np.random.RandomState | None
@@ -85,7 +85,8 @@ def write_radiographs(
     Parameters
     ----------
     directory : str or Path
-        For the folders ``train``, ``val`` and ``test``; created if missing. Files of the same name are replaced.
+        For the folders ``train``, ``val`` and ``test``; created if missing. Radiographs that were drawn there before
+        are replaced if they have the same name.
     n_patients, size, random_state
         As in :func:`make_radiographs`.
 
@@ -98,9 +99,14 @@ def write_radiographs(
     ------
     ValueError
         If `n_patients` or `size` is too small; nothing is written then.
+    DataError
+        If `directory` holds images that were not drawn, in folders of these names.
     """
     images, frame = make_radiographs(n_patients, size=size, random_state=random_state)
-    mark_drawn(Path(directory))
+    folder = Path(directory)
+    if not (folder / DRAWN).is_file() and (there := [name for name in SPLIT_NAMES if (folder / name).exists()]):
+        raise DataError(f"{folder / there[0]} exists and was not drawn by this program; choose another folder")
+    mark_drawn(folder)
     frame["path"] = [str(Path(directory).absolute() / path) for path in frame["path"]]
     for image, path in zip(images, frame["path"], strict=True):
         Path(path).parent.mkdir(parents=True, exist_ok=True)

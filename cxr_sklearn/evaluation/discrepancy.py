@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import log_ndtr, ndtr, ndtri, xlogy
 from scipy.stats import binomtest, chi2, fisher_exact
 
+from .._settings import usual_settings
 from ..exceptions import InputError
 from .metrics import METRICS
 
@@ -45,6 +46,7 @@ class Counts(NamedTuple):
         return f"recall {tpr:.3f} and false positive rate {fpr:.3f}"
 
 
+@usual_settings
 def diagnose_discrepancy(
     reported_metrics: Mapping[str, float], confusion_matrix: Mapping[str, int] | ArrayLike
 ) -> pd.DataFrame:

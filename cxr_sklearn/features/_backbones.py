@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._keras import dtype_policy, import_keras, keras_home
+from .._keras import import_keras, keras_home, keras_settings
 from ..exceptions import InputError, WeightsUnavailableError
 
 RANDOM_SEED = 0
@@ -172,7 +172,7 @@ class Backbone:
                 f"the weights of {self.name} ({self.weights}) are not those used for fitting ({self.identity})"
             )
         keras = import_keras()
-        with _building, dtype_policy(keras, self.precision):
+        with _building, keras_settings(self.precision):
             network = self._network(keras, image_shape)
         network.trainable = False
         if self.layer is not None:
@@ -185,6 +185,7 @@ class Backbone:
             network = keras.Model(network.input, outputs[0] if len(outputs) == 1 else outputs)
         return network
 
+    @keras_settings()
     def preprocessed(self, network: Any, image_shape: tuple[int, int, int]) -> Any:
         """Put this backbone's preprocessing before a network or its first part."""
         keras = import_keras()

@@ -12,6 +12,7 @@ from scipy.fft import dctn
 
 from .._progress import progress_bar
 from ..exceptions import ImageReadError
+from ..images._decoding import DECODER
 from ..images.batch import ImageBatch
 from ..images.loader import ImageLoader
 from .store import FeatureStore, NoStore, readable_rows, store_directory
@@ -70,7 +71,7 @@ def image_stats(
     width = len(MEASURES) + _FREQUENCIES**2 - 1
     if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2 and X.shape[1] == width:
         return ImageStats(X, [], {})
-    recipe = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES}
+    recipe = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES, "decoder": DECODER}
     rows_store = NoStore() if store is None else FeatureStore(store_directory(store), "descriptors", recipe)
     batch = ImageLoader(size=SIZE, crop=crop).transform(X).pinned(rows_store.digests)
     with progress_bar(title, len(batch), show=verbose > 0) as advance:

@@ -15,6 +15,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import ReadsEarlierFiles, public
+from .._settings import usual_settings
 from .._validation import check_groups
 from ..exceptions import InputError
 from ._image_stats import BLANK, ImageStats, image_stats
@@ -58,6 +59,7 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         self.store = store
         self.crop = crop
 
+    @usual_settings
     def fit(self, X: Any, y: Any = None, groups: ArrayLike | None = None) -> Self:
         """Learn what images look like, and set the limit by cross-validation.
 
@@ -108,11 +110,13 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         return self
 
     def _fit(self, values: np.ndarray, n_components: int, n_neighbours: int) -> None:
-        self.pca_ = PCA(n_components, random_state=0).fit(values)
+        # A table of components, which a setting of scikit-learn may ask for, would have names that the rest ignores.
+        self.pca_ = PCA(n_components, random_state=0).set_output(transform="default").fit(values)
         # "brute", because a .skops file cannot hold a tree.
         self.neighbours_ = LocalOutlierFactor(n_neighbors=n_neighbours, algorithm="brute", novelty=True)
         self.neighbours_.fit(self.pca_.transform(values))
 
+    @usual_settings
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the negated outlier factors, shape (n,).
 
@@ -132,6 +136,7 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         is_blank = stats.measures["contrast"].to_numpy() < BLANK
         return np.where(is_blank, -np.inf, self._scores(_values(stats)))
 
+    @usual_settings
     def decision_function(self, X: Any) -> np.ndarray:
         """Return the distance from the limit, shape (n,), negative for images that are flagged.
 

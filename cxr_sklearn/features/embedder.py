@@ -10,16 +10,27 @@ from threading import Lock
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
-from .._keras import compile_for_prediction, filled_up, gpu_is_used, import_keras, keras_backend, resolve_precision
+from .._keras import (
+    compile_for_prediction,
+    filled_up,
+    gpu_is_used,
+    import_keras,
+    keras_backend,
+    keras_settings,
+    resolve_precision,
+)
 from .._progress import progress_bar
+from .._settings import usual_settings
 from ..exceptions import InputError
-from ..images.batch import ImageBatch, as_batch
+from ..images._decoding import DECODER
+from ..images.batch import ImageBatch, as_batch, with_index
 from ._backbones import POOLINGS, Backbone, application, pooled, weights_identity
 from .store import FeatureStore, NoStore, store_directory, stored_rows
 
@@ -136,7 +147,8 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         self.weights_id_ = weights_identity(self.backbone, self.weights)
         return self
 
-    def transform(self, X: ImageBatch | ArrayLike) -> np.ndarray:
+    @usual_settings
+    def transform(self, X: ImageBatch | ArrayLike) -> np.ndarray | pd.DataFrame:
         """Return the features, from the store if it has them.
 
         Images are decoded and embedded in batches: besides the result, memory only grows by paths, digests and keys,
@@ -149,6 +161,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n, d) and dtype float32
+            After ``set_output(transform="pandas")`` a DataFrame with the index of the paths.
 
         Raises
         ------
@@ -168,7 +181,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
                 batch, self._store(), self._embed, chunk_size=self.batch_size_, advance=advance, n_jobs=self.n_jobs
             )
         self.n_cached_ = len(batch) - self.n_embedded_
-        return rows
+        return with_index(rows, batch, self)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return "vgg16_0", "vgg16_1", ...; `input_features` is ignored."""
@@ -206,6 +219,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
             "pooling": self.pooling,
             "precision": self.precision_,
             "weights": self.weights_id_,
+            "decoder": DECODER,
         }
         if (backend := keras_backend()) != "tensorflow":  # backends agree to four digits only
             recipe["keras_backend"] = backend
@@ -215,7 +229,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
 
     def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
         network, pixels = self._network(), filled_up(np.stack(images), self.batch_size_)
-        with _predicting:
+        with _predicting, keras_settings():
             features: np.ndarray = np.asarray(network.predict_on_batch(pixels))
         return features[: len(images)]
 
@@ -245,7 +259,7 @@ def _check_layer(layer: Any) -> None:
 
 def _load_networks(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     """Build the networks to maps and to features once per process, for all clones, folds and threads."""
-    with _loading:
+    with _loading, keras_settings():
         return _build_network(backbone, pooling, image_shape)
 
 

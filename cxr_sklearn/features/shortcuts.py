@@ -10,13 +10,15 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from .._io import public
+from .._settings import usual_settings
+from ..images.batch import ReadsPaths
 from ._image_stats import image_stats
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 
 
 @public
-class ShortcutFeatures(TransformerMixin, BaseEstimator):
+class ShortcutFeatures(ReadsPaths, TransformerMixin, BaseEstimator):
     """Measure width, height, aspect ratio, mean grey level and contrast of radiographs.
 
     A classifier on these features has seen no lung. In many collections it is still far better than chance, because
@@ -60,6 +62,7 @@ class ShortcutFeatures(TransformerMixin, BaseEstimator):
         """
         return self
 
+    @usual_settings
     def transform(self, X: Any) -> np.ndarray:
         """Return the measurements.
 

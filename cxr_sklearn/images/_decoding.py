@@ -11,14 +11,24 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImageChops,
+    ImageFile,
+    ImageOps,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from .._io import open_regular
+from .._settings import Held
 from ..exceptions import InputError
-from ._pixels import _MIN_LEVELS, MAX_PIXELS, MAX_SIDE, RefusedError, check_pixels, grey_array, scale_to_8_bit
+from ._pixels import _MIN_LEVELS, MAX_SIDE, RefusedError, check_pixels, grey_array, scale_to_8_bit
 
 #: Part of every content key: increase it when the same bytes give other pixels than before.
-DECODER = 1
+DECODER = 2
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 #: Pillow makes a Python object of 36 bytes from each value of a TIFF tag; no camera writes as many as this.
 _MAX_VALUES = 1_000_000
@@ -28,6 +38,23 @@ _BYTE_TAGS = (1, 2, 6, 7)
 _MAX_REASON = 200
 #: The repr of objects and bytes, which means nothing to users.
 _OBJECTS = re.compile(r"""<[^<>]* at 0x[0-9a-f]+>|b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*"|bytearray\(.*\)""")
+#: Group and element, little-endian, with which a DICOM file without a preamble begins.
+_FIRST_ELEMENTS = [
+    bytes((group, 0, element, 0)) for group, element in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 22))
+]
+#: Switches of Pillow's modules that decide what is read: half an image of a damaged file, say. Pixels have limits here.
+_SWITCHES = {
+    (ImageFile, "LOAD_TRUNCATED_IMAGES"): False,
+    (Image, "MAX_IMAGE_PIXELS"): None,
+    (PngImagePlugin, "MAX_TEXT_CHUNK"): 1 << 20,
+    (PngImagePlugin, "MAX_TEXT_MEMORY"): 64 << 20,
+    (TiffImagePlugin, "READ_LIBTIFF"): False,
+}
+_pillow_switches = Held(
+    _SWITCHES,
+    read=lambda switch: getattr(*switch),
+    write=lambda switch, value: setattr(switch[0], switch[1], value),
+)
 _Flip = Image.Transpose
 _UPRIGHT = {
     2: _Flip.FLIP_LEFT_RIGHT,
@@ -65,6 +92,7 @@ class Decoding:
         fields += [f"change={self.change!r}"] if self.change is not None else []
         return f"Decoding({', '.join(fields)})"
 
+    @_pillow_switches
     def __call__(self, source: bytes | np.ndarray) -> np.ndarray:
         """Return ``uint8 (height, width)``. Errors of the codecs are not caught."""
         if isinstance(source, np.ndarray):
@@ -107,6 +135,7 @@ def _central(width: int, height: int, part: float) -> tuple[int, int, int, int]:
     return left, top, width - left, height - top
 
 
+@_pillow_switches
 def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str]:
     """Return width, height and mode from a file's header, without decoding pixels.
 
@@ -120,7 +149,8 @@ def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str
 
 
 def _is_dicom(source: bytes) -> bool:
-    return source[128:132] == b"DICM"
+    """Whether a file is DICOM, with a preamble or, from old devices, without: then it begins with group 2 or 8."""
+    return source[128:132] == b"DICM" or source[:4] in _FIRST_ELEMENTS
 
 
 def _dicom() -> Any:
@@ -134,10 +164,7 @@ def _dicom() -> Any:
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:
     _check_tiff_tags(file)
-    try:
-        return Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise RefusedError(f"more than the {MAX_PIXELS:,} pixels allowed") from error
+    return Image.open(file, formats=FORMATS)
 
 
 def _check_tiff_tags(file: BinaryIO) -> None:

@@ -20,9 +20,11 @@ from pydicom.uid import (
     AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000TransferSyntaxes,
     JPEGExtended12Bit,
+    RLELossless,
     UID_dictionary,
 )
 
@@ -35,7 +37,7 @@ _AS_TEXT = ("NumberOfFrames", "WindowCenter", "WindowWidth", "RescaleIntercept",
 PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 ELEMENTS = [
     *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("ModalityLUTSequence", "VOILUTSequence", "VOILUTFunction", *_AS_TEXT),
     *(f"{palette}{part}" for palette in PALETTES for part in ("Descriptor", "Data")),
 ]
@@ -65,12 +67,7 @@ class Header:
     @classmethod
     def read(cls, file: BinaryIO, keywords: list[str]) -> Header:
         """Read the elements of the given keywords and skip all others."""
-        file.seek(_PREAMBLE_BYTES)
-        meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-        named = text_of(bytes_of(meta, "TransferSyntaxUID"))
-        syntax = next((known for known in AllTransferSyntaxes if known == named), None)
-        if syntax is None:
-            raise RefusedError("its DICOM header does not name a known transfer syntax")
+        syntax = _transfer_syntax(file)
         if syntax == DeflatedExplicitVRLittleEndian:  # pydicom inflates it without a limit
             raise RefusedError("deflated DICOM is not read; save it without compression, for example with dcmconv +te")
         tags = [Tag(keyword) for keyword in keywords]
@@ -93,11 +90,17 @@ class Header:
             raise RefusedError(f"{n_bytes:,} bytes of pixels are more than the {_MAX_PIXEL_BYTES:,} allowed")
         if self.rows * self.columns == 0:
             raise RefusedError("its DICOM header gives a size of 0 pixels")
+        if not self.has("PhotometricInterpretation"):
+            raise RefusedError("its DICOM header lacks PhotometricInterpretation, so black and white may be swapped")
         kinds = COLOURS if self.samples == 3 else (*GREYS, "PALETTE COLOR")
         if self.samples not in (1, 3) or self.photometric not in kinds:
             raise RefusedError(f"{self.samples} samples per pixel as {self.photometric} are not read")
         if self.bits not in (1, 8, 16, 32) or not 0 < self.bits_stored <= self.bits:
             raise RefusedError(f"{self.bits_stored} of {self.bits} bits per pixel are not read")
+        if not self.bits_stored <= self.high_bit + 1 <= self.bits:
+            raise RefusedError(f"{self.bits_stored} bits that end at bit {self.high_bit} of {self.bits} are not read")
+        if self.unused_low_bits and self.syntax.is_compressed and self.syntax != RLELossless:
+            raise RefusedError(f"its compressed pixels end at bit {self.high_bit}, not {self.bits_stored - 1}")
 
     def no_image(self) -> RefusedError:
         """Say what the file holds instead of an image, if the standard has a name for it."""
@@ -108,6 +111,16 @@ class Header:
     def bits_stored(self) -> int:
         """How many bits of a sample are used."""
         return int(self.number("BitsStored", self.bits))
+
+    @property
+    def high_bit(self) -> int:
+        """The number of the highest bit that is used."""
+        return int(self.number("HighBit", self.bits_stored - 1))
+
+    @property
+    def unused_low_bits(self) -> int:
+        """How many bits below the lowest that is used: other devices may keep anything there."""
+        return self.high_bit + 1 - self.bits_stored
 
     @property
     def is_signed(self) -> bool:
@@ -168,6 +181,23 @@ class Header:
         if len(entries) < n or not 8 <= bits <= 16:
             raise RefusedError("a look-up table of its DICOM header is damaged")
         return Lut(entries[:n].astype(np.float64), first, 2.0**bits - 1)
+
+
+def _transfer_syntax(file: BinaryIO) -> UID:
+    """Read the meta data before the data set, and leave the file there."""
+    file.seek(0)
+    start = _PREAMBLE_BYTES if file.read(_PREAMBLE_BYTES).endswith(b"DICM") else 0
+    file.seek(start)
+    if (first := file.read(6)).startswith(b"\x08\x00"):  # an old device wrote no meta data, and perhaps no types
+        file.seek(start)
+        return ExplicitVRLittleEndian if first[4:].isupper() else ImplicitVRLittleEndian
+    file.seek(start)
+    meta = read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    named = text_of(bytes_of(meta, "TransferSyntaxUID"))
+    syntax = next((known for known in AllTransferSyntaxes if known == named), None)
+    if syntax is None:
+        raise RefusedError("its DICOM header does not name a known transfer syntax")
+    return syntax
 
 
 def bytes_of(dataset: Dataset, keyword: str) -> bytes:
@@ -271,7 +301,7 @@ def _decode(header: Header) -> tuple[np.ndarray, str]:
         columns=header.columns,
         samples_per_pixel=header.samples,
         bits_allocated=header.bits,
-        bits_stored=header.bits_stored,
+        bits_stored=header.high_bit + 1,  # pydicom knows no unused bits below, only above
         pixel_representation=int(header.is_signed),
         photometric_interpretation=header.photometric,
         planar_configuration=int(header.number("PlanarConfiguration", 0)),
@@ -279,7 +309,7 @@ def _decode(header: Header) -> tuple[np.ndarray, str]:
         pixel_keyword="PixelData",
         pixel_vr=header.dataset.get_item("PixelData").VR or "OW",
     )
-    return stored, str(facts["photometric_interpretation"])
+    return stored >> header.unused_low_bits, str(facts["photometric_interpretation"])
 
 
 def _whole(header: Header, pixels: bytes) -> bytes:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self, overload
+from uuid import uuid4
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
+from sklearn.utils._set_output import _get_output_config
 
 from .._io import open_regular, public
 from ..exceptions import ImageReadError, InputError
@@ -43,6 +46,11 @@ class ImageBatch(Sequence[np.ndarray]):
     decoding : Decoding or None
         How a source becomes pixels of one size; None keeps in-memory pixels as they are.
 
+    Attributes
+    ----------
+    source_index : pandas.Index or None
+        That of the Series or DataFrame of paths, so that tables of features can keep it.
+
     Notes
     -----
     Batches are made by :class:`ImageLoader`. Everything that accepts a batch also accepts an array of pixels.
@@ -56,6 +64,7 @@ class ImageBatch(Sequence[np.ndarray]):
         self._augmentations: tuple[tuple[Operation, np.ndarray], ...] = ()
         self._digests: np.ndarray | None = None
         self._grey: np.ndarray | None = None
+        self.source_index: pd.Index | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -274,7 +283,22 @@ class ImageBatch(Sequence[np.ndarray]):
         batch._augmentations = tuple((operation, views[rows]) for operation, views in self._augmentations)
         batch._digests = None if self._digests is None else self._digests[rows]
         batch._grey = None if self._grey is None else self._grey[rows]
+        batch.source_index = None if self.source_index is None else self.source_index[rows]
         return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        # joblib keys what it caches, as for Pipeline(memory=...), by a hash of the pickle, and paths stay the same when
+        # files are replaced. So a pickle holds the digest that each file has now; it is dropped again below.
+        state = dict(vars(self))
+        if self._digests is None and self._sources.ndim == 1:
+            state["_present"] = [
+                repr(digest) if isinstance(digest, OSError) else digest for digest in self._source_digests(hash_files)
+            ]
+        return state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        vars(self).update({name: value for name, value in state.items() if name != "_present"})
+        self._sources.flags.writeable = False
 
     def __contains__(self, image: object) -> bool:
         raise TypeError("images are compared by their keys: `key in batch.keys`")
@@ -341,6 +365,20 @@ def as_batch(X: Any) -> ImageBatch:
     return ImageBatch(pixels)
 
 
+class ReadsPaths:
+    """For transformers of paths: no two of their pickles are equal.
+
+    joblib keys what it caches, as for ``Pipeline(memory=...)``, by a hash of the pickled transformer and paths. Those
+    stay the same when files are replaced, so the cache would give the rows of files that are gone.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_pickle": uuid4().hex}  # type: ignore[dict-item]
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        super().__setstate__({k: v for k, v in state.items() if k != "_pickle"})  # type: ignore[misc]
+
+
 class PassesImages:
     """For transformers that return an ImageBatch, which is not a table with a container and columns to choose."""
 
@@ -351,6 +389,17 @@ class PassesImages:
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Return `input_features`, or "image"."""
         return np.asarray(["image"] if input_features is None else input_features, dtype=object)
+
+
+def with_index(rows: np.ndarray, batch: ImageBatch, estimator: Any) -> np.ndarray | pd.DataFrame:
+    """Return the rows of a transformer as a table with the index of their images if its output is to be a table.
+
+    scikit-learn makes that table, but knows the index only of a transformer that gets a Series or a DataFrame; without
+    it, ColumnTransformer and FeatureUnion would join the features of different images.
+    """
+    if batch.source_index is None or _get_output_config("transform", estimator)["dense"] != "pandas":
+        return rows
+    return pd.DataFrame(rows, index=batch.source_index)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from sklearn.utils import Tags
 from .._io import ReadsEarlierFiles, public
 from ..exceptions import InputError
 from ._decoding import Decoding
-from .batch import ImageBatch, PassesImages, as_batch
+from .batch import ImageBatch, PassesImages, ReadsPaths, as_batch
 
 
 @public
 class ImageLoader(
+    ReadsPaths,
     ReadsEarlierFiles,
     PassesImages,
     TransformerMixin,
@@ -91,6 +92,7 @@ class ImageLoader(
             raise InputError("expected one path per image, but got an ImageBatch: these images are loaded already")
         if isinstance(X, list | tuple) and X and isinstance(X[0], str | bytes):
             X = np.array(X, dtype=object)  # NumPy's text arrays use the length of the longest for each
+        index = X.index if isinstance(X, pd.DataFrame | pd.Series) else None
         values = np.asarray(X.to_numpy() if isinstance(X, pd.DataFrame | pd.Series) else X)
         if values.ndim > 2:
             return ImageBatch(as_batch(values)._sources, decoding)
@@ -103,7 +105,9 @@ class ImageLoader(
             )
         sources = np.empty(len(values), dtype=object)
         sources[:] = [os.fspath(path) for path in values]
-        return ImageBatch(sources, decoding)
+        batch = ImageBatch(sources, decoding)
+        batch.source_index = index
+        return batch
 
     def decoding(self) -> Decoding:
         """Return the function from a file's bytes, or ``uint8 (H, W[, 1 or 3])``, to ``uint8 (height, width)``.

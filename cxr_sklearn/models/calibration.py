@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
+from .._settings import usual_settings
 from ..exceptions import DataError, ModelError
 
 
@@ -42,6 +43,7 @@ class KnownScores(ClassifierMixin, BaseEstimator):
     A part of calibrators, not for use elsewhere.
     """
 
+    @usual_settings
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Keep the classes.
 
@@ -53,6 +55,7 @@ class KnownScores(ClassifierMixin, BaseEstimator):
         self.classes_ = np.unique(y)
         return self
 
+    @usual_settings
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the logit of the scores, which temperature and sigmoid are defined on, shape (n,)."""
         tiny = np.finfo(float).eps

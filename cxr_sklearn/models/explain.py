@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .._settings import usual_settings
 from ..exceptions import InputError
 from ..images.batch import every_unreadable
 from ._gradcam import gradcam_maps, gradcam_obstacle
@@ -17,6 +18,7 @@ METHODS = ("auto", "gradcam", "occlusion")
 _CHUNK_SIZE = 16
 
 
+@usual_settings
 def explain(pipeline: Any, X: Any, method: str = "auto") -> np.ndarray:
     """Map, for each image, the places that raise its score for pneumonia.
 

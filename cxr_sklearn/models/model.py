@@ -13,6 +13,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
+from .._settings import usual_settings
 from ..exceptions import InputError, ModelError
 from ..features.domain import DomainDetector
 from .calibration import calibrated_scores, pneumonia_scores
@@ -103,6 +104,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
             "clone(model.pipeline), or wrap the model in sklearn.frozen.FrozenEstimator"
         )
 
+    @usual_settings
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probabilities of normal and pneumonia, shape (n, 2) and dtype float64.
 
@@ -130,6 +132,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         check_threshold(self.threshold)
         return (probabilities[:, 1] >= self.threshold).astype(int)
 
+    @usual_settings
     def predict(self, X: Any) -> np.ndarray:
         """Return the class of each image at the threshold, shape (n,).
 

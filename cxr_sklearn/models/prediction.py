@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .._settings import usual_settings
 from ..datasets.folder import IMAGE_SUFFIXES
 from ..exceptions import DataError, InputError
 from ..features._image_stats import image_stats
@@ -40,6 +41,7 @@ def _images_below(folder: Path) -> list[str]:
     return sorted(str(path) for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
+@usual_settings
 def predict(
     model: CXRModel,
     paths: Iterable[str | os.PathLike[str]],

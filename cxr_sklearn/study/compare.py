@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from .._settings import usual_settings
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
@@ -24,7 +26,7 @@ from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import candidates_of, default_recipes
-from .run_folder import read_metrics, render, write_metrics
+from .run_folder import RESULTS, claim, owned, remove_results, render, write_metrics
 from .search import (
     CLASSES,
     Domains,
@@ -39,6 +41,7 @@ from .search import (
 )
 
 
+@usual_settings
 def compare(
     frame: pd.DataFrame,
     pipelines: Any = None,
@@ -56,6 +59,7 @@ def compare(
     n_jobs: int | None = None,
     random_state: int = 0,
     lang: str = "en",
+    overwrite: bool = False,
     verbose: int = 0,
 ) -> dict[str, Any]:
     """Compare pipelines on the same images, folds and rules, and write a report.
@@ -77,7 +81,8 @@ def compare(
         recipes alone. None takes all shipped recipes except the slow ones (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
-        ``training.csv``, ``probes.csv`` and ``models/``; created if missing.
+        ``training.csv``, ``probes.csv`` and ``models/``; created if missing. ``run-files.json`` lists them. A second
+        run replaces what the first one wrote, and nothing else.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
         their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit
@@ -108,6 +113,8 @@ def compare(
         Seed of folds and estimators.
     lang : {"en", "es"}, default="en"
         Language of the report.
+    overwrite : bool, default=False
+        Whether to replace files in `out` that bear the names of a run's but were not written by one.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -119,7 +126,8 @@ def compare(
     Raises
     ------
     DataError
-        If a split or a class is missing, a class has fewer training patients than folds, or there are leaks.
+        If a split or a class is missing, a class has fewer training patients than folds, there are leaks, or `out`
+        holds files that a run would replace but did not write.
     RecipeError
         If a recipe or an estimator cannot be used.
     ValueError
@@ -143,6 +151,10 @@ def compare(
         candidates += candidates_of(SHORTCUTS, (), **options)
     elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
         raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
+    folder = Path(out)
+    names = [*RESULTS, *(f"models/{candidate.name}.skops" for candidate in candidates)]
+    claim(folder, names, overwrite=overwrite)
+    (folder / "models").mkdir(exist_ok=True)
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in CLASSES:
@@ -156,8 +168,6 @@ def compare(
     for candidate in candidates:
         domains.of(candidate.pipeline)
     images = describe_images(frame, checked)
-    folder = Path(out)
-    (folder / "models").mkdir(parents=True, exist_ok=True)
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
@@ -171,7 +181,7 @@ def compare(
             "balance": candidate.balance,
             **embed_all(candidate.pipeline, frame, verbose),
         }
-    write = _Writer(folder, facts, images)
+    write = _Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
     try:
         for candidate in candidates:
             name = candidate.name
@@ -182,7 +192,8 @@ def compare(
             # Changed images come before the model is saved only if its threshold depends on them.
             first = [changed()] if rule.name == "robust" else []
             write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
-            _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, write.metrics)
+            with owned(folder, f"models/{name}.skops"):
+                _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, write.metrics)
             if sanity:
                 occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
                 permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
@@ -217,23 +228,21 @@ def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, m
 class _Writer:
     """Writer of a run's tables and metrics.json, called whenever there are more rows, so that a failure loses none."""
 
-    def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame) -> None:
-        self._folder, self._facts, self._images = folder, facts, images
+    def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame, begin: Callable[[], None]) -> None:
+        self._folder, self._facts, self._images, self._begin = folder, facts, images, begin
         self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
         self.metrics: dict[str, Any] = {}
 
     def __call__(self, **more: list[pd.DataFrame]) -> None:
         if not self.metrics:
-            # The files of an earlier run do not fit the new tables. Its models are those that it names itself.
-            try:
-                models = [f"models/{name}.skops" for name in read_metrics(self._folder)["pipelines"]]
-            except DataError:
-                models = []
-            for name in ("metrics.json", "report.html", "model-card.md", "training.csv", "probes.csv", *models):
-                (self._folder / name).unlink(missing_ok=True)
-            write_table(self._images, self._folder, "images")
+            self._begin()  # the files of an earlier run do not fit the new tables
+            self._write_table(self._images, "images")
         for name, parts in more.items():
             self._tables[name] += parts
             if self._tables[name]:
-                write_table(pd.concat(self._tables[name]), self._folder, name)
+                self._write_table(pd.concat(self._tables[name]), name)
         self.metrics = write_metrics(self._folder, self._facts)
+
+    def _write_table(self, table: pd.DataFrame, name: str) -> None:
+        with owned(self._folder, f"{name}.csv"):
+            write_table(table, self._folder, name)

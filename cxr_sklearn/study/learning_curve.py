@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
 
 from .._progress import progress_bar
+from .._settings import usual_settings
 from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
@@ -19,12 +20,14 @@ from ..features.embedder import FrozenEmbedder
 from ..models._steps import networks_of
 from ._metadata import check_images
 from .recipes import Candidate, candidates_of, default_recipes, load_recipe
+from .run_folder import claim, owned
 from .search import embed_all, fit, images_of, patient_folds, scores_of, search
 
 SMALLEST = 30
 _FOLDS = 4
 
 
+@usual_settings
 def learning_curve(
     frame: pd.DataFrame,
     pipelines: Any = None,
@@ -35,6 +38,7 @@ def learning_curve(
     n_repeats: int = 10,
     allow_leaks: bool = False,
     random_state: int = 0,
+    overwrite: bool = False,
     verbose: int = 0,
 ) -> pd.DataFrame:
     """Fit pipelines on 30, 60, 120, ... and all training patients, and measure them on others.
@@ -58,6 +62,8 @@ def learning_curve(
     allow_leaks : bool, default=False
         Whether to go on if images of train and val are copies of each other.
     random_state : int, default=0
+    overwrite : bool, default=False
+        Whether to replace a ``learning_curve.csv`` in `out` that was not written by this function.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -81,13 +87,13 @@ def learning_curve(
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
     options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
     candidates = candidates_of(pipelines, frozen_recipes(), **options)
+    folder = Path(out)
+    claim(folder, ["learning_curve.csv"], overwrite=overwrite)
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)
     sizes = _sizes(train["patient"].nunique())
     both, _ = check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
     train, measured = both.iloc[: len(train)], both.iloc[len(train) :]
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     tables = []
     for candidate in candidates:
@@ -106,7 +112,8 @@ def learning_curve(
             weights=" + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]})), source=source
         ))  # fmt: skip
         table = pd.concat(tables)[list(TABLES["learning_curve"].columns)]
-        write_table(table, folder, "learning_curve")  # after each pipeline, so that a later failure loses nothing
+        with owned(folder, "learning_curve.csv"):  # after each pipeline, so that a later failure loses nothing
+            write_table(table, folder, "learning_curve")
     return table
 
 

@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress_bar
+from .._settings import usual_settings
 from ..evaluation.probes import figures
 from ..evaluation.tables import CLEAN, STRESS, TABLES, score_rows
 from ..evaluation.thresholds import images_to_choose_on
@@ -90,6 +91,7 @@ def stressed(model: Any, change: Change) -> Any | None:
     return after_loader(model, "stress", ImageStresser(change))
 
 
+@usual_settings
 def stress_test(
     model: Pipeline,
     frame: pd.DataFrame,

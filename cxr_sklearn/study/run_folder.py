@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,100 @@ import numpy as np
 import pandas as pd
 
 from .._io import atomic_write
+from .._settings import usual_settings
 from ..evaluation.summary import learning_facts, summarise
-from ..evaluation.tables import read_scores, read_table
+from ..evaluation.tables import TABLES, read_scores, read_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError
 from ..report.words import words
 from ._metadata import describe_data
 
+#: The files that runs wrote into a folder, with their digests.
+OWN_FILES = "run-files.json"
+RESULTS = ("metrics.json", "report.html", "model-card.md", *(f"{name}.csv" for name in TABLES))
 
+
+def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Make sure, before any work, that a run can write its files into a folder and replaces only those of runs.
+
+    Parameters
+    ----------
+    folder : Path
+        Created if missing.
+    names : sequence of str
+        The files that the run will write or remove, relative to `folder`.
+    overwrite : bool
+        Whether to replace files that no run wrote.
+
+    Raises
+    ------
+    DataError
+        If there are such files and `overwrite` is False.
+    OSError
+        If the folder cannot be written to.
+    """
+    foreign = [name for name in names if os.path.lexists(folder / name) and not _is_own(folder, name)]
+    if foreign and not overwrite:
+        raise DataError(
+            f"{folder} holds files that no run wrote, or that were changed since: {', '.join(foreign)}; choose another "
+            "folder, move them, or replace them with overwrite=True (--overwrite)"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    _list_own(folder, _own_files(folder))
+
+
+@contextmanager
+def owned(folder: Path, *names: str) -> Iterator[None]:
+    """Note that the files of these names, which the block writes, are a run's own.
+
+    They are noted before as well, without digests, so that those of a run that is killed meanwhile count as its own.
+    """
+    _list_own(folder, _own_files(folder) | dict.fromkeys(names))
+    yield
+    there: dict[str, str | None] = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+    _list_own(folder, {name: sha for name, sha in _own_files(folder).items() if name not in names} | there)
+
+
+def remove_results(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
+    """Remove what earlier runs wrote into a folder, but for a learning curve, which may be of the same images.
+
+    With `overwrite`, remove files of these names whoever wrote them.
+    """
+    own = [name for name in _own_files(folder) if _is_own(folder, name)]
+    foreign = [name for name in names if overwrite and not _is_own(folder, name)]
+    for name in [*own, *foreign]:
+        if name != "learning_curve.csv" or name in foreign:
+            (folder / name).unlink(missing_ok=True)
+    _list_own(folder, {name: sha for name, sha in _own_files(folder).items() if (folder / name).is_file()})
+
+
+def _own_files(folder: Path) -> dict[str, str | None]:
+    try:
+        own: dict[str, str | None] = json.loads((folder / OWN_FILES).read_text(encoding="utf-8"))["files"]
+        return {
+            str(name): sha for name, sha in own.items() if not Path(name).is_absolute() and ".." not in Path(name).parts
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or not one of ours
+        return {}
+
+
+def _list_own(folder: Path, files: dict[str, str | None]) -> None:
+    text = json.dumps({"files": files, "program": "cxr_sklearn"}, indent=2)
+    with atomic_write(folder / OWN_FILES) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+
+
+def _is_own(folder: Path, name: str) -> bool:
+    own = _own_files(folder)
+    return name in own and (folder / name).is_file() and own[name] in (None, _digest(folder / name))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@usual_settings
 def write_results(
     folder: str | os.PathLike[str], *, threshold: str | float | None = None, lang: str | None = None
 ) -> dict[str, Any]:
@@ -67,7 +156,8 @@ def render(folder: Path, metrics: dict[str, Any]) -> None:
     """Render report.html and model-card.md from the tables in a folder and the content of its metrics.json."""
     from ..report.page import write_report  # imports Matplotlib, which takes a while
 
-    write_report(metrics, read_scores(folder), read_table(folder, "training"), folder)
+    with owned(folder, "report.html", "model-card.md"):
+        write_report(metrics, read_scores(folder), read_table(folder, "training"), folder)
 
 
 def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +199,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     curve = read_table(folder, "learning_curve")
     metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
-    with atomic_write(folder / "metrics.json") as draft:
+    with owned(folder, "metrics.json"), atomic_write(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
     kept: dict[str, Any] = json.loads(text)  # so that callers get exactly what the file holds
     return kept

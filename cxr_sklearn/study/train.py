@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._settings import usual_settings
 from ..datasets._frame import any_drawn
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.thresholds import choose_threshold, parse_rule
@@ -19,6 +20,7 @@ from .recipes import candidates_of, load_recipe
 from .search import Domains, check_options, embed_all, fit_candidate, images_of, patient_folds
 
 
+@usual_settings
 def train(
     frame: pd.DataFrame,
     pipeline: Any,

@@ -11,12 +11,21 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
-from cxr_sklearn import FrozenEmbedder, ImageLoader, load_folder, make_radiographs, write_radiographs
+from cxr_sklearn import (
+    FrozenEmbedder,
+    ImageLoader,
+    ShortcutFeatures,
+    load_folder,
+    make_radiographs,
+    write_radiographs,
+)
 from cxr_sklearn.exceptions import ImageReadError, InputError, WeightsUnavailableError
 
 pytestmark = pytest.mark.keras
@@ -366,3 +375,64 @@ def test_imagenet_weights_on_real_radiographs(real_data, real_weights, store):
     from sklearn.metrics import roc_auc_score
 
     assert roc_auc_score(test["target"], model.predict_proba(test["path"])[:, 1]) > 0.9
+
+
+def fitted(steps, frame, memory):
+    return Pipeline([*steps(), ("classify", LogisticRegression(max_iter=1000))], memory=memory).fit(
+        frame["path"], frame["target"]
+    )
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param(lambda: [("load", ImageLoader(size=SIZE)), ("embed", embedder(None))], id="steps"),
+        pytest.param(lambda: [("both", make_pipeline(ImageLoader(size=SIZE), embedder(None)))], id="nested"),
+        pytest.param(lambda: [("measure", ShortcutFeatures(store=None))], id="shortcuts"),
+        pytest.param(
+            lambda: [
+                (
+                    "both",
+                    FeatureUnion(
+                        [
+                            ("a", ShortcutFeatures(store=None)),
+                            ("b", make_pipeline(ImageLoader(size=SIZE), embedder(None))),
+                        ]
+                    ),
+                )
+            ],
+            id="union",
+        ),
+    ],
+)
+def test_a_pipelines_memory_never_serves_files_that_were_replaced(frame, tmp_path, steps):
+    before = fitted(steps, frame, str(tmp_path / "memory"))["classify"].coef_
+    for path in frame["path"]:
+        with Image.open(path) as image:
+            image.rotate(180).point(lambda level: level // 2).save(path)
+    after, right = (fitted(steps, frame, memory)["classify"].coef_ for memory in (str(tmp_path / "memory"), None))
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, right)
+
+
+def test_a_pipelines_memory_is_used_while_files_are_the_same(frame, tmp_path, monkeypatch):
+    steps = [
+        ("load", ImageLoader(size=SIZE)),
+        ("embed", embedder(None)),
+        ("classify", LogisticRegression(max_iter=1000)),
+    ]
+    first = Pipeline(steps, memory=str(tmp_path)).fit(frame["path"], frame["target"])
+    monkeypatch.setattr(FrozenEmbedder, "_embed", None)
+    again = Pipeline(steps, memory=str(tmp_path)).fit(frame["path"], frame["target"])
+    np.testing.assert_array_equal(again["classify"].coef_, first["classify"].coef_)
+
+
+def test_other_columns_are_joined_to_the_rows_of_their_images(frame):
+    rows = frame.sample(frac=1, random_state=0)[:8].assign(age=range(8))
+    images = make_pipeline(ImageLoader(size=SIZE), embedder(None))
+    both = ColumnTransformer([("images", images, "path"), ("others", "passthrough", ["age"])])
+    table = both.set_output(transform="pandas").fit_transform(rows)
+    assert table.index.equals(rows.index)
+    plain = clone(both).set_output(transform="default").fit_transform(rows)
+    np.testing.assert_allclose(table.to_numpy(), plain)
+    assert both.transform(rows[::2]).index.equals(rows[::2].index)

@@ -128,7 +128,7 @@ def test_resize_modes(tmp_path):
     ("side", "reason"),
     [
         (9_000, "9,000 x 9,000 pixels are more than the 40,000,000 allowed"),
-        (60_000, "more than the 40,000,000 pixels allowed"),
+        (60_000, "60,000 x 60,000 pixels are more than the 40,000,000 allowed"),
     ],
 )
 def test_too_many_pixels_are_refused_before_decoding(tmp_path, side, reason):

@@ -15,6 +15,7 @@ from pydicom.uid import (
     MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
@@ -291,3 +292,71 @@ def test_what_pydicom_says_does_not_come_out(tmp_path, levels, monkeypatch):
 
     monkeypatch.setattr("cxr_sklearn.images._dicom.get_decoder", get_decoder)
     assert refused(dicom_dataset(levels), tmp_path) == "its DICOM data are damaged (ValueError)"
+
+
+#: Where 12 bits may stand in 16 (HighBit), and with what in the other bits, as overlays and markers of old devices.
+PLACES = [(11, 0), (11, 0xF000), (15, 0), (15, 0x000F), (13, 0), (13, 0xC003)]
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+@pytest.mark.parametrize("dtype", ["u2", "i2"])
+@pytest.mark.parametrize(("high_bit", "around"), PLACES)
+def test_bits_are_read_where_the_header_puts_them(load, levels, syntax, dtype, high_bit, around):
+    if dtype == "i2":
+        levels = levels.astype("i2") - 1700  # some are negative
+    stored = (levels.astype("i4") & 0xFFF) << (high_bit - 11) | around
+    dataset = dicom_dataset(stored.astype("u2"))
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, high_bit, int(dtype == "i2")
+    dataset.WindowCenter, dataset.WindowWidth = float(levels.mean()), float(np.ptp(levels))
+    if syntax == ExplicitVRBigEndian:
+        dataset.PixelData = stored.astype(">u2").tobytes()
+    if syntax == RLELossless:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.compress(RLELossless, generate_instance_uid=False)
+    np.testing.assert_allclose(load(dataset), own_range(levels), atol=1)
+
+
+def test_eight_bits_at_the_top_of_sixteen(load):
+    levels = np.add.outer(np.arange(60), np.arange(40)).astype("u2")
+    dataset = dicom_dataset(levels << 8 | 0xAB)
+    dataset.BitsStored, dataset.HighBit = 8, 15
+    np.testing.assert_allclose(load(dataset), own_range(levels), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"BitsStored": 12, "HighBit": 16}, "12 bits that end at bit 16 of 16 are not read"),
+        ({"BitsStored": 12, "HighBit": 10}, "12 bits that end at bit 10 of 16 are not read"),
+    ],
+)
+def test_bits_that_cannot_stand_where_the_header_puts_them(tmp_path, levels, values, message):
+    dataset = dicom_dataset(levels)
+    for keyword, value in values.items():
+        setattr(dataset, keyword, value)
+    assert refused(dataset, tmp_path) == message
+
+
+def test_bits_of_a_compressed_image_stand_at_its_bottom(tmp_path, levels):
+    dataset = jpeg_2000(levels, levels)
+    dataset.BitsStored, dataset.HighBit = 12, 15
+    assert refused(dataset, tmp_path) == "its compressed pixels end at bit 15, not 11"
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_files_without_a_preamble(tmp_path, levels, syntax):
+    content = dicom_bytes(dicom_dataset(levels, syntax=syntax))
+    bare = dicom_bytes(dicom_dataset(levels, syntax=syntax))[132:]
+    n_meta = 12 + int.from_bytes(bare[8:12], "little")  # the first element gives the length of the others
+    for name, body in (("meta", bare), ("bare", bare[n_meta:])):
+        (tmp_path / name).write_bytes(body)
+        (tmp_path / "whole").write_bytes(content)
+        np.testing.assert_array_equal(load_path(tmp_path / name), load_path(tmp_path / "whole"))
+        assert size_and_mode(tmp_path / name) == (40, 60, "MONOCHROME2")
+
+
+def test_without_a_photometric_interpretation_black_may_be_white(tmp_path, levels):
+    dataset = dicom_dataset(levels)
+    del dataset.PhotometricInterpretation
+    assert refused(dataset, tmp_path).startswith("its DICOM header lacks PhotometricInterpretation")
