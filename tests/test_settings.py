@@ -207,25 +207,15 @@ def in_a_process(home, settings=None, **variables):
 
 @pytest.mark.keras
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [{"image_data_format": "channels_first"}, {"floatx": "float64"}, {"floatx": "float16"}, {"epsilon": 0.5}],
-)
-def test_networks_do_not_depend_on_keras_json(tmp_path, plain_networks, settings):
-    backend = {"backend": os.environ.get("KERAS_BACKEND", "tensorflow")}
-    assert in_a_process(tmp_path / "keras", {**backend, **settings}) == plain_networks
-
-
-@pytest.mark.keras
-@pytest.mark.slow
-@pytest.mark.parametrize("limit", ["KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH"])
-def test_networks_do_not_depend_on_keras_limits_for_debugging(tmp_path, plain_networks, limit):
-    assert in_a_process(tmp_path / "keras", **{limit: "1"}) == plain_networks
-
-
-@pytest.fixture(scope="module")
-def plain_networks(tmp_path_factory):
-    return in_a_process(tmp_path_factory.mktemp("plain") / "keras")
+def test_networks_do_not_depend_on_keras_settings(tmp_path):
+    settings = {
+        "backend": os.environ.get("KERAS_BACKEND", "tensorflow"),
+        "image_data_format": "channels_first",
+        "floatx": "float64",
+        "epsilon": 0.5,
+    }
+    limits = {"KERAS_MAX_EPOCHS": "1", "KERAS_MAX_STEPS_PER_EPOCH": "1"}
+    assert in_a_process(tmp_path / "changed", settings, **limits) == in_a_process(tmp_path / "plain")
 
 
 @pytest.mark.keras
