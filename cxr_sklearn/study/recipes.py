@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import re
@@ -106,17 +105,16 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
             f"no recipe {text!r}; shipped are {', '.join(recipe_names())}, and your own is given by the path of its "
             ".py file"
         )
-    spec = importlib.util.spec_from_file_location(f"cxr_sklearn_recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise RecipeError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    module = ModuleType(f"cxr_sklearn_recipe_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        # An import would take compiled code for the same if a file has the size and the second of an earlier version.
+        exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     finally:
-        del sys.modules[spec.name]  # so that workers, which could not import it, get its classes by value
+        del sys.modules[module.__name__]  # so that workers, which could not import it, get its classes by value
     if not callable(getattr(module, "build", None)):
         raise RecipeError(f"{path} defines no function build(store, weights, random_state, checkpoint)")
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)

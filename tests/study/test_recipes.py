@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -253,3 +255,16 @@ class TestTheVGG16OfTheOriginalStudy:
         assert list(metrics["pipelines"]) == ["small", "shortcuts"]
         assert metrics["pipelines"]["small"]["threshold"]["value"] == 0.5
         assert [path.stem for path in (tmp_path / "run" / "models").iterdir()] == ["shortcuts"]
+
+
+def test_a_file_edited_within_the_same_second_is_read_anew(tmp_path):
+    path = tmp_path / "mine.py"
+    text = (
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import Pipeline\n\n\n"
+        "def build():\n    return Pipeline([('classify', LogisticRegression(C={}))])\n"
+    )
+    for C in (0.1, 0.2):
+        path.write_text(text.format(C))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        assert load_recipe(path).build()["classify"].C == C
+    assert list(tmp_path.iterdir()) == [path]  # and nothing is left beside it
