@@ -13,6 +13,7 @@ from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.utils import Tags
 
 from .._io import open_regular, public
 from ..exceptions import ImageReadError, InputError
@@ -341,7 +342,29 @@ def as_batch(X: Any) -> ImageBatch:
     return ImageBatch(pixels)
 
 
-class PassesImages:
+class TakesImages:
+    """For estimators of images, loaded or in memory: their tags."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags: Tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class TakesPaths(TakesImages):
+    """For estimators of paths, which take images, too."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        return tags
+
+
+class PassesImages(TakesImages):
     """For transformers that return an ImageBatch, which is not a table with a container and columns to choose."""
 
     def set_output(self, *, transform: str | None = None) -> Self:
@@ -351,6 +374,11 @@ class PassesImages:
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Return `input_features`, or "image"."""
         return np.asarray(["image"] if input_features is None else input_features, dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
 
 
 @contextmanager
