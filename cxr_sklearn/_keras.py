@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -136,16 +138,12 @@ def filled_up(batch: np.ndarray, batch_size: int) -> np.ndarray:
     return np.resize(batch, (n, *batch.shape[1:]))
 
 
-class dtype_policy:  # noqa: N801 - read as a statement: with dtype_policy(...)
+@contextmanager
+def dtype_policy(keras: Any, precision: str) -> Iterator[None]:
     """Build layers in "float32" or "bfloat16", which is a global setting of Keras; it is restored afterwards."""
-
-    def __init__(self, keras: Any, precision: str) -> None:
-        self._keras = keras
-        self._policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-
-    def __enter__(self) -> None:
-        self._before = self._keras.config.dtype_policy()
-        self._keras.config.set_dtype_policy(self._policy)
-
-    def __exit__(self, *exception: object) -> None:
-        self._keras.config.set_dtype_policy(self._before)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
