@@ -24,12 +24,7 @@ _ENVIRONMENT = (
 def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connection]:
     """Open `path` in autocommit and write-ahead mode, so that readers never wait for a writer; text is read as bytes.
 
-    Parameters
-    ----------
-    path : Path
-        Created with its folder if it does not exist.
-    schema : sequence of str
-        Statements that create the tables of a new file.
+    If it does not exist, it is created with its folder, and the statements of `schema` create its tables.
 
     Raises
     ------

@@ -66,19 +66,7 @@ def request_weights(estimator: Any) -> None:
 
 
 def check_labels(y: ArrayLike | None, name: str) -> np.ndarray:
-    """Return the labels as a one-dimensional array.
-
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-    name : str
-        Of the classifier, for the error message.
-
-    Raises
-    ------
-    ValueError
-        If `y` is None, labels are missing, or they are not classes.
-    """
+    """Return the labels of classes as a one-dimensional array; `name` is the classifier's, for error messages."""
     if y is None:
         raise InputError(f"{name} requires y to be passed, but the target y is None")
     labels = column_or_1d(y, warn=True)
@@ -90,13 +78,7 @@ def check_labels(y: ArrayLike | None, name: str) -> np.ndarray:
 
 
 def check_groups(groups: ArrayLike | None, n: int) -> np.ndarray:
-    """Return the group of each of `n` rows as an integer; with None, each row is a group of its own.
-
-    Raises
-    ------
-    ValueError
-        If the number of groups is not `n`, or some are missing.
-    """
+    """Return the group of each of `n` rows as an integer; with None, each row is a group of its own."""
     if groups is None:
         return np.arange(n)
     codes, _ = pd.factorize(column_or_1d(groups))

@@ -33,12 +33,8 @@ class ImageReadError(CXRError, OSError):
         self.failures = dict(failures)
         self.n_images = n_images
         lines = [f"{path}: {reason}" for path, reason in self.failures.items()]
-        listed = lines[0] if len(lines) == 1 else "".join(f"\n  {line}" for line in lines)
-        super().__init__(
-            f"{len(lines)} of {n_images} images cannot be read; repair or remove them. {listed}"
-            if len(lines) == 1
-            else f"{len(lines)} of {n_images} images cannot be read; repair or remove them:{listed}"
-        )
+        listed = f". {lines[0]}" if len(lines) == 1 else "\n  ".join([":", *lines])
+        super().__init__(f"{len(lines)} of {n_images} images cannot be read; repair or remove them{listed}")
 
     def __reduce__(self) -> tuple[type, tuple[dict[str, str], int]]:
         # OSError would be rebuilt from its message alone, which breaks it on the way back from a worker process.

@@ -110,15 +110,7 @@ Key = tuple[Cut, bytes]
 
 
 class FrozenMaps:
-    """The output of a network's frozen part for images, ``float16 (n, h, w, channels)``, computed when indexed.
-
-    Parameters
-    ----------
-    cut : Cut
-    batch : ImageBatch of n images
-    batch_size : int
-        Images per call of the network.
-    """
+    """The output of a network's frozen part for images, ``float16 (n, h, w, channels)``, computed when indexed."""
 
     def __init__(self, cut: Cut, batch: ImageBatch, batch_size: int) -> None:
         self._cut, self._batch, self._batch_size = cut, batch, batch_size
@@ -135,13 +127,7 @@ class FrozenMaps:
         return np.stack([maps[i] for i in rows.tolist()])
 
     def keep(self, budget: int, wanted: set[Hashable], verbose: int) -> None:
-        """Compute and keep the missing maps as far as `budget` bytes allow, without dropping any that are `wanted`.
-
-        Raises
-        ------
-        ImageReadError
-            If an image cannot be read.
-        """
+        """Compute and keep the missing maps as far as `budget` bytes allow, without dropping any that are `wanted`."""
         wanted.update(self._keys)
         missing = {key: i for i, key in enumerate(self._keys) if key not in KEPT}
         if not missing:

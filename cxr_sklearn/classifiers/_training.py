@@ -47,13 +47,7 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def load(self, *, with_arrays: bool = True) -> Snapshot | None:
-        """Return the last snapshot, or None if there is none; its arrays are read only on request.
-
-        Raises
-        ------
-        TrainingError
-            If the file is damaged.
-        """
+        """Return the last snapshot, or None if there is none; its arrays are read only on request."""
         if not self.path.exists():
             return None
         try:
@@ -68,17 +62,9 @@ class Checkpoint:
         return Snapshot(arrays, facts)
 
     def save(self, arrays: Mapping[str, list[np.ndarray]], facts: Mapping[str, Any]) -> None:
-        """Replace the last snapshot.
-
-        Raises
-        ------
-        OSError
-            If the file cannot be written; the last snapshot is kept then.
-        """
+        """Replace the last snapshot; where the file cannot be written, that one is kept."""
         lists = {name: len(values) for name, values in arrays.items()}
-        named: dict[str, Any] = {
-            f"{name} {i}": value for name, values in arrays.items() for i, value in enumerate(values)
-        }
+        named: Any = {f"{name} {i}": value for name, values in arrays.items() for i, value in enumerate(values)}
         with atomic_write(self.path) as draft, draft.open("wb") as file:
             np.savez(file, facts=np.array(json.dumps({**facts, "lists": lists})), **named)
 
@@ -91,16 +77,7 @@ class Indexable(Protocol):
 
 
 def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_size: int, order: np.ndarray) -> Any:
-    """Return a ``keras.utils.PyDataset`` over the rows in `order`, read ahead in a thread.
-
-    Parameters
-    ----------
-    inputs : sequence of n rows
-        Images are decoded only when a batch is made.
-    target, weight : ndarray of shape (n,)
-    batch_size : int
-    order : ndarray of int
-    """
+    """Return a ``keras.utils.PyDataset`` over the rows in `order`; a thread reads ahead, so images are decoded late."""
     keras = import_keras()
 
     class Batches(keras.utils.PyDataset):  # type: ignore[name-defined]
@@ -120,8 +97,7 @@ def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_siz
 
         def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if i in self._peeked:
-                batch: tuple[np.ndarray, np.ndarray, np.ndarray] = self._peeked.pop(i)
-                return batch
+                return self._peeked.pop(i)
             try:
                 images, classes, weights = self.data
                 rows = order[i * batch_size : (i + 1) * batch_size]
@@ -143,17 +119,10 @@ def compile_for_training(
     weight_decay: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> None:
-    """Compile `network` with Adam on the cross-entropy of its logits.
+    """Compile `network` with Adam on the cross-entropy of its logits; the learning rate is a number or a schedule.
 
-    Parameters
-    ----------
-    network : keras.Model
-    learning_rate : float or keras.optimizers.schedules.LearningRateSchedule
-    weight_decay : float
-        Each step shrinks each kernel by this part, times the learning rate (Loshchilov & Hutter, 2019); it does not
-        apply to biases and batch normalisation.
-    label_smoothing : float
-        Part of each label that is spread over all classes.
+    Each step shrinks each kernel by `weight_decay` times the learning rate (Loshchilov & Hutter, 2019), but no bias and
+    no batch normalisation. `label_smoothing` is the part of each label that is spread over all classes.
     """
     keras = import_keras()
     rate = float(learning_rate) if isinstance(learning_rate, Real) else learning_rate  # Keras refuses NumPy's numbers
@@ -177,12 +146,7 @@ def compile_for_training(
 def scheduled(peak: float, schedule: str, n_warmup: int, n_steps: int) -> Any:
     """Return a learning rate that rises linearly to its peak and then stays there or falls to 0 along half a cosine.
 
-    Parameters
-    ----------
-    peak : float
-    schedule : {"constant", "cosine"}
-    n_warmup, n_steps : int
-        Batches until the peak, and in total.
+    The peak is reached after `n_warmup` of `n_steps` batches.
     """
     schedules = import_keras().optimizers.schedules
     if schedule == "cosine":
@@ -276,21 +240,8 @@ class Training:
     def run(self, network: Any, val_loss: float = math.inf) -> dict[str, list[float]]:
         """Train a network, which gets the weights of its best epoch or their mean over the last ones.
 
-        Parameters
-        ----------
-        network : keras.Model
-        val_loss : float
-            Validation loss before training, if the present weights may turn out to be the best.
-
-        Returns
-        -------
-        dict of str to list of float
-            One number per epoch.
-
-        Raises
-        ------
-        TrainingError
-            If the loss becomes NaN.
+        The history is returned, one number per epoch and score. If the present weights may turn out to be the best,
+        `val_loss` is their validation loss.
         """
         if not network.optimizer.built:  # all snapshots have its state, even the one before the first epoch
             network.optimizer.build(network.trainable_variables)
@@ -307,7 +258,7 @@ class Training:
     def _remaining_epochs(self, network: Any, standing: Standing) -> None:
         with progress_bar(self.label, self.epochs * self.n_batches, show=self.verbose > 0) as advance:
             advance(standing.n_epochs * self.n_batches)
-            while standing.n_epochs < self.epochs and not self._is_over(standing):
+            while standing.n_epochs < self.epochs and (self.patience is None or standing.n_since < self.patience):
                 epoch = standing.n_epochs
                 advance(0, f"epoch {epoch + 1} of {self.epochs}{_latest_auc(standing.history)}")
                 on_batch = advance if self.verbose > 0 else None
@@ -326,9 +277,6 @@ class Training:
             self.settle()
         standing.is_done = True
         self._save(network, standing)
-
-    def _is_over(self, standing: Standing) -> bool:
-        return self.patience is not None and standing.n_since >= self.patience
 
     def _note(self, network: Any, standing: Standing) -> None:
         """Keep the weights of an epoch if the final weights may depend on them."""
@@ -381,8 +329,7 @@ def _latest_auc(history: Mapping[str, list[float]]) -> str:
 def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None] | None) -> dict[str, float]:
     callbacks = []
     if advance is not None:  # a callback makes Keras wait for each batch, so there is one only for a visible bar
-        progress = import_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))
-        callbacks.append(progress)
+        callbacks = [import_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))]
     try:
         logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=callbacks).history
     except Exception:
@@ -427,14 +374,7 @@ def estimate_statistics(network: Any, images: Indexable, batch_size: int) -> Non
     Keras predicts with moving averages that lag hundreds of steps behind the weights. Here the network processes the
     images as in training, where each layer normalises by the batch, but no weight changes. With a momentum of 0, the
     "moving average" is the mean and variance of the last batch; from these, mean and mean square are summed over
-    batches.
-
-    Parameters
-    ----------
-    network : keras.Model
-    images : sequence of n rows
-        The network's inputs in shuffled order: a batch of a single class would not be like those of the training.
-    batch_size : int
+    batches. The images must be in shuffled order: a batch of a single class would not be like those of the training.
     """
     layers = learning_normalisations(network)
     if not layers:

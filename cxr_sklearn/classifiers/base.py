@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.utils import Tags, check_random_state, column_or_1d
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
@@ -26,7 +26,7 @@ from .._validation import check_groups, check_labels
 from ..exceptions import InputError
 from ..images._digests import hash_files
 from ..images.augment import ImageAugmenter
-from ..images.batch import ImageBatch, as_batch, every_unreadable
+from ..images.batch import ImageBatch, TakesImages, as_batch, every_unreadable
 from ._training import Indexable, predict_outputs
 
 
@@ -109,7 +109,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
+class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
     """Base of the classifiers that train a Keras network on images.
 
     The fitted state is plain arrays and dicts: when the network is needed, it is rebuilt from ``weights_`` by this
@@ -142,13 +142,8 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
     #: Names of the parameters that define the network's architecture.
     _ARCHITECTURE: tuple[str, ...]
 
-    classes_: np.ndarray
     weights_: list[np.ndarray]
     history_: dict[str, list[float]]
-    n_epochs_: int
-    image_shape_: tuple[int, int, int]
-    precision_: str
-    architecture_: dict[str, Any]
 
     epochs: int
     batch_size: int
@@ -255,8 +250,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
             raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
         with every_unreadable(batch), keras_settings():
             logits = predict_outputs(self._network(), self._inputs(batch), self.batch_size)
-        probabilities: np.ndarray = softmax(logits.astype(np.float64), axis=1)
-        return probabilities
+        return softmax(logits.astype(np.float64), axis=1)
 
     def predict(self, X: ImageBatch | ArrayLike) -> np.ndarray:
         """Return the most probable class of each image.
@@ -270,8 +264,7 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         ndarray of shape (n,)
         """
         best = np.argmax(self.predict_proba(X), axis=1)  # which checks that there has been a fit
-        labels: np.ndarray = self.classes_[best]
-        return labels
+        return self.classes_[best]
 
     @abstractmethod
     def _train(self, examples: Examples, validation: Examples | None) -> Any:
@@ -363,12 +356,6 @@ class KerasImageClassifier(ClassifierMixin, BaseEstimator, ABC):
         if len(unknown := np.setdiff1d(labels, self.classes_)):
             raise InputError(f"y_val holds labels that y does not: {unknown.tolist()}")
         return np.searchsorted(self.classes_, labels)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        return tags
 
 
 #: Built networks, so that a fitted classifier can predict at once; only its ``weights_`` are pickled.

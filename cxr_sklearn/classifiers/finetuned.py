@@ -152,10 +152,6 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     >>> model = make_pipeline(ImageLoader(), FineTunedClassifier("VGG16", trainable_from="block5_conv1"))
     """
 
-    weights_id_: str
-    head_history_: dict[str, list[float]]
-    feature_mean_: np.ndarray
-    feature_scale_: np.ndarray
     frozen_weights_: list[np.ndarray]
     _ARCHITECTURE = ("backbone", "weights", "trainable_from", "layer", "pooling", "dense_units", "dropout")
 

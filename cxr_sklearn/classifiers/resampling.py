@@ -55,8 +55,6 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
     estimator: Any
     augmenter: ImageAugmenter | None
     random_state: int | None
-    estimator_: Any
-    augmenter_: ImageAugmenter | None
 
     def fit(
         self, X: Any, y: ArrayLike, sample_weight: ArrayLike | None = None, *, groups: ArrayLike | None = None
@@ -139,8 +137,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
             Columns in the order of ``classes_``.
         """
         images = self._inputs(X)  # which checks that there is an estimator_
-        probabilities: np.ndarray = self.estimator_.predict_proba(images)
-        return probabilities
+        return self.estimator_.predict_proba(images)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the class of each image.
@@ -154,8 +151,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
         ndarray of shape (n,)
         """
         images = self._inputs(X)
-        labels: np.ndarray = self.estimator_.predict(images)
-        return labels
+        return self.estimator_.predict(images)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -219,8 +215,7 @@ class AugmentedClassifier(ResamplingClassifier):
         images = self._inputs(X)
         views = range(1 + self.n_views if self.tta and self.augmenter_ is not None else 1)
         batches = [self.augmenter_.view(images, view) if self.augmenter_ and view else images for view in views]
-        probabilities: np.ndarray = np.mean([self.estimator_.predict_proba(batch) for batch in batches], axis=0)
-        return probabilities
+        return np.mean([self.estimator_.predict_proba(batch) for batch in batches], axis=0)
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the class of each image; with `tta`, the one with the highest mean probability."""

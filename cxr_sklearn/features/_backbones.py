@@ -46,13 +46,7 @@ def applications() -> dict[str, Application]:
 
 
 def application(name: str) -> Application:
-    """Return a network by its name.
-
-    Raises
-    ------
-    ValueError
-        If keras.applications has no such network.
-    """
+    """Return a network by its name, and refuse one that keras.applications does not have."""
     if name not in applications():
         close = difflib.get_close_matches(name, applications(), n=3, cutoff=0.4) or sorted(applications())
         raise InputError(f"backbone={name!r} is not in keras.applications; did you mean {' or '.join(close)}?")
@@ -109,11 +103,6 @@ def weights_identity(name: str, weights: str | os.PathLike[str]) -> str:
     """Return the identity of weights: "random:<seed>", "sha256:<digest of the file>" or "imagenet:sha256:<...>".
 
     "imagenet" and the path of the same file differ, because Keras builds some networks differently for "imagenet".
-
-    Raises
-    ------
-    WeightsUnavailableError
-        As in :func:`weights_path`.
     """
     path = weights_path(name, weights)
     if path is None:
@@ -221,13 +210,7 @@ class Backbone:
 
 
 def pooled(maps: Any, pooling: str) -> Any:
-    """Return feature maps as one float32 vector per image.
-
-    Parameters
-    ----------
-    maps : KerasTensor of shape (n, h, w, channels)
-    pooling : {"avg", "max", "flatten"}
-    """
+    """Return feature maps, a tensor of shape (n, h, w, channels), as one float32 vector per image."""
     ops = import_keras().ops
     maps = ops.cast(maps, "float32")
     if pooling == "flatten":

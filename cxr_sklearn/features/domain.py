@@ -11,13 +11,13 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupKFold
 from sklearn.neighbors import LocalOutlierFactor
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import ReadsEarlierFiles, public
 from .._settings import usual_settings
 from .._validation import check_groups
 from ..exceptions import InputError
+from ..images.batch import TakesPaths
 from ._image_stats import BLANK, ImageStats, image_stats
 
 #: Share of held-out training images that are flagged.
@@ -28,7 +28,7 @@ _MOST_IMAGES = 5_000
 
 
 @public
-class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
+class DomainDetector(ReadsEarlierFiles, TakesPaths, OutlierMixin, BaseEstimator):
     """Flag images that look very unlike the training images, by local outlier factors.
 
     An image is described by the low frequencies of its cosine transform, its mean grey level and its contrast.
@@ -52,8 +52,6 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
     ----------
     Breunig, Kriegel, Ng, Sander (2000). LOF: identifying density-based local outliers. SIGMOD, 93-104.
     """
-
-    offset_: float
 
     def __init__(self, store: str | os.PathLike[str] | None = "auto", crop: float = 1.0) -> None:
         self.store = store
@@ -159,15 +157,7 @@ class DomainDetector(ReadsEarlierFiles, OutlierMixin, BaseEstimator):
         return image_stats(X, self.store, "Looking at images", 0, crop=self.crop)
 
     def _scores(self, values: np.ndarray) -> np.ndarray:
-        scores: np.ndarray = self.neighbours_.score_samples(self.pca_.transform(values))
-        return scores
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        return tags
+        return self.neighbours_.score_samples(self.pca_.transform(values))
 
 
 def _values(stats: ImageStats) -> np.ndarray:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
@@ -28,11 +27,11 @@ from .._keras import (
 )
 from .._progress import progress_bar
 from .._settings import usual_settings
-from ..exceptions import InputError
+from ..exceptions import ImageReadError, InputError
 from ..images._decoding import DECODER
-from ..images.batch import ImageBatch, as_batch, with_index
+from ..images.batch import ImageBatch, TakesImages, as_batch, with_index
 from ._backbones import POOLINGS, Backbone, application, pooled, weights_identity
-from .store import FeatureStore, NoStore, store_directory, stored_rows
+from .store import FeatureStore, NoStore, readable_rows, store_directory
 
 _loading = Lock()
 #: All threads share a network, which uses all cores; on JAX, it has state while it predicts.
@@ -40,7 +39,7 @@ _predicting = Lock()
 
 
 @public
-class FrozenEmbedder(TransformerMixin, BaseEstimator):
+class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
     """Embed images with a frozen, pretrained network, and store the features.
 
     The features of an image are computed once and then found in the store: in other folds, candidates, runs and
@@ -90,11 +89,6 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     >>> from sklearn.pipeline import make_pipeline
     >>> model = make_pipeline(ImageLoader(), FrozenEmbedder("VGG16"), LogisticRegression())
     """
-
-    batch_size_: int
-    precision_: str
-    weights_id_: str
-    image_shape_: tuple[int, int, int]
 
     def __init__(
         self,
@@ -177,9 +171,11 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
         if batch.shape[1:] != self.image_shape_:
             raise InputError(f"images of shape {batch.shape[1:]}, but fit saw {self.image_shape_}")
         with progress_bar(f"Embedding with {self.backbone}", len(batch), show=self.verbose > 0) as advance:
-            rows, self.n_embedded_ = stored_rows(
+            rows, self.n_embedded_, failures = readable_rows(
                 batch, self._store(), self._embed, chunk_size=self.batch_size_, advance=advance, n_jobs=self.n_jobs
             )
+        if failures:
+            raise ImageReadError(failures, len(batch))
         self.n_cached_ = len(batch) - self.n_embedded_
         return with_index(rows, batch, self)
 
@@ -230,15 +226,7 @@ class FrozenEmbedder(TransformerMixin, BaseEstimator):
     def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
         network, pixels = self._network(), filled_up(np.stack(images), self.batch_size_)
         with _predicting, keras_settings():
-            features: np.ndarray = np.asarray(network.predict_on_batch(pixels))
-        return features[: len(images)]
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.transformer_tags.preserves_dtype = []
-        tags.input_tags.three_d_array = True
-        return tags
+            return np.asarray(network.predict_on_batch(pixels))[: len(images)]
 
 
 def _resolve_batch_size(batch_size: int | str) -> int:

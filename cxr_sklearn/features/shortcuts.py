@@ -11,14 +11,14 @@ from sklearn.utils import Tags
 
 from .._io import public
 from .._settings import usual_settings
-from ..images.batch import ReadsPaths
+from ..images.batch import TakesPaths
 from ._image_stats import image_stats
 
 NAMES = ("width", "height", "aspect_ratio", "mean", "contrast")
 
 
 @public
-class ShortcutFeatures(ReadsPaths, TransformerMixin, BaseEstimator):
+class ShortcutFeatures(TakesPaths, TransformerMixin, BaseEstimator):
     """Measure width, height, aspect ratio, mean grey level and contrast of radiographs.
 
     A classifier on these features has seen no lung. In many collections it is still far better than chance, because
@@ -101,9 +101,5 @@ class ShortcutFeatures(ReadsPaths, TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.transformer_tags.preserves_dtype = []
         tags.requires_fit = False
         return tags

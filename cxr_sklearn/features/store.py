@@ -22,7 +22,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 from .._io import public
 from .._sqlite import open_database, transaction
 from ..exceptions import ImageReadError, StoreDamagedError
-from ..images._digests import DigestIndex, hash_files
+from ..images._digests import hash_files, indexed_digests
 from ..images.batch import ImageBatch
 
 CACHE_VARIABLE = "CXR_SKLEARN_CACHE"
@@ -173,7 +173,7 @@ class FeatureStore:
 
     def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
         """Return the SHA-256 of each file, or the error on reading it; digests are remembered beside the store."""
-        return DigestIndex(self.path.parent)(paths)
+        return indexed_digests(self.path.parent / "digests.sqlite", paths)
 
     def __len__(self) -> int:
         with open_database(self.path, self._schema) as connection:
@@ -228,70 +228,23 @@ Computed = Generator[tuple[dict[bytes, np.ndarray], int, int]]
 _CHUNKS_AT_ONCE = 8
 
 
-def stored_rows(
-    batch: ImageBatch,
-    store: FeatureStore | NoStore,
-    compute: Compute,
-    *,
-    chunk_size: int,
-    advance: Callable[[int], None],
-    n_jobs: int | None = None,
-) -> tuple[np.ndarray, int]:
-    """Return one feature row per image and the number of images computed, as :func:`readable_rows` does.
-
-    Raises
-    ------
-    ImageReadError
-        If images cannot be read; the rows of all others are in the store nevertheless.
-    StoreError
-        If the store cannot be read or written.
-    """
-    rows, n_computed, failures = readable_rows(
-        batch, store, compute, chunk_size=chunk_size, advance=advance, n_jobs=n_jobs
-    )
-    if failures:
-        raise ImageReadError(failures, len(batch))
-    return rows, n_computed
-
-
 def readable_rows(
     batch: ImageBatch,
     store: FeatureStore | NoStore,
     compute: Compute,
     *,
     chunk_size: int,
-    advance: Callable[[int], None],
+    advance: Callable[[int], None] = lambda steps: None,
     n_jobs: int | None = None,
 ) -> tuple[np.ndarray, int, dict[str, str]]:
-    """Return one feature row per image, the number of images computed, and those that cannot be read.
+    """Return a feature row per image, ``float32 (n, d)``, the number of images computed, and why some have no features.
 
     Images are decoded ahead in threads and computed in chunks; a finished chunk is in the store before the next one
-    starts. Images with equal content keys are computed once.
+    starts. Images with equal content keys are computed once. `n_jobs` workers of the joblib backend share the missing
+    images; they only compute, and the caller writes. `advance` is called with numbers of finished images, for a
+    progress bar.
 
-    Parameters
-    ----------
-    batch : ImageBatch of n images
-    store : FeatureStore or NoStore
-    compute : callable
-    chunk_size : int
-        Images per call of `compute`.
-    advance : callable
-        Called with numbers of finished images, for a progress bar.
-    n_jobs : int or None, default=None
-        Workers of the joblib backend among which the missing images are divided. They only compute; the caller writes.
-
-    Returns
-    -------
-    rows : ndarray of shape (n, d) and dtype float32
-        Zeros where an image cannot be read; d is 0 if none can.
-    n_computed : int
-    failures : dict of str to str
-        The reason for each unreadable image, by path.
-
-    Raises
-    ------
-    StoreError
-        If the store cannot be read or written.
+    The row of an image that cannot be read is zeros, and the reason is found by its path; d is 0 if none can be read.
     """
     batch = batch.pinned(store.digests)
     keys, failures = batch.content_keys()
@@ -304,11 +257,8 @@ def readable_rows(
     n_computed = 0
     n_workers = 1 if _is_worker() else min(effective_n_jobs(n_jobs), -(-len(pending) // chunk_size))
     missing, wanted = list(pending), batch[np.array([first for first, *_ in pending.values()], dtype=np.intp)]
-    computing = (
-        _compute(missing, wanted, store, compute, chunk_size, failures)
-        if n_workers <= 1
-        else _share_out(missing, wanted, store, compute, chunk_size, failures, n_workers)
-    )
+    work = missing, wanted, store, compute, chunk_size, failures
+    computing = _compute(*work) if n_workers <= 1 else _share_out(*work, n_workers)
     with closing(computing), store.kept_open() if pending else nullcontext():
         for fresh, n, n_tried in computing:
             for key, row in fresh.items():
@@ -340,8 +290,8 @@ def _compute(
                 readable[keys[i]] = (i, pixels)
         with store.claim(list(readable)) as (missing, rows):
             if missing:
-                computed = compute(wanted[_indices(missing, readable)], [readable[key][1] for key in missing])
-                rows.update(zip(missing, computed, strict=True))
+                places, images = zip(*(readable[key] for key in missing), strict=True)
+                rows.update(zip(missing, compute(wanted[list(places)], list(images)), strict=True))
         yield rows, len(missing), len(chunk)
 
 
@@ -357,8 +307,7 @@ def _share_out(
     n_chunks = -(-len(keys) // chunk_size)
     step = chunk_size * min(max(n_chunks // (4 * n_workers), 1), _CHUNKS_AT_ONCE)
     shares = [slice(start, start + step) for start in range(0, len(keys), step)]
-    tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size, advance=_no_progress)
-             for share in shares)  # fmt: skip
+    tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size) for share in shares)
     answers = Parallel(n_jobs=n_workers, batch_size=1, return_as="generator")(tasks)
     for share, (rows, _, failed) in zip(shares, answers, strict=True):
         failures |= failed
@@ -378,11 +327,3 @@ def _is_worker() -> bool:
     except ValueError:
         return False
     return True
-
-
-def _no_progress(steps: int) -> None:
-    pass
-
-
-def _indices(keys: Sequence[bytes], readable: dict[bytes, tuple[int, np.ndarray]]) -> np.ndarray:
-    return np.array([readable[key][0] for key in keys])

@@ -39,58 +39,44 @@ def _hash_file(path: str | bytes) -> bytes | OSError:
         return OSError(str(error))
 
 
-class DigestIndex:
-    """Digests of files by path, size, times and inode, as in git's index; each row has a checksum.
+def indexed_digests(index: Path, paths: Sequence[str]) -> list[bytes | OSError]:
+    """Return the SHA-256 of each file, or the error from reading it; files that the index knows are not read again.
 
-    Parameters
-    ----------
-    directory : Path
-        Of the file ``digests.sqlite``.
+    It is an SQLite file of digests by path, size, times and inode, as in git's index; each row has a checksum.
     """
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "digests.sqlite"
-
-    def __call__(self, paths: Sequence[str]) -> list[bytes | OSError]:
-        """Return the SHA-256 of each file, or the error from reading it.
-
-        Raises
-        ------
-        StoreError
-            If the index cannot be read or written.
-        """
-        parts = (paths[i : i + _PATHS_AT_ONCE] for i in range(0, len(paths), _PATHS_AT_ONCE))
-        return [digest for part in parts for digest in self._once_more(part)]
-
-    def _once_more(self, paths: Sequence[str]) -> list[bytes | OSError]:
+    digests = []
+    for start in range(0, len(paths), _PATHS_AT_ONCE):
+        part = paths[start : start + _PATHS_AT_ONCE]
         try:
-            return self._digests(paths)
+            digests += _digests(index, part)
         except StoreDamagedError:  # the damaged index was set aside; a new one only takes time
-            return self._digests(paths)
+            digests += _digests(index, part)
+    return digests
 
-    def _digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
-        # A relative path would mean another file in another working directory.
-        absolute = [os.fsencode(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - Path.absolute is far slower
-        states = {path: _state(path) for path in absolute}
-        with open_database(self.path, _SCHEMA) as connection:
-            known: dict[bytes, bytes] = {}
-            for start in range(0, len(absolute), _PATHS_PER_QUERY):
-                chunk = absolute[start : start + _PATHS_PER_QUERY]
-                query = f"SELECT path, digest FROM digests WHERE path IN ({','.join('?' * len(chunk))})"
-                for path, digest in connection.execute(query, chunk):
-                    if type(digest) is bytes and digest == _sealed(path, states.get(path, b""), digest[:32]):
-                        known[path] = digest[:32]
-            unknown = [path for path in states if path not in known]
-            fresh = dict(zip(unknown, hash_files(unknown), strict=True))
-            settled = [
-                (path, _sealed(path, states[path], sha))
-                for path, sha in fresh.items()
-                if states[path] and isinstance(sha, bytes)
-            ]
-            if settled:
-                with transaction(connection):
-                    connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", settled)
-        return [known.get(path) or fresh[path] for path in absolute]
+
+def _digests(index: Path, paths: Sequence[str]) -> list[bytes | OSError]:
+    # A relative path would mean another file in another working directory.
+    absolute = [os.fsencode(os.path.abspath(path)) for path in paths]  # noqa: PTH100 - Path.absolute is far slower
+    states = {path: _state(path) for path in absolute}
+    with open_database(index, _SCHEMA) as connection:
+        known: dict[bytes, bytes] = {}
+        for start in range(0, len(absolute), _PATHS_PER_QUERY):
+            chunk = absolute[start : start + _PATHS_PER_QUERY]
+            query = f"SELECT path, digest FROM digests WHERE path IN ({','.join('?' * len(chunk))})"
+            for path, digest in connection.execute(query, chunk):
+                if type(digest) is bytes and digest == _sealed(path, states.get(path, b""), digest[:32]):
+                    known[path] = digest[:32]
+        unknown = [path for path in states if path not in known]
+        fresh = dict(zip(unknown, hash_files(unknown), strict=True))
+        settled = [
+            (path, _sealed(path, states[path], sha))
+            for path, sha in fresh.items()
+            if states[path] and isinstance(sha, bytes)
+        ]
+        if settled:
+            with transaction(connection):
+                connection.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?)", settled)
+    return [known.get(path) or fresh[path] for path in absolute]
 
 
 def _sealed(path: bytes, state: bytes, sha: bytes) -> bytes:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.utils import Tags
 
 from .._io import public
 from ..exceptions import InputError
@@ -188,11 +187,3 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
         """Return a clone with this seed, unless it has a `random_state` of its own."""
         own = clone(self)
         return own.set_params(random_state=seed) if own.random_state is None else own
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.transformer_tags.preserves_dtype = []
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags

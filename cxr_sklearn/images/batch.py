@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from sklearn.utils import Tags
 from sklearn.utils._set_output import _get_output_config
 
 from .._io import open_regular, public
@@ -365,8 +366,20 @@ def as_batch(X: Any) -> ImageBatch:
     return ImageBatch(pixels)
 
 
-class ReadsPaths:
-    """For transformers of paths: no two of their pickles are equal.
+class TakesImages:
+    """For estimators of images, loaded or in memory: their tags."""
+
+    def __sklearn_tags__(self) -> Tags:
+        tags: Tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        if tags.transformer_tags is not None:
+            tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class TakesPaths(TakesImages):
+    """For estimators of paths, which take images, too: their tags, and pickles that are never equal.
 
     joblib keys what it caches, as for ``Pipeline(memory=...)``, by a hash of the pickled transformer and paths. Those
     stay the same when files are replaced, so the cache would give the rows of files that are gone.
@@ -378,8 +391,14 @@ class ReadsPaths:
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         super().__setstate__({k: v for k, v in state.items() if k != "_pickle"})  # type: ignore[misc]
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        return tags
 
-class PassesImages:
+
+class PassesImages(TakesImages):
     """For transformers that return an ImageBatch, which is not a table with a container and columns to choose."""
 
     def set_output(self, *, transform: str | None = None) -> Self:
@@ -389,6 +408,11 @@ class PassesImages:
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Return `input_features`, or "image"."""
         return np.asarray(["image"] if input_features is None else input_features, dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
 
 
 def with_index(rows: np.ndarray, batch: ImageBatch, estimator: Any) -> np.ndarray | pd.DataFrame:

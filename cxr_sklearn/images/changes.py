@@ -9,7 +9,6 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 
 from ..exceptions import InputError
 from .batch import ImageBatch, PassesImages, as_batch
@@ -21,13 +20,6 @@ class ImageProbe(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_output
     def fit(self, X: Any, y: Any = None) -> Self:
         """Do nothing: there is nothing to learn."""
         return self
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.requires_fit = False
-        return tags
 
 
 PARTS = ("border", "centre")

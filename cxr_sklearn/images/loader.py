@@ -9,18 +9,17 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import Tags
 
 from .._io import ReadsEarlierFiles, public
 from ..exceptions import InputError
 from ._decoding import Decoding
-from .batch import ImageBatch, PassesImages, ReadsPaths, as_batch
+from .batch import ImageBatch, PassesImages, TakesPaths, as_batch
 
 
 @public
 class ImageLoader(
-    ReadsPaths,
     ReadsEarlierFiles,
+    TakesPaths,
     PassesImages,
     TransformerMixin,
     BaseEstimator,
@@ -125,12 +124,3 @@ class ImageLoader(
         if not isinstance(self.crop, Real) or isinstance(self.crop, bool) or not 0 < self.crop <= 1:
             raise InputError(f"crop={self.crop!r} must be above 0 and at most 1, the part of each side to keep")
         return Decoding(int(size[0]), int(size[1]), self.resize, float(self.crop))
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.transformer_tags.preserves_dtype = []
-        tags.requires_fit = False
-        return tags

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.special import expit
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import SelectorMixin
 from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network._base import DERIVATIVES
 from sklearn.preprocessing import StandardScaler
 
 from .._keras import import_keras
@@ -25,23 +25,7 @@ from ._steps import images_after
 
 
 def map_gradient(network: Any, maps: np.ndarray) -> np.ndarray:
-    """Return the gradient of the log-odds of the second of two classes with respect to the network's input.
-
-    Parameters
-    ----------
-    network : keras.Model
-        From maps to two logits.
-    maps : ndarray of shape (n, h, w, c) and dtype float32
-
-    Returns
-    -------
-    ndarray of shape (n, h, w, c) and dtype float32
-
-    Raises
-    ------
-    ValueError
-        If Keras runs on a backend without gradients.
-    """
+    """Return the gradient of the log-odds of class 1 with respect to maps, from which a network computes two logits."""
     keras = import_keras()
 
     def log_odds(inputs: Any) -> Any:
@@ -66,24 +50,8 @@ def map_gradient(network: Any, maps: np.ndarray) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(gradient), dtype=np.float32)
 
 
-#: Activations of MLPClassifier, and their derivatives as functions of what they return.
-_ACTIVATIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
-    "identity": (lambda z: z, np.ones_like),
-    "relu": (lambda z: np.maximum(z, 0), lambda a: (a > 0).astype(float)),
-    "tanh": (np.tanh, lambda a: 1 - a**2),
-    "logistic": (expit, lambda a: a * (1 - a)),
-}
-
-
 def head_obstacle(between: list[Any], head: Any) -> str | None:
-    """Say which step has no gradient here; None where all have one.
-
-    Parameters
-    ----------
-    between : list of fitted transformers
-        What features meet before the classifier.
-    head : fitted classifier
-    """
+    """Say which step, behind the features, has no gradient here; None where all have one."""
     for step in between:
         if not isinstance(step, StandardScaler | PCA | SelectorMixin):
             return f"{type(step).__name__} is not a StandardScaler, a PCA or a feature selection"
@@ -93,20 +61,10 @@ def head_obstacle(between: list[Any], head: Any) -> str | None:
 
 
 def feature_gradient(between: list[Any], head: Any, features: np.ndarray) -> np.ndarray:
-    """Return the gradient of the score of class 1 before it becomes a probability.
+    """Return the gradient, float64 (n, d), of the score of class 1 before it becomes a probability.
 
-    Exact: the coefficients of a linear classifier, the chain rule through a perceptron.
-
-    Parameters
-    ----------
-    between : list of fitted transformers
-    head : fitted classifier
-        For which :func:`head_obstacle` has nothing to say.
-    features : ndarray of shape (n, d)
-
-    Returns
-    -------
-    ndarray of shape (n, d) and dtype float64
+    Exact: the coefficients of a linear classifier, the chain rule through a perceptron. The steps must have no
+    :func:`head_obstacle`.
     """
     entering = features.astype(np.float64)
     for step in between:
@@ -122,14 +80,11 @@ def feature_gradient(between: list[Any], head: Any, features: np.ndarray) -> np.
 
 
 def _perceptron(head: MLPClassifier, inputs: np.ndarray) -> np.ndarray:
-    activation, derivative = _ACTIVATIONS[head.activation]
-    outputs, slopes = inputs, []
-    for weights, bias in zip(head.coefs_[:-1], head.intercepts_[:-1], strict=True):
-        outputs = activation(outputs @ weights + bias)
-        slopes.append(derivative(outputs))
-    gradient = np.repeat(head.coefs_[-1].T, len(inputs), axis=0)
-    for weights, slope in zip(reversed(head.coefs_[:-1]), reversed(slopes), strict=True):
-        gradient = (gradient * slope) @ weights.T
+    outputs = head._forward_pass([inputs, *[None] * len(head.coefs_)])
+    gradient = np.repeat(head.coefs_[-1].T.astype(np.float64), len(inputs), axis=0)
+    for weights, hidden in zip(reversed(head.coefs_[:-1]), reversed(outputs[1:-1]), strict=True):
+        DERIVATIVES[head.activation](hidden, gradient)  # changes the gradient in place
+        gradient = gradient @ weights.T
     return gradient
 
 
@@ -139,10 +94,8 @@ def _pulled_back(step: Any, gradient: np.ndarray) -> np.ndarray:
         return gradient if step.scale_ is None else gradient / step.scale_
     if isinstance(step, PCA):
         scale = np.sqrt(step.explained_variance_) if step.whiten else 1.0
-        pulled: np.ndarray = (gradient / scale) @ step.components_
-        return pulled
-    spread: np.ndarray = step.inverse_transform(gradient)  # a feature that was dropped has no influence
-    return spread
+        return (gradient / scale) @ step.components_
+    return step.inverse_transform(gradient)  # a feature that was dropped has no influence
 
 
 #: From k images to their maps, float (k, h, w), signed.
@@ -150,13 +103,7 @@ Explainer = Callable[[ImageBatch], np.ndarray]
 
 
 def gradcam_obstacle(steps: list[Any]) -> str | None:
-    """Return why Grad-CAM cannot explain these steps; None where it can.
-
-    Parameters
-    ----------
-    steps : list of fitted steps
-        From loaded images on.
-    """
+    """Return why Grad-CAM cannot explain these fitted steps, from loaded images on; None where it can."""
     if isinstance(steps[-1], KerasImageClassifier):
         return None
     places = _places(steps)
@@ -233,5 +180,4 @@ def _unpooled(gradient: np.ndarray, maps: np.ndarray, pooling: str) -> np.ndarra
 
 def _weighted(maps: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     # Place by place, not by the gradient's mean over the places: that would show places a flattened map ignores.
-    summed: np.ndarray = (maps * gradient).sum(axis=3)
-    return summed
+    return (maps * gradient).sum(axis=3)

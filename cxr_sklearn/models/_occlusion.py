@@ -16,18 +16,7 @@ N_PLACES = 14
 
 
 def occlusion_maps(steps: list[Any]) -> Explainer:
-    """Return the function that makes maps of images, float (k, N_PLACES, N_PLACES).
-
-    Parameters
-    ----------
-    steps : list of fitted steps
-        From loaded images on.
-
-    Raises
-    ------
-    ValueError
-        If the classifier gives no probabilities.
-    """
+    """Return the function that makes maps, float (k, N_PLACES, N_PLACES), for fitted steps from loaded images on."""
     if not hasattr(steps[-1], "predict_proba"):
         raise InputError(f"{type(steps[-1]).__name__} has no predict_proba; wrap it in a CalibratedClassifierCV")
     *before, classifier = (without_stores(step) for step in steps)
@@ -36,8 +25,7 @@ def occlusion_maps(steps: list[Any]) -> Explainer:
         entering: Any = ImageBatch(views)
         for step in before:
             entering = step.transform(entering)
-        probability: np.ndarray = classifier.predict_proba(entering)[:, 1]
-        return probability
+        return classifier.predict_proba(entering)[:, 1]
 
     def explain(images: ImageBatch) -> np.ndarray:
         drops = []
@@ -50,16 +38,7 @@ def occlusion_maps(steps: list[Any]) -> Explainer:
 
 
 def occluded_views(grey: np.ndarray) -> np.ndarray:
-    """Return the image, then the views of it with a patch of its mean grey level at each place, row by row.
-
-    Parameters
-    ----------
-    grey : ndarray of shape (H, W) and dtype uint8
-
-    Returns
-    -------
-    ndarray of shape (1 + N_PLACES ** 2, H, W) and dtype uint8
-    """
+    """Return an image, ``uint8 (H, W)``, then its views with a patch of its mean grey at each place, row by row."""
     place = np.arange(N_PLACES)
     ends = (np.array([place - 0.5, place + 1.5]) / N_PLACES).clip(0, 1)  # half a place beyond its own on either side
     (top, bottom), (left, right) = (np.rint(ends * length).astype(int) for length in grey.shape)

@@ -116,13 +116,7 @@ def _wrapped(model: Any) -> Any:
 
 
 def fitted_steps(pipeline: Any) -> list[Any]:
-    """Return the steps of a fitted pipeline or model, as :func:`steps_of` does.
-
-    Raises
-    ------
-    ValueError
-        If `pipeline` is neither a Pipeline nor a CXRModel, is not fitted, or its classes are not 0 and 1.
-    """
+    """Return the steps of a Pipeline or CXRModel fitted on 0 and 1, as :func:`steps_of` does; refuse anything else."""
     if not isinstance(pipeline, Pipeline | CXRModel):
         raise InputError(
             f"expected a fitted scikit-learn Pipeline, but got {type(pipeline).__name__}; of a search, pass its "
@@ -139,13 +133,7 @@ def fitted_steps(pipeline: Any) -> list[Any]:
 
 
 def loaded(steps: list[Any], X: Any) -> tuple[ImageBatch, list[Any]]:
-    """Return the images that the pipeline loads, not decoded yet, and the steps that are left for them.
-
-    Raises
-    ------
-    ValueError
-        If no step is an ImageLoader, or it cannot load `X`.
-    """
+    """Return the images that the pipeline loads, not decoded yet, and the steps that are left for them."""
     places = [i for i, step in enumerate(steps) if isinstance(step, ImageLoader)]
     if not places:
         raise InputError("the pipeline has no ImageLoader, so there are no images of one size to draw maps of")
@@ -167,20 +155,10 @@ def images_after(steps: list[Any], images: ImageBatch) -> ImageBatch:
 
 
 def after_loader(model: Any, name: str, step: BaseEstimator) -> Any | None:
-    """Return a fitted model with one more step right after each ImageLoader; the model itself stays as it is.
+    """Return a fitted model with one more step, which needs no fitting, right after each ImageLoader.
 
-    Parameters
-    ----------
-    model : estimator
-        Fitted. The loaders may be in pipelines inside it, at any depth.
-    name : str
-    step : transformer of images
-        Needs no fitting.
-
-    Returns
-    -------
-    estimator or None
-        It shares the fitted parts; None where no pipeline in it has an ImageLoader.
+    The loaders may be in pipelines inside the model, at any depth. The model itself stays as it is, and shares its
+    fitted parts with the result, which is None where no pipeline has an ImageLoader.
     """
     if isinstance(model, Pipeline):
         steps, is_changed = [], False
@@ -213,20 +191,10 @@ def _with(model: Any, attributes: dict[str, Any]) -> Any:
 
 
 def fill_stores(model: Any, X: Any, verbose: int) -> list[Any]:
-    """Compute the rows that the parts of an unfitted model keep in a store, each of them once and without labels.
+    """Compute the rows of paths that the parts of an unfitted model keep in a store, each once and without labels.
 
-    Parameters
-    ----------
-    model : estimator
-        Stays as it is. What comes after a step whose output depends on what it was fitted on is left out.
-    X : Series of n paths
-    verbose : int
-        1 shows progress bars.
-
-    Returns
-    -------
-    list of fitted FrozenEmbedder and ShortcutFeatures
-        With ``n_embedded_`` and ``n_cached_`` where they count.
+    The model stays as it is. What comes after a step whose output depends on what it was fitted on is left out.
+    Returned is a fitted copy of each part, with ``n_embedded_`` and ``n_cached_`` where it counts.
     """
     filled: list[Any] = []
     _fill(model, X, verbose, filled)
@@ -260,20 +228,18 @@ def _fill(model: Any, X: Any, verbose: int, filled: list[Any]) -> Any:
 
 def describe_networks(pipeline: Any) -> list[dict[str, Any]]:
     """Say which pretrained networks a pipeline has, fitted or not: of which layers, and with which weights."""
-    return [_describe_network(network) for network in networks_of(clone(pipeline))]
-
-
-def _describe_network(network: FrozenEmbedder | FineTunedClassifier) -> dict[str, Any]:
-    named = network.weights in ("imagenet", "random")
-    return {
-        "backbone": network.backbone,
-        "layer": ", ".join(network.layer) if isinstance(network.layer, list | tuple) else network.layer,
-        "pooling": network.pooling,
-        "trainable_from": getattr(network, "trainable_from", None),
-        "weights": network.weights if named else Path(network.weights).name,
-        "weights_id": weights_identity(network.backbone, network.weights),
-        "precision": resolve_precision(network.precision),
-    }
+    return [
+        {
+            "backbone": network.backbone,
+            "layer": ", ".join(network.layer) if isinstance(network.layer, list | tuple) else network.layer,
+            "pooling": network.pooling,
+            "trainable_from": getattr(network, "trainable_from", None),
+            "weights": Path(network.weights).name,  # as they are if they are "imagenet" or "random"
+            "weights_id": weights_identity(network.backbone, network.weights),
+            "precision": resolve_precision(network.precision),
+        }
+        for network in networks_of(clone(pipeline))
+    ]
 
 
 def crop_of(pipeline: Any) -> float:

@@ -16,12 +16,7 @@ from ..exceptions import DataError, ModelError
 
 
 def pneumonia_scores(model: Any, X: Any) -> np.ndarray:
-    """Return the probability of pneumonia, shape (n,) and dtype float64.
-
-    Parameters
-    ----------
-    model : fitted classifier
-    X : as it takes them, n images
+    """Return the probability of pneumonia, shape (n,) and dtype float64, of images in any form that the model takes.
 
     Raises
     ------
@@ -33,8 +28,7 @@ def pneumonia_scores(model: Any, X: Any) -> np.ndarray:
         raise ModelError(f"expected a model of the classes 0 (normal) and 1 (pneumonia), but its classes are {classes}")
     if not hasattr(model, "predict_proba"):
         raise ModelError("the model gives no probabilities; calibrate its classifier (CalibratedClassifierCV)")
-    scores: np.ndarray = model.predict_proba(X)[:, 1].astype(np.float64)
-    return scores
+    return model.predict_proba(X)[:, 1].astype(np.float64)
 
 
 class KnownScores(ClassifierMixin, BaseEstimator):
@@ -60,8 +54,7 @@ class KnownScores(ClassifierMixin, BaseEstimator):
         """Return the logit of the scores, which temperature and sigmoid are defined on, shape (n,)."""
         tiny = np.finfo(float).eps
         p = np.clip(np.asarray(X, dtype=float)[:, 0], tiny, 1 - tiny)
-        logit: np.ndarray = np.log(p / (1 - p))
-        return logit
+        return np.log(p / (1 - p))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the class of each score, shape (n,)."""

@@ -88,8 +88,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
     @property
     def classes_(self) -> np.ndarray:
         """The classes of the pipeline, 0 and 1."""
-        classes: np.ndarray = self.pipeline.classes_
-        return classes
+        return self.pipeline.classes_
 
     def fit(self, X: Any, y: Any) -> NoReturn:
         """Refuse.

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_sklearn import FeatureStore, ImageLoader
-from cxr_sklearn.exceptions import ImageReadError
-from cxr_sklearn.features.store import NoStore, readable_rows, stored_rows
+from cxr_sklearn.features.store import NoStore, readable_rows
 
 from ..conftest import write_image
 
@@ -27,7 +26,7 @@ def paths(tmp_path):
 
 def rows_of(paths, store, n_jobs=None):
     batch = ImageLoader(size=16).transform(paths)
-    return readable_rows(batch, store, compute, chunk_size=2, advance=lambda steps: None, n_jobs=n_jobs)
+    return readable_rows(batch, store, compute, chunk_size=2, n_jobs=n_jobs)
 
 
 def test_the_rows_are_those_of_one_process(paths, tmp_path):
@@ -69,6 +68,3 @@ def test_unreadable_images_are_reported_and_the_others_kept(paths, tmp_path):
     assert set(failures) == {paths[3], paths[8]}
     assert len(store) == 7
     assert not rows[[3, 8]].any()
-    batch = ImageLoader(size=16).transform(paths)
-    with pytest.raises(ImageReadError, match="2 of 11"):
-        stored_rows(batch, store, compute, chunk_size=2, advance=lambda steps: None, n_jobs=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cxr_sklearn.images import _digests as digests
-from cxr_sklearn.images._digests import DigestIndex, hash_files
+from cxr_sklearn.images._digests import hash_files, indexed_digests
 
 
 @pytest.fixture
@@ -19,6 +19,11 @@ def files(tmp_path):
         os.utime(path, (1, 1))
         paths.append(str(path))
     return paths
+
+
+@pytest.fixture
+def index(tmp_path):
+    return tmp_path / "store" / "digests.sqlite"
 
 
 @pytest.fixture
@@ -36,69 +41,65 @@ def hashed(monkeypatch):
     return read
 
 
-def test_digests_are_those_of_the_bytes(files, tmp_path):
-    assert DigestIndex(tmp_path / "store")(files) == [sha256(b"a").digest(), sha256(b"b").digest()]
+def test_digests_are_those_of_the_bytes(files, index):
+    assert indexed_digests(index, files) == [sha256(b"a").digest(), sha256(b"b").digest()]
 
 
-def test_a_known_file_is_not_read_again(files, tmp_path, settled, hashed):
-    first = DigestIndex(tmp_path / "store")(files)
+def test_a_known_file_is_not_read_again(files, index, settled, hashed):
+    first = indexed_digests(index, files)
     assert hashed == files
-    assert DigestIndex(tmp_path / "store")(files) == first
+    assert indexed_digests(index, files) == first
     assert hashed == files
 
 
-def test_a_file_changed_in_place_is_read_again(files, tmp_path, settled):
-    index = DigestIndex(tmp_path / "store")
-    index(files)
+def test_a_file_changed_in_place_is_read_again(files, index, settled):
+    indexed_digests(index, files)
     with open(files[0], "w") as file:  # noqa: PTH123
         file.write("c")
     os.utime(files[0], (1, 1))  # same size, same name, same modification time
-    assert index(files)[0] == sha256(b"c").digest()
+    assert indexed_digests(index, files)[0] == sha256(b"c").digest()
 
 
-def test_a_file_changed_a_moment_ago_is_not_trusted(files, tmp_path, hashed):
-    index = DigestIndex(tmp_path / "store")
-    index(files)
-    index(files)
+def test_a_file_changed_a_moment_ago_is_not_trusted(files, index, hashed):
+    indexed_digests(index, files)
+    indexed_digests(index, files)
     assert hashed == files * 2
 
 
-def test_a_damaged_index_is_made_anew(files, tmp_path, settled):
-    index = DigestIndex(tmp_path / "store")
-    expected = index(files)
-    sound = index.path.read_bytes()
+def test_a_damaged_index_is_made_anew(files, index, settled):
+    expected = indexed_digests(index, files)
+    sound = index.read_bytes()
     draw = np.random.default_rng(0)
     for at in [*range(0, 100, 9), *draw.integers(0, len(sound), 100)]:
         damaged = bytearray(sound)
         damaged[at] ^= 1 << draw.integers(8)
-        for path in index.path.parent.iterdir():
+        for path in index.parent.iterdir():
             path.unlink()
-        index.path.write_bytes(damaged)
-        assert index(files) == expected
+        index.write_bytes(damaged)
+        assert indexed_digests(index, files) == expected
 
 
-def test_relative_paths_mean_the_present_folder(files, tmp_path, settled, monkeypatch):
-    index = DigestIndex(tmp_path / "store")
+def test_relative_paths_mean_the_present_folder(files, index, tmp_path, settled, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert index(["a"]) == [sha256(b"a").digest()]
+    assert indexed_digests(index, ["a"]) == [sha256(b"a").digest()]
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a").write_text("other")
     monkeypatch.chdir(tmp_path / "sub")
-    assert index(["a"]) == [sha256(b"other").digest()]
+    assert indexed_digests(index, ["a"]) == [sha256(b"other").digest()]
 
 
-def test_a_missing_file_gives_its_error_and_a_folder_too(files, tmp_path):
-    absent, folder, known = DigestIndex(tmp_path / "store")([str(tmp_path / "absent"), str(tmp_path), files[0]])
+def test_a_missing_file_gives_its_error_and_a_folder_too(files, index, tmp_path):
+    absent, folder, known = indexed_digests(index, [str(tmp_path / "absent"), str(tmp_path), files[0]])
     assert isinstance(absent, FileNotFoundError)
     assert isinstance(folder, IsADirectoryError)
     assert known == sha256(b"a").digest()
 
 
-def test_many_files_are_taken_in_parts(tmp_path, monkeypatch):
+def test_many_files_are_taken_in_parts(index, tmp_path, monkeypatch):
     paths = [str(tmp_path / f"{i}.bin") for i in range(7)]
     for i, path in enumerate(paths):
         Path(path).write_bytes(b"%d" % i)
-    whole = DigestIndex(tmp_path / "store")(paths)
+    whole = indexed_digests(index, paths)
     monkeypatch.setattr("cxr_sklearn.images._digests._PATHS_AT_ONCE", 3)
-    assert DigestIndex(tmp_path / "store")(paths) == hash_files(paths) == whole
+    assert indexed_digests(index, paths) == hash_files(paths) == whole
     assert len(set(whole)) == 7
