@@ -110,15 +110,14 @@ def audit(
     return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}, stats
 
 
-def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _counts(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     by = {name: rows[name] if name in rows else pd.Series(None, rows.index, dtype="str")
           for name in ("split", "label", "subtype")}  # fmt: skip
     table = pd.DataFrame(by).assign(patient=rows["patient"])
     counted = table.groupby(list(by), dropna=False)["patient"].agg(["size", "nunique"]).reset_index()
     counted = counted.sort_values("split", key=lambda split: split.map(SPLIT_NAMES.index, "ignore"), kind="stable")
     counted = counted.rename(columns={"size": "images", "nunique": "patients"}).astype(object)
-    found: list[dict[str, Any]] = counted.where(counted.notna(), None).to_dict("records")
-    return found
+    return counted.where(counted.notna(), None).to_dict("records")
 
 
 def _in_several_splits(rows: pd.DataFrame) -> dict[str, list[str]]:

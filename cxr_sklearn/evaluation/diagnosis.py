@@ -76,7 +76,7 @@ def _memorising(training: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     found = []
     for phase, rows in training.dropna(subset=["val_loss"]).groupby("phase", sort=False):
-        best = rows.loc[rows["val_loss"].idxmin()]
+        best = rows.iloc[int(rows["val_loss"].argmin())]
         last = rows.iloc[-3:][["loss", "val_loss"]].median()  # single epochs fluctuate
         if last["val_loss"] > 1.25 * best["val_loss"] and last["loss"] < 0.8 * best["loss"]:
             found.append(

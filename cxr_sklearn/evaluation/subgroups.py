@@ -60,7 +60,7 @@ def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -
     return found
 
 
-def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[str, Any]]]:
+def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[Any, Any]]]:
     """Return "path" and "score" of the worst four "false_negatives" and "false_positives", the worst first."""
     called = test["score"] >= threshold
     missed = test[(test["target"] == 1) & ~called].sort_values(["score", "path"])
