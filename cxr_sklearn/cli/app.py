@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +62,11 @@ def printable(line: str) -> str:
 def say(line: str, where: Console = console, style: str | None = None) -> None:
     """Print a line literally: brackets and colons in a path are not markup, and no character controls the terminal."""
     where.print(printable(line), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def plain_table(*columns: str) -> Table:
+    """Return a table without lines around its cells."""
+    return Table(*columns, box=box.SIMPLE, padding=0, pad_edge=False)
 
 
 def print_findings(found: Mapping[str, Any]) -> None:

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
-from .app import Images, Store, app, console, load, one_line_errors, print_findings, say
+from .app import Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say
 
 
 @app.command()
@@ -73,18 +71,12 @@ def _print_check(images: Path, found: dict[str, Any]) -> None:
     from ..datasets._frame import counted
 
     say(f"{counted(found['images'], 'image')} of {counted(found['patients'], 'patient')} in {images}")
-    counts = Table("split", "label", "subtype", box=box.SIMPLE, padding=0, pad_edge=False)
+    counts = plain_table("split", "label", "subtype")
     for name in ("images", "patients"):
         counts.add_column(name, justify="right")
     for row in found["counts"]:
-        cells = (
-            row["split"] or "none",
-            row["label"],
-            row["subtype"] or "",
-            f"{row['images']:,}",
-            f"{row['patients']:,}",
-        )
-        counts.add_row(*map(escape, cells))
+        cells = (row["split"] or "none", row["label"], row["subtype"] or "")
+        counts.add_row(*map(escape, cells), f"{row['images']:,}", f"{row['patients']:,}")
     console.print(counts)
     if found["width"]:
         sides = [f"{side} {low:,} to {high:,} (median {middle:,})"

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
-from .app import Images, Store, app, console, load, one_line_errors, printable, say, show_warning
+from .app import Images, Store, app, console, load, one_line_errors, plain_table, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
@@ -157,7 +155,7 @@ def _lines() -> list[str]:
 
 
 def _print(table: pd.DataFrame) -> None:
-    shown = Table("path", "score", "decision", "threshold", "domain", box=box.SIMPLE, padding=0, pad_edge=False)
+    shown = plain_table("path", "score", "decision", "threshold", "domain")
     shown.columns[0].overflow = "fold"
     for row in table[table["error"].isna()].to_dict("records"):
         domain = "" if row["domain"] != row["domain"] else row["domain"]

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
-from .app import Images, Store, app, console, load, one_line_errors, print_findings, say, stderr
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .app import Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say, stderr
 
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
@@ -68,15 +63,15 @@ def compare(
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
     with one_line_errors():
+        from ..datasets.synthetic import write_radiographs
         from ..study.compare import compare as run
 
         if images is None:
             weights = _weights_for_synthetic(weights, pipeline)
-            frame = _synthetic_frame(out, seed)
-        else:
-            frame = load(images)
+            images = out / f"synthetic-{seed}"  # the same seed draws the same files again
+            write_radiographs(images, 150, random_state=seed)
         metrics = run(
-            frame,
+            load(images),
             pipeline,
             out=out,
             weights=weights,
@@ -114,16 +109,6 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
         say("The ImageNet weights are neither here nor to be downloaded: going on with random weights.", stderr)
         return "random"
     return weights
-
-
-def _synthetic_frame(out: Path, seed: int) -> pd.DataFrame:
-    """Draw the synthetic radiographs below the run's folder; the same seed draws the same files again."""
-    from ..datasets.folder import load_folder
-    from ..datasets.synthetic import write_radiographs
-
-    folder = out / f"synthetic-{seed}"
-    write_radiographs(folder, 150, random_state=seed)
-    return load_folder(folder, sizes=False)
 
 
 @app.command()
@@ -169,8 +154,7 @@ def learning_curve(
         from ..study.learning_curve import learning_curve as run
         from ..study.run_folder import write_results
 
-        frame = load(images)
-        table = run(frame, pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
+        table = run(load(images), pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
@@ -184,7 +168,7 @@ def _print_curve(facts: dict[str, Any]) -> None:
     from ..report.words import words
 
     labels = curve_labels(facts, words("en"))
-    table = Table("pipeline", "patients", "AUC", "range", box=box.SIMPLE, padding=0, pad_edge=False)
+    table = plain_table("pipeline", "patients", "AUC", "range")
     for name, curve in facts["pipelines"].items():
         for point in curve["points"]:
             table.add_row(Text(labels[name]), str(point["patients"]), f"{point['mean']:.3f}",
@@ -198,7 +182,7 @@ def _print_summary(metrics: dict[str, Any]) -> None:
 
     labels = pipeline_labels(metrics["pipelines"], words("en"))
     heads = {"recall": "recall", "specificity": "specificity", "roc_auc": "AUC"}
-    table = Table("pipeline", "threshold", *heads.values(), "95 %", box=box.SIMPLE, padding=0, pad_edge=False)
+    table = plain_table("pipeline", "threshold", *heads.values(), "95 %")
     for name, facts in metrics["pipelines"].items():
         cells = [f"{value:.3f}" for value in (facts["threshold"]["value"], *(facts["test"][m]["value"] for m in heads))]
         ends = facts["test"]["roc_auc"]["ci95"]
@@ -210,8 +194,7 @@ def _print_summary(metrics: dict[str, Any]) -> None:
 def _print_stress(stress: dict[str, Any]) -> None:
     if not stress:
         return
-    table = Table("pipeline", "as they are", "changed", "95 % of change", "worst", box=box.SIMPLE, padding=0,
-                  pad_edge=False)  # fmt: skip
+    table = plain_table("pipeline", "as they are", "changed", "95 % of change", "worst")
     for label, facts in stress.items():
         ends = facts["mean"]["ci95"]
         worst = min(facts["changes"], key=lambda name: facts["changes"][name]["roc_auc"])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,9 +19,6 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 SPLIT_NAMES = ("train", "val", "test")
 #: Opening more files than this takes a while, and very long on a network drive.
 _MANY = 20_000
-#: Number of bytes at either end that are compared to recognise a second copy.
-_PIECE = 4096
-_Header = tuple[int | None, int | None, str | None]
 
 
 def refuse_unprintable(paths: Iterable[str]) -> None:
@@ -92,19 +90,17 @@ def names_no_patient(frame: pd.DataFrame) -> pd.Series:
 
 def with_sizes(frame: pd.DataFrame, sizes: bool | str) -> pd.DataFrame:
     """Add the columns `width`, `height` and `mode`, as :func:`load_folder` describes them."""
-    n = len(frame)
     if sizes not in (True, False, "auto"):
         raise InputError(f"sizes={sizes!r} must be True, False or 'auto'")
-    if sizes is False or (sizes == "auto" and n > _MANY):
-        facts: list[_Header] = [(None, None, None)] * n
-    else:
+    facts = [(None, None, None)] * len(frame)
+    if sizes and (sizes != "auto" or len(frame) <= _MANY):
         with ThreadPoolExecutor() as pool:
             facts = list(pool.map(_header, frame["path"]))
     headers = pd.DataFrame(facts, frame.index, ["width", "height", "mode"])
     return frame.join(headers.astype({"width": "Int64", "height": "Int64", "mode": "str"}))
 
 
-def _header(path: str) -> _Header:
+def _header(path: str) -> Any:
     try:
         return size_and_mode(path)
     except Exception:  # noqa: BLE001 - ImageLoader and check report files that cannot be read

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,25 +112,18 @@ def audit(
     return {**found, "leaks": leak_sentences(found), "warnings": warning_sentences(found, frame.attrs)}, stats
 
 
-def _counts(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def _counts(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     by = {name: rows[name] if name in rows else pd.Series(None, rows.index, dtype="str")
           for name in ("split", "label", "subtype")}  # fmt: skip
     table = pd.DataFrame(by).assign(patient=rows["patient"])
     counted = table.groupby(list(by), dropna=False)["patient"].agg(["size", "nunique"]).reset_index()
     counted = counted.sort_values("split", key=lambda split: split.map(SPLIT_NAMES.index, "ignore"), kind="stable")
-    return [
-        {
-            **{name: None if pd.isna(row[name]) else row[name] for name in by},
-            "images": row["size"],
-            "patients": row["nunique"],
-        }
-        for row in counted.to_dict("records")
-    ]
+    counted = counted.rename(columns={"size": "images", "nunique": "patients"}).astype(object)
+    return counted.where(counted.notna(), None).to_dict("records")
 
 
 def _in_several_splits(rows: pd.DataFrame) -> dict[str, list[str]]:
-    used = rows[rows["split"].notna()]
-    splits = used.groupby("patient")["split"].unique()
+    splits = rows[rows["split"].notna()].groupby("patient")["split"].unique()
     return {str(patient): _in_order(names) for patient, names in splits.items() if len(names) > 1}
 
 
@@ -140,7 +133,8 @@ def _in_order(splits: Iterable[str]) -> list[str]:
 
 def _copies(rows: pd.DataFrame, stats: ImageStats, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Return groups of identical files, and of images that look alike although their files differ."""
-    identical = identical_groups(stats.keys)
+    keys, _ = pd.factorize(np.array(stats.keys, dtype=object))
+    identical = [group for group in _equal(keys) if keys[group[0]] >= 0]  # -1 is an unreadable file
     # Only one of several identical files is compared; the others join its group.
     copies = {int(group[0]): group for group in identical}
     repeated = np.zeros(len(rows), dtype=bool)
@@ -207,13 +201,11 @@ SIMILAR = 0.95
 _BLOCK = 1024
 
 
-def identical_groups(keys: Sequence[bytes | None]) -> list[np.ndarray]:
-    """Return the positions of equal keys, in groups of two or more; None equals nothing."""
-    positions: dict[bytes, list[int]] = {}
-    for i, key in enumerate(keys):
-        if key is not None:
-            positions.setdefault(key, []).append(i)
-    return [np.array(group) for group in positions.values() if len(group) > 1]
+def _equal(labels: np.ndarray) -> list[np.ndarray]:
+    """Return the positions of equal labels, in groups of two or more."""
+    order = np.argsort(labels, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+    return [group for group in groups if len(group) > 1]
 
 
 def similar_groups(spectra: np.ndarray) -> list[np.ndarray]:
@@ -236,9 +228,7 @@ def similar_groups(spectra: np.ndarray) -> list[np.ndarray]:
         columns.append(j + start)
     i, j = np.concatenate(rows), np.concatenate(columns)
     _, labels = connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(n, n)), directed=False)
-    order = np.argsort(labels, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
-    return [group for group in groups if len(group) > 1]
+    return _equal(labels)
 
 
 _FOLDS = 5
@@ -278,8 +268,7 @@ def leak_sentences(found: Mapping[str, Any]) -> list[str]:
         examples = _some(f"{patient} ({', '.join(splits)})" for patient, splits in shared.items())
         said.append(f"{counted(len(shared), 'patient')} in more than one split: {examples}")
     for kind, name in (("identical", "identical files"), ("near_identical", "near-identical images")):
-        across = [group for group in found[kind] if len(group["splits"]) > 1]
-        if across:
+        if across := [group for group in found[kind] if len(group["splits"]) > 1]:
             said.append(f"{counted(len(across), 'group')} of {name} across splits: {_examples(across)}")
     return said
 
@@ -288,10 +277,8 @@ def warning_sentences(found: Mapping[str, Any], attrs: Mapping[Any, Any]) -> lis
     """Put into words what else readers of the results should know, as found by :func:`check` and `load_folder`."""
     said = [*_of_splits(found), *_of_copies(found)]
     if n := found["patients_unknown"]:
-        n_images = counted(n, "image")
-        said.append(
-            f"{n_images} of unknown patients: each is treated as a separate patient, so leaks may go undetected"
-        )
+        who = f"{counted(n, 'image')} of unknown patients"
+        said.append(f"{who}: each is treated as a separate patient, so leaks may go undetected")
     said += _of_giveaways(found)
     for kind, meaning in (("blank", "blank"), ("inverted", "like a negative of the others")):
         if paths := found[kind]:
@@ -330,18 +317,13 @@ def _of_splits(found: Mapping[str, Any]) -> list[str]:
 def _of_copies(found: Mapping[str, Any]) -> list[str]:
     said = []
     for kind, name in (("identical", "identical files"), ("near_identical", "near-identical images")):
-        within = [group for group in found[kind] if len(group["splits"]) <= 1]
-        if within:
+        if within := [group for group in found[kind] if len(group["splits"]) <= 1]:
             mixed = [group for group in within if len(group["patients"]) > 1]
             apart = f"; the patients differ in {len(mixed)} of them, so folds may separate them" if mixed else ""
-            said.append(
-                f"{counted(len(within), 'group')} of {name} within a split count twice{apart}: {_examples(within)}"
-            )
-        contradictory = [group for group in found[kind] if len(group["labels"]) > 1]
-        if contradictory:
-            said.append(
-                f"{counted(len(contradictory), 'group')} of {name} with both labels: {_examples(contradictory)}"
-            )
+            groups = f"{counted(len(within), 'group')} of {name}"
+            said.append(f"{groups} within a split count twice{apart}: {_examples(within)}")
+        if mixed := [group for group in found[kind] if len(group["labels"]) > 1]:
+            said.append(f"{counted(len(mixed), 'group')} of {name} with both labels: {_examples(mixed)}")
     return said
 
 

@@ -13,9 +13,11 @@ import pandas as pd
 from .._io import open_regular
 from .._settings import usual_settings
 from ..exceptions import DataError
-from ._frame import _PIECE, LABELS, SPLITS, refuse_unprintable, with_sizes
+from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
 from ._names import patient_of
 
+#: Number of bytes at either end that are compared to recognise a second copy.
+_PIECE = 4096
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 
 
@@ -74,24 +76,25 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
             f"{folder / '[train|val|test]' / 'NORMAL|PNEUMONIA' / '*.jpeg'}"
         )
     refuse_unprintable(entry.path for entry in entries)
-    entries.sort(key=lambda entry: entry.path)
-    named = [patient_of(entry.place[-1]) for entry in entries]
-    frame = pd.DataFrame(
-        {
-            "path": [entry.path for entry in entries],
-            "label": [entry.label for entry in entries],
-            "target": [int(entry.label == "pneumonia") for entry in entries],
-            "split": pd.array([entry.split for entry in entries], dtype="str"),
-            "patient": [
-                patient or "/".join(entry.prefix + entry.place)
-                for entry, (patient, _) in zip(entries, named, strict=True)
-            ],
-            "subtype": pd.array([subtype for _, subtype in named], dtype="str"),
-        }
-    )
-    frame = with_sizes(frame, sizes)
+    table = pd.DataFrame(entries, columns=_Entry._fields)
+    frame = _frame_of(table, (table["prefix"] + table["place"]).map("/".join), sizes)
     frame.attrs["left_out"] = (len(others), sorted(others)[:3])
     return frame
+
+
+def _frame_of(table: pd.DataFrame, places: pd.Series, sizes: bool | str) -> pd.DataFrame:
+    """Return the frame of a table with `path`, `label` and `split`; the place of an image names an unknown patient."""
+    names = [patient_of(Path(path).name) for path in table["path"]]
+    named = pd.DataFrame(names, table.index, ["patient", "subtype"], dtype="str")
+    columns = {
+        "path": table["path"],
+        "label": table["label"].astype("str"),
+        "target": (table["label"] == "pneumonia").astype("int64"),
+        "split": table["split"].astype("str"),
+        "patient": _column(table, "patient").fillna(named["patient"]).fillna(places),
+        "subtype": _column(table, "subtype").str.lower().fillna(named["subtype"]),
+    }
+    return with_sizes(pd.DataFrame(columns).sort_values("path", ignore_index=True), sizes)
 
 
 def _entries(folder: Path) -> tuple[list[_Entry], list[str]]:
@@ -209,20 +212,7 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         )
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
-    named = pd.DataFrame(
-        [patient_of(Path(name).name) for name in path], table.index, ["patient", "subtype"], dtype="str"
-    )
-    frame = pd.DataFrame(
-        {
-            "path": path,
-            "label": label.astype("str"),
-            "target": (label == "pneumonia").astype("int64"),
-            "split": split.astype("str"),
-            "patient": _column(table, "patient").fillna(named["patient"]).fillna(path),
-            "subtype": _column(table, "subtype").str.lower().fillna(named["subtype"]),
-        }
-    )
-    return with_sizes(frame.sort_values("path", ignore_index=True), sizes)
+    return _frame_of(table.assign(path=path, label=label, split=split), path, sizes)
 
 
 def _read(file: Path) -> pd.DataFrame:

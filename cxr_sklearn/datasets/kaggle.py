@@ -116,7 +116,6 @@ def _download(settings: dict[str, str]) -> Path:
     if done.returncode:
         raise DataUnavailableError(
             f"the set could not be fetched from Kaggle: {last_line or f'exit status {done.returncode}'}; call again to "
-            f"resume it, or download the zip at {PAGE}, unpack it and give its folder chest_xray to the "
-            "commands"
+            f"resume it, or download the zip at {PAGE}, unpack it and give its folder chest_xray to the commands"
         )
     return Path(last_line)

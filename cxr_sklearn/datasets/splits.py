@@ -67,27 +67,20 @@ def balanced_subset(
     in_test, in_train = frame["split"] == "test", frame["split"] == "train"
     if test is None and not in_test.any():
         raise DataError("test=None takes the whole test split, but no image is in it")
-    pool = (in_train if in_train.any() else frame["split"].isna()) & _of_one_class(frame)
+    has_one_class = frame.groupby("patient")["target"].transform("nunique") == 1
+    pool = (in_train if in_train.any() else frame["split"].isna()) & has_one_class
     parts = []
     for target, label in enumerate(("normal", "pneumonia")):
         of_class = frame["target"] == target
-        pooled, official = frame[pool & of_class], frame[in_test & of_class]
+        official = frame[in_test & of_class]
         wanted = {"train": train, "val": val}
-        if test is not None and not in_test.any():
-            wanted["test"] = test
-        parts += _draw_patients(pooled, label, wanted, draw)
-        if test is None:
-            parts.append(official)
-        elif in_test.any():
-            parts += _draw_patients(official, label, {"test": test}, draw)
+        of_test = {} if test is None else {"test": test}
+        parts += _draw_patients(frame[pool & of_class], label, wanted if in_test.any() else wanted | of_test, draw)
+        if in_test.any():
+            parts += _draw_patients(official, label, of_test, draw) if of_test else [official]
     subset = pd.concat(parts).sort_values("path")
     _refuse_shared(subset)
     return subset
-
-
-def _of_one_class(frame: pd.DataFrame) -> pd.Series:
-    """Mark the images of patients with images of one class only."""
-    return frame.groupby("patient")["target"].transform("nunique") == 1
 
 
 @usual_settings
@@ -165,8 +158,7 @@ def _draw_patients(
     order = draw.permutation(rows["patient"].unique())
     # A stable sort by the patient's turn keeps a patient's images together.
     rows = rows.iloc[np.argsort(pd.Index(order).get_indexer(rows["patient"]), kind="stable")]
-    n_all = len(rows)
-    parts = []
+    n_all, parts = len(rows), []
     for split, n in wanted.items():
         part = rows.iloc[:n]
         if len(part) < n:
@@ -221,10 +213,7 @@ def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
         raise DataError("no image is in a split, so there is nothing to write")
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; choose a folder")
-    places = [
-        "/".join((split, label.upper(), Path(path).name))
-        for split, label, path in zip(rows["split"], rows["label"], rows["path"], strict=True)
-    ]
+    places = rows["split"] + "/" + rows["label"].str.upper() + "/" + [Path(path).name for path in rows["path"]]
     patient = rows["patient"].mask(names_no_patient(rows))
     digests = _digests(rows["path"].tolist())
     manifest = rows.reindex(columns=list(_COLUMNS)).assign(path=places, patient=patient, sha256=digests)
@@ -246,10 +235,8 @@ def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
 
 def _digests(paths: list[str]) -> list[str]:
     digests = hash_files(paths)
-    failures = {
-        path: str(sha.strerror or sha) for path, sha in zip(paths, digests, strict=True) if isinstance(sha, OSError)
-    }
-    if failures:
+    found = zip(paths, digests, strict=True)
+    if failures := {path: str(sha.strerror or sha) for path, sha in found if isinstance(sha, OSError)}:
         raise ImageReadError(failures, len(paths))
     return [sha.hex() for sha in digests if isinstance(sha, bytes)]
 

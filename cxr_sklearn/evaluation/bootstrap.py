@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -93,22 +93,16 @@ def bootstrap(
     parts: dict[str, list[Draws]] = {name: [] for name in scores}
     for counts in patient_counts(len(names), n_draws, random_state, len(patient_of)):
         for name, ranking in rankings.items():
-            parts[name].append(_draws(ranking, counts[:, patient_of[ranking.order]]))
-    return {name: _joined(chunks) for name, chunks in parts.items()}
+            values, (decisions, at_half), ranks = ranking.measure(counts[:, patient_of[ranking.order]])
+            parts[name].append(Draws(values | decisions, at_half, _on_grid(ranks.true, ranks.false)))
+    return {name: Draws(*map(_joined, zip(*chunks, strict=True))) for name, chunks in parts.items()}
 
 
-def _draws(ranking: Ranking, drawn: np.ndarray) -> Draws:
-    values, (decisions, at_half), ranks = ranking.measure(drawn)
-    return Draws(values | decisions, at_half, _on_grid(ranks.true, ranks.false))
-
-
-def _joined(chunks: list[Draws]) -> Draws:
-    first = chunks[0]
-    return Draws(
-        {name: np.concatenate([chunk.metrics[name] for chunk in chunks]) for name in first.metrics},
-        {name: np.concatenate([chunk.at_half[name] for chunk in chunks]) for name in first.at_half},
-        np.concatenate([chunk.roc for chunk in chunks]),
-    )
+def _joined(chunks: Sequence[Any]) -> Any:
+    """Join arrays, or the arrays of the same name in dicts."""
+    if isinstance(chunks[0], dict):
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return np.concatenate(chunks)
 
 
 def _on_grid(true: np.ndarray, false: np.ndarray) -> np.ndarray:
@@ -133,20 +127,9 @@ def bootstrap_rates(
     n_draws: int = N_DRAWS,
     random_state: int = 0,
 ) -> np.ndarray:
-    """Return bootstrap draws of rates, by patient.
+    """Return bootstrap draws of rates, by patient, shape (n_draws, n_rates); NaN where a draw has no member.
 
-    Parameters
-    ----------
-    patients : array-like of shape (n_images,)
-    hits, members : ndarray of shape (n_images, n_rates) and dtype bool
-        Each rate is the share of its members that are hits.
-    n_draws, random_state : int
-        As for :func:`bootstrap`.
-
-    Returns
-    -------
-    ndarray of shape (n_draws, n_rates)
-        NaN where a draw has no member.
+    `hits` and `members` are bool, shape (n_images, n_rates): each rate is the share of its members that are hits.
     """
     names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     sums = np.zeros((len(names), 2 * hits.shape[1]))
@@ -157,20 +140,11 @@ def bootstrap_rates(
 
 
 def interval(draws: np.ndarray, value: float) -> list[float] | None:
-    """Return the bias-corrected 95 % percentile interval.
+    """Return both ends of the bias-corrected 95 % percentile interval of draws, shape (n_draws,); NaN is ignored.
 
-    Parameters
-    ----------
-    draws : ndarray of shape (n_draws,)
-        NaN is ignored.
-    value : float
-        The value on the original images. If more than half of the draws lie below it, as happens with average
-        precision, the percentiles are moved up.
-
-    Returns
-    -------
-    list of float or None
-        Both ends; None if all draws are equal, which says nothing about the uncertainty.
+    `value` is that on the original images. If more than half of the draws lie below it, as happens with average
+    precision, the percentiles are moved up. There is no interval if all draws are equal, which says nothing about the
+    uncertainty.
 
     References
     ----------
@@ -202,7 +176,5 @@ def rate(n_hits: int, n: int, draws: np.ndarray) -> dict[str, float | str | list
 
     The method is "bootstrap", or "wilson" if all of the rate's draws, shape (n_draws,), are equal.
     """
-    by_draws = interval(draws, n_hits / n)
-    if by_draws is None:
-        return {"value": n_hits / n, "ci95": wilson(n_hits, n), "method": "wilson"}
-    return {"value": n_hits / n, "ci95": by_draws, "method": "bootstrap"}
+    ends = interval(draws, n_hits / n)
+    return {"value": n_hits / n, "ci95": ends or wilson(n_hits, n), "method": "bootstrap" if ends else "wilson"}

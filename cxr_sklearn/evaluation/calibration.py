@@ -41,28 +41,16 @@ def calibration_facts(target: ArrayLike, score: ArrayLike, draws: Draws) -> dict
     drawn = draws.metrics["prevalence"]
     with np.errstate(divide="ignore", invalid="ignore"):
         skill = 1 - draws.metrics["brier"] / (drawn * (1 - drawn))
-    bins = _bins(y, p)
     value = float(d2_brier_score(y, p))
+    # As scikit-learn's calibration_curve, which does not return the sizes of the bins.
+    bin_of = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], p)
+    bins: list[dict[str, Any]] = []
+    for inside in (bin_of == i for i in np.unique(bin_of)):
+        n, n_pneumonia = int(inside.sum()), int(y[inside].sum())
+        rate = {"observed": n_pneumonia / n, "ci95": wilson(n_pneumonia, n)}
+        bins.append({"n": n, "mean_score": float(p[inside].mean()), **rate})
     return {
         "brier_skill": {"value": value, "ci95": interval(skill, value)},
         "ece": float(sum(part["n"] * abs(part["mean_score"] - part["observed"]) for part in bins) / len(y)),
         "bins": bins,
     }
-
-
-def _bins(y: np.ndarray, p: np.ndarray) -> list[dict[str, Any]]:
-    # As scikit-learn's calibration_curve, which does not return the sizes of the bins.
-    bin_of = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], p)
-    found = []
-    for i in np.unique(bin_of):
-        inside = bin_of == i
-        n, n_pneumonia = int(inside.sum()), int(y[inside].sum())
-        found.append(
-            {
-                "n": n,
-                "mean_score": float(p[inside].mean()),
-                "observed": n_pneumonia / n,
-                "ci95": wilson(n_pneumonia, n),
-            }
-        )
-    return found

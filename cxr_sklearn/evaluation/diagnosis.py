@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
@@ -21,7 +20,7 @@ def diagnose(
     training: pd.DataFrame,
     batch_norm: Mapping[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """Find what is wrong with a classifier; an empty list if nothing stands out.
+    """Find what is wrong with a classifier: a list of "finding", "poor_at_half" or "memorises", and its figures.
 
     Parameters
     ----------
@@ -33,11 +32,6 @@ def diagnose(
         The rows of ``training.csv`` of this pipeline, if any.
     batch_norm : mapping or None
         ``batch_norm_scores_`` of a :class:`ScratchCNNClassifier`.
-
-    Returns
-    -------
-    list of dict
-        Each with "finding", "poor_at_half" or "memorises", and its figures.
     """
     return [*_at_one_half(test, auc, batch_norm), *_memorising(training)]
 
@@ -82,10 +76,9 @@ def _memorising(training: pd.DataFrame) -> list[dict[str, Any]]:
         return []
     found = []
     for phase, rows in training.dropna(subset=["val_loss"]).groupby("phase", sort=False):
-        best = rows.iloc[int(np.argmin(rows["val_loss"]))]
+        best = rows.iloc[int(rows["val_loss"].argmin())]
         last = rows.iloc[-3:][["loss", "val_loss"]].median()  # single epochs fluctuate
-        rose, fell = last["val_loss"] > 1.25 * best["val_loss"], last["loss"] < 0.8 * best["loss"]
-        if rose and fell:
+        if last["val_loss"] > 1.25 * best["val_loss"] and last["loss"] < 0.8 * best["loss"]:
             found.append(
                 {
                     "finding": "memorises",

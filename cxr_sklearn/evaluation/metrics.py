@@ -162,20 +162,9 @@ class Ranking:
 
 
 def compute_metrics(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, float]:
-    """Compute all metrics; an image is called pneumonia where its score reaches the threshold.
+    """Compute all metrics, by the names in ``METRICS``; both classes must occur in the target.
 
-    Parameters
-    ----------
-    target : array-like of shape (n,)
-        1 for pneumonia, 0 for normal; both must occur.
-    score : array-like of shape (n,)
-        Probability of pneumonia.
-    threshold : float
-
-    Returns
-    -------
-    dict of str to float
-        By the names in ``METRICS``. Precision, F1 and MCC are 0 where nothing is called pneumonia.
+    An image is called pneumonia where its score reaches the threshold. Precision, F1 and MCC are 0 where none is.
     """
     ranking = Ranking(np.asarray(target), np.asarray(score, dtype=float), (threshold,))
     values, (decisions,), _ = ranking.measure(np.ones((1, len(ranking.order))))
@@ -184,13 +173,7 @@ def compute_metrics(target: ArrayLike, score: ArrayLike, threshold: float) -> di
 
 
 def confusion_cells(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, int]:
-    """Count true and false positives and negatives at a threshold.
-
-    Returns
-    -------
-    dict of str to int
-        Keys "tp", "fn", "fp", "tn"; pneumonia is positive.
-    """
+    """Count true and false positives and negatives at a threshold, as "tp", "fn", "fp" and "tn"."""
     decision = (np.asarray(score, dtype=float) >= threshold).astype(int)
     (tn, fp), (fn, tp) = confusion_matrix(target, decision, labels=[0, 1]).tolist()
     return {"tp": tp, "fn": fn, "fp": fp, "tn": tn}

@@ -56,24 +56,15 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
 
 def _placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each sick image the share of normal ones below it, and for each normal one that of sick ones above."""
-    n_sick, n_normal = int(sick.sum()), int((~sick).sum())
     ranks = rankdata(score)
-    above = (ranks[sick] - rankdata(score[sick])) / n_normal
-    below = 1 - (ranks[~sick] - rankdata(score[~sick])) / n_sick
-    return above, below
+    above = (ranks[sick] - rankdata(score[sick])) / np.sum(~sick)
+    return above, 1 - (ranks[~sick] - rankdata(score[~sick])) / np.sum(sick)
 
 
 def mcnemar_test(target: ArrayLike, decision_a: ArrayLike, decision_b: ArrayLike) -> dict[str, float | int]:
     """Test exactly whether two classifiers are right equally often on the same images.
 
-    Parameters
-    ----------
-    target, decision_a, decision_b : array-like of shape (n,)
-
-    Returns
-    -------
-    dict
-        "only_a" and "only_b", the numbers of images that only one of them gets right, and the two-sided "p".
+    Returns "only_a" and "only_b", the numbers of images that only one of them gets right, and the two-sided "p".
 
     References
     ----------
@@ -103,15 +94,7 @@ def holm(p: ArrayLike) -> np.ndarray:
 def compare_pairs(
     target: ArrayLike, scores: pd.DataFrame, thresholds: Mapping[str, float], draws: Mapping[str, Draws]
 ) -> list[dict[str, Any]]:
-    """Compare every two pipelines on the same images.
-
-    Parameters
-    ----------
-    target : array-like of shape (n,)
-    scores : DataFrame of n rows
-        One column per pipeline.
-    thresholds, draws : mapping of str to float and Draws
-        By pipeline; the draws are those of one call of :func:`bootstrap`.
+    """Compare every two pipelines, the columns of `scores`, on the same images; all draws are of one bootstrap.
 
     Returns
     -------
@@ -135,8 +118,7 @@ def compare_pairs(
                 "mcnemar": mcnemar_test(y, *decisions),
             }
         )
-    adjusted = holm([pair["delong"]["p"] for pair in found])
-    for pair, p in zip(found, adjusted, strict=True):
+    for pair, p in zip(found, holm([pair["delong"]["p"] for pair in found]), strict=True):
         # Without an interval all draws have the same difference.
         low, high = pair["ci95"] or (pair["delta_auc"], pair["delta_auc"])
         pair |= {"p_holm": float(p), "supported": bool(p < 0.05 and not low <= 0 <= high)}

@@ -22,12 +22,7 @@ ALARM = 0.005
 
 
 def permutation_facts(rows: pd.DataFrame) -> dict[str, Any]:
-    """Judge scores of held-out images after training on permuted labels.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        With `patient`, `target` (the permuted label) and `score`.
+    """Judge scores of held-out images after training on permuted labels, the `target` of these rows.
 
     Returns
     -------
@@ -83,26 +78,16 @@ def _changes(
     draws = bootstrap(rows["patient"], rows["target"], scores, dict.fromkeys(scores, threshold))
     drawn = {name: draws[name].metrics["roc_auc"] for name in scores}
     drawn |= {name: drawn[name] - drawn[CLEAN] for name in scores if name != CLEAN}
-    facts: dict[str, dict[str, Any]] = {}
-    for name, score in scores.items():
-        facts[name] = figures(rows["target"], score, threshold)
-        value = facts[name]["roc_auc"]
+    facts = {name: figures(rows["target"], score, threshold) for name, score in scores.items()}
+    for name, found in facts.items():
         if name != CLEAN:
-            value -= facts[CLEAN]["roc_auc"]
-            facts[name]["change"] = value
-        facts[name]["ci95"] = interval(drawn[name], value)
+            found["change"] = found["roc_auc"] - facts[CLEAN]["roc_auc"]
+        found["ci95"] = interval(drawn[name], found.get("change", found["roc_auc"]))
     return facts, drawn
 
 
 def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any]:
-    """Compare the ROC AUC on occluded test images with that on whole ones.
-
-    Parameters
-    ----------
-    test : DataFrame
-        Test rows of ``scores.csv`` of one pipeline.
-    probes : DataFrame
-        Rows of ``probes.csv`` of the same pipeline.
+    """Compare the ROC AUC on occluded test images with that on whole ones, from the rows of one pipeline.
 
     Returns
     -------
@@ -127,14 +112,7 @@ def figures(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, 
 
 
 def stress_facts(scores: pd.DataFrame, probes: pd.DataFrame, threshold: float) -> dict[str, Any] | None:
-    """Describe how a pipeline did on changed images.
-
-    Parameters
-    ----------
-    scores, probes : DataFrame
-        Rows of ``scores.csv`` and ``probes.csv`` of the pipeline.
-    threshold : float
-        Its threshold.
+    """Describe how a pipeline did on changed images, from its rows of ``scores.csv`` and ``probes.csv``.
 
     Returns
     -------

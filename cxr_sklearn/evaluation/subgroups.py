@@ -30,15 +30,7 @@ def groups_of(images: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -> list[dict[str, Any]]:
-    """Measure sensitivity and specificity in every group of test images.
-
-    Parameters
-    ----------
-    test : DataFrame
-        Test rows of ``scores.csv`` of one pipeline.
-    groups : DataFrame
-        As :func:`groups_of` returns them.
-    threshold : float
+    """Measure a pipeline's sensitivity and specificity in every group of test images, as of :func:`groups_of`.
 
     Returns
     -------
@@ -51,15 +43,13 @@ def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -
     right = (test["score"].to_numpy() >= threshold) == (target == 1)
     found: list[dict[str, Any]] = []
     members = []
-    for attribute in known:
-        values = known[attribute]
+    for attribute, values in known.items():
         for group in sorted(values.dropna().unique()):
             for metric, label in (("recall", 1), ("specificity", 0)):
                 inside = ((values == group) & (target == label)).to_numpy(dtype=bool)
                 if inside.any():
-                    patients = int(test["patient"][inside].nunique())
-                    found.append({"attribute": attribute, "group": group, "metric": metric,
-                                  "images": int(inside.sum()), "patients": patients})  # fmt: skip
+                    counts = {"images": int(inside.sum()), "patients": int(test["patient"][inside].nunique())}
+                    found.append({"attribute": attribute, "group": group, "metric": metric, **counts})
                     members.append(inside)
     if not found:
         return []
@@ -70,16 +60,13 @@ def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -
     return found
 
 
-def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[str, Any]]]:
+def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[Any, Any]]]:
     """Return "path" and "score" of the worst four "false_negatives" and "false_positives", the worst first."""
     called = test["score"] >= threshold
     missed = test[(test["target"] == 1) & ~called].sort_values(["score", "path"])
     alarms = test[(test["target"] == 0) & called].sort_values(["score", "path"], ascending=[False, True])
-    return {
-        name: [{"path": path, "score": float(score)}
-               for path, score in zip(rows["path"][:N_ERRORS], rows["score"][:N_ERRORS], strict=True)]
-        for name, rows in (("false_negatives", missed), ("false_positives", alarms))
-    }  # fmt: skip
+    errors = {"false_negatives": missed, "false_positives": alarms}
+    return {name: rows[["path", "score"]].head(N_ERRORS).to_dict("records") for name, rows in errors.items()}
 
 
 #: As in screening and in an emergency department; that of the sample is added to them.
@@ -100,14 +87,8 @@ def predictive_values(sensitivity: Any, specificity: Any, prevalence: float) -> 
 def elsewhere(target: ArrayLike, decision: ArrayLike, draws: Draws) -> dict[str, Any]:
     """Compute the predictive value of decisions at other prevalences.
 
-    It assumes that sensitivity and specificity stay the same, which may be wrong in another hospital.
-
-    Parameters
-    ----------
-    target, decision : array-like of shape (n,)
-        0 or 1.
-    draws : Draws
-        Of the same images, at the same threshold.
+    It assumes that sensitivity and specificity stay the same, which may be wrong in another hospital. The draws are of
+    the same images, at the same threshold.
 
     Returns
     -------
@@ -123,17 +104,14 @@ def elsewhere(target: ArrayLike, decision: ArrayLike, draws: Draws) -> dict[str,
         positive, negative = class_likelihood_ratios(y, called, replace_undefined_by=np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn_ratios = drawn[0] / (1 - drawn[1]), (1 - drawn[0]) / drawn[1]
+    ratios = map(_with_interval, (positive, negative), drawn_ratios)
     tables = []
     for prevalence in (*PREVALENCES, float(y.mean())):
         values = predictive_values(sensitivity, specificity, prevalence)
-        drawn_values = predictive_values(*drawn, prevalence)
-        ppv, npv = (_with_interval(*pair) for pair in zip(values, drawn_values, strict=True))
+        ppv, npv = map(_with_interval, values, predictive_values(*drawn, prevalence))
         tables.append({"prevalence": prevalence, "ppv": ppv, "npv": npv})
     return {
-        "likelihood_ratios": {
-            "positive": _with_interval(positive, drawn_ratios[0]),
-            "negative": _with_interval(negative, drawn_ratios[1]),
-        },
+        "likelihood_ratios": dict(zip(("positive", "negative"), ratios, strict=True)),
         "predictive_values": tables,
     }
 

@@ -71,10 +71,13 @@ def summarise(
         test = rows[rows["split"] == "test"]
         found = _of_one(rows, test, thresholds[name], draws[name])
         found["subgroups"] = rates_by_group(test, groups, cuts[name])
-        found["sanity"] = _sanity(test, probes[probes["pipeline"] == name])
+        tried = probes[probes["pipeline"] == name]
+        found["sanity"] = None
+        if len(permuted := tried[tried["probe"] == "permuted"]):
+            found["sanity"] = {"permuted": permutation_facts(permuted), "occlusion": occlusion_facts(test, tried)}
         auc = found["test"]["roc_auc"]["value"]
         found["diagnosis"] = diagnose(test, auc, training[training["pipeline"] == name], batch_norm.get(name))
-        found["stress"] = stress_facts(rows, probes[probes["pipeline"] == name], cuts[name])
+        found["stress"] = stress_facts(rows, tried, cuts[name])
         pipelines[name] = found
     pairs = compare_pairs(first["target"], wide, cuts, draws)
     return {"pipelines": pipelines, "comparisons": pairs, "verdict": verdict(pipelines, pairs)}
@@ -99,28 +102,22 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
     folds = [fold for _, fold in rows[rows["split"] == "train"].groupby("fold")]
     if not folds or min(fold["target"].nunique() for fold in folds) < 2:
         raise DataError(f"{rows['pipeline'].iloc[0]} has no out-of-fold scores, or a fold of one class")
-    by_fold = [compute_metrics(fold["target"], fold["score"], cut) for fold in folds]
-    cells, at_half = (confusion_cells(target, score, value) for value in (cut, 0.5))
+    by_fold = pd.DataFrame([compute_metrics(fold["target"], fold["score"], cut) for fold in folds])
+    cells, half = (confusion_cells(target, score, value) for value in (cut, 0.5))
+    low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)  # for a figure: pointwise and uncorrected
     return {
-        "cv": {name: _mean_and_std([values[name] for values in by_fold]) for name in METRICS},
+        "cv": pd.DataFrame({"mean": by_fold.mean(), "std": by_fold.std(ddof=0)}).to_dict("index"),
         "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics),
         "threshold": threshold,
         "confusion": cells,
         "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items()},
-        "at_half": {
-            **_with_intervals(compute_metrics(target, score, 0.5), at_half, draws.at_half),
-            "confusion": at_half,
-        },
+        "at_half": _with_intervals(compute_metrics(target, score, 0.5), half, draws.at_half) | {"confusion": half},
         "sensitivity_at_specificity": _sensitivities(target, score, draws),
-        "roc_band": _roc_band(draws),
+        "roc_band": {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()},
         "calibration": calibration_facts(target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
         "errors": confident_errors(test, cut),
     }
-
-
-def _mean_and_std(values: list[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
 def _rates(cells: Mapping[str, int]) -> dict[str, tuple[int, int]]:
@@ -145,38 +142,16 @@ def _with_intervals(
 
 def _sensitivities(target: pd.Series, score: pd.Series, draws: Draws) -> list[dict[str, Any]]:
     fpr, tpr, _ = roc_curve(target, score, drop_intermediate=False)
-    found = []
+    found, n_pneumonia = [], int(np.sum(target == 1))
     for specificity in SPECIFICITIES:
         column = int(np.argmin(np.abs(FPR_GRID - (1 - specificity))))
-        value = float(tpr[fpr <= 1 - specificity + 1e-9].max())
-        n_pneumonia = int(np.sum(target == 1))
-        hits = round(value * n_pneumonia)
+        hits = round(n_pneumonia * float(tpr[fpr <= 1 - specificity + 1e-9].max()))
         found.append({"specificity": specificity, **rate(hits, n_pneumonia, draws.roc[:, column])})
     return found
 
 
-def _roc_band(draws: Draws) -> dict[str, list[float]]:
-    """Return pointwise percentiles at each false positive rate, uncorrected: for a figure."""
-    low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)
-    return {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()}
-
-
-def _sanity(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any] | None:
-    permuted = probes[probes["probe"] == "permuted"]
-    if permuted.empty:
-        return None
-    return {"permuted": permutation_facts(permuted), "occlusion": occlusion_facts(test, probes)}
-
-
 def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[str, Any]:
     """Judge which pipeline ranks images best, which others may be as good, and which do not beat the shortcuts.
-
-    Parameters
-    ----------
-    pipelines : mapping of str to dict
-        With "test".
-    pairs : list of dict
-        As :func:`compare_pairs` returns them.
 
     Returns
     -------
@@ -199,8 +174,7 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
     }
     if SHORTCUTS in pipelines:
         differ = [name for name in learners if supported(name, SHORTCUTS)]
-        worse = [name for name in differ if auc[name] < auc[SHORTCUTS]]
-        found["worse_than_shortcuts"] = worse
+        found["worse_than_shortcuts"] = [name for name in differ if auc[name] < auc[SHORTCUTS]]
         found["not_beating_shortcuts"] = [name for name in learners if name not in differ]
     return found
 
@@ -209,8 +183,7 @@ def learning_facts(table: pd.DataFrame) -> dict[str, Any]:
     """Return mean and range of the AUC for each pipeline and number of patients, as in metrics.json."""
     pipelines = {}
     for name, rows in table.groupby("pipeline", sort=False):
-        by_size = rows.groupby("patients")["roc_auc"]
-        points = pd.DataFrame({"mean": by_size.mean(), "low": by_size.min(), "high": by_size.max()}).reset_index()
+        points = rows.groupby("patients")["roc_auc"].agg(mean="mean", low="min", high="max").reset_index()
         pipelines[str(name)] = {"weights": rows["weights"].fillna("").iloc[0], "points": points.to_dict("records")}
     return {
         "images": int(table["images"].iloc[0]),

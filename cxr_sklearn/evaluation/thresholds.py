@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -152,20 +152,12 @@ def _rarer(rows: pd.DataFrame) -> int:
     return min(int((rows["target"] == label).sum()) for label in (0, 1))
 
 
-def choose_threshold(
-    scores: pd.DataFrame, rule: Rule, changed: pd.DataFrame | None = None
-) -> dict[str, float | int | str]:
-    """Choose the threshold of one pipeline from its saved scores.
+def choose_threshold(scores: pd.DataFrame, rule: Rule, changed: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Choose the threshold of one pipeline from its rows of ``scores.csv``.
 
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of ``scores.csv`` of one pipeline.
-    rule : Rule
-    changed : DataFrame or None
-        Scores of the same images after changes, rows of ``probes.csv``, for "robust". On images like those of the
-        training, a good classifier decides as well at .2 as at .8, and chance picks one of them. Scores of images from
-        elsewhere may lie in between, and changed images show where.
+    "robust" takes scores of the same images after changes, rows of ``probes.csv``. On images like those of the
+    training, a good classifier decides as well at .2 as at .8, and chance picks one of them. Scores of images from
+    elsewhere may lie in between, and changed images show where.
 
     Returns
     -------
@@ -188,7 +180,7 @@ def choose_threshold(
     elif rule.name == "robust" and changed is not None:
         # For held-out images, `changed` includes the unchanged ones, scored by the same fit.
         has_clean = "probe" in changed and (changed["probe"] == STRESS + CLEAN).any()
-        seen = pd.concat([changed, changed.iloc[:0] if has_clean else used])
+        seen = changed if has_clean else pd.concat([changed, used])
     value = find_threshold(rule, seen["target"], seen["score"])
     cells = confusion_cells(used["target"], used["score"], value)
     val = scores[scores["split"] == "val"]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -45,50 +44,51 @@ _MAX_POINTS = 400
 SIZE = 176
 
 
+@mpl.rc_context(_STYLE)
 def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw the ROC curve of every pipeline on test, with its band, from rows of ``scores.csv``."""
-    with _figure(6, 5.2) as figure:
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
-        test = scores[scores["split"] == "test"]
-        for i, (name, label) in enumerate(labels.items()):
-            rows = test[test["pipeline"] == name]
-            fpr, tpr, _ = roc_curve(rows["target"], rows["score"])
-            shown = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), _MAX_POINTS)).astype(int))
-            band = pipelines[name]["roc_band"]
-            colour = COLOURS[i % len(COLOURS)]
-            axes.fill_between(band["fpr"], band["low"], band["high"], color=colour, alpha=0.12, linewidth=0)
-            axes.plot(fpr[shown], tpr[shown], color=colour, linestyle=_dashes(i), linewidth=2, label=label)
-        axes.set(xlabel=say("test.specificity_axis"), ylabel=say("test.sensitivity_axis"),
-                 xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))  # fmt: skip
-        _finish(axes, legend="lower right")
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
+    test = scores[scores["split"] == "test"]
+    for i, (name, label) in enumerate(labels.items()):
+        rows = test[test["pipeline"] == name]
+        fpr, tpr, _ = roc_curve(rows["target"], rows["score"])
+        shown = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), _MAX_POINTS)).astype(int))
+        band = pipelines[name]["roc_band"]
+        line = _line(i)
+        axes.fill_between(band["fpr"], band["low"], band["high"], color=line["color"], alpha=0.12, linewidth=0)
+        axes.plot(fpr[shown], tpr[shown], label=label, **line)
+    axes.set(xlabel=say("test.specificity_axis"), ylabel=say("test.sensitivity_axis"),
+             xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))  # fmt: skip
+    _finish(axes, legend="lower right")
     return _svg(figure)
 
 
+@mpl.rc_context(_STYLE)
 def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw the share of pneumonia against the score, a panel per pipeline."""
     columns = min(3, len(labels))
     rows = -(-len(labels) // columns)
-    with _figure(2.9 * columns, 2.9 * rows) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axes in grid.flat[len(labels) :]:
-            axes.set_axis_off()
-        for i, (axes, (name, label)) in enumerate(zip(grid.flat, labels.items(), strict=False)):
-            bins = pipelines[name]["calibration"]["bins"]
-            x, y = ([part[key] for part in bins] for key in ("mean_score", "observed"))
-            ends = [[part["observed"] - part["ci95"][0] for part in bins],
-                    [part["ci95"][1] - part["observed"] for part in bins]]  # fmt: skip
-            axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
-            axes.errorbar(x, y, yerr=np.maximum(ends, 0), color=COLOURS[i % len(COLOURS)], marker="o", markersize=4,
-                          linewidth=1.5, elinewidth=1)  # fmt: skip
-            axes.set_title(label, fontsize=10)
-            axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-            axes.grid(color=_INK, alpha=0.15)
-        figure.supxlabel(say("calibration.score_axis"), fontsize=11)
-        figure.supylabel(say("calibration.observed_axis"), fontsize=11)
+    figure = Figure(figsize=(2.9 * columns, 2.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(labels) :]:
+        axes.set_axis_off()
+    for i, (axes, (name, label)) in enumerate(zip(grid.flat, labels.items(), strict=False)):
+        bins = pipelines[name]["calibration"]["bins"]
+        x, y, ends = ([part[key] for part in bins] for key in ("mean_score", "observed", "ci95"))
+        axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
+        axes.errorbar(x, y, yerr=np.abs(np.transpose(ends) - y), color=COLOURS[i % len(COLOURS)], marker="o",
+                      markersize=4, linewidth=1.5, elinewidth=1)  # fmt: skip
+        axes.set_title(label, fontsize=10)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.grid(color=_INK, alpha=0.15)
+    figure.supxlabel(say("calibration.score_axis"), fontsize=11)
+    figure.supylabel(say("calibration.observed_axis"), fontsize=11)
     return _svg(figure)
 
 
+@mpl.rc_context(_STYLE)
 def training_figure(epochs: pd.DataFrame, say: Words) -> str:
     """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
 
@@ -98,45 +98,45 @@ def training_figure(epochs: pd.DataFrame, say: Words) -> str:
     shown = [name for name in panels if name in epochs and epochs[name].notna().any()]
     phases = epochs["phase"].to_numpy()
     position = range(1, len(epochs) + 1)
-    with _figure(7.5, 2.9) as figure:
-        for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            for i, (prefix, part) in enumerate((("", "train"), ("val_", "val"))):
-                if prefix + name in epochs and epochs[prefix + name].notna().any():
-                    axes.plot(position, epochs[prefix + name], color=COLOURS[i], linestyle=_dashes(i), linewidth=2,
-                              label=say(f"training.{part}"))  # fmt: skip
-            for change in [i for i in range(1, len(phases)) if phases[i] != phases[i - 1]]:
-                axes.axvline(change + 0.5, color=_INK, linewidth=1, linestyle=":")
-                axes.text(change + 0.5, 1, f" {say('training.last_layers')}", transform=axes.get_xaxis_transform(),
-                          va="bottom", fontsize=8)  # fmt: skip
-            axes.set(xlabel=say("training.epoch"), ylabel=panels[name])
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            _finish(axes, legend="best")
+    figure = Figure(figsize=(7.5, 2.9), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        for i, (prefix, part) in enumerate((("", "train"), ("val_", "val"))):
+            if prefix + name in epochs and epochs[prefix + name].notna().any():
+                axes.plot(position, epochs[prefix + name], label=say(f"training.{part}"), **_line(i))
+        for change in [i for i in range(1, len(phases)) if phases[i] != phases[i - 1]]:
+            axes.axvline(change + 0.5, color=_INK, linewidth=1, linestyle=":")
+            axes.text(change + 0.5, 1, f" {say('training.last_layers')}", transform=axes.get_xaxis_transform(),
+                      va="bottom", fontsize=8)  # fmt: skip
+        axes.set(xlabel=say("training.epoch"), ylabel=panels[name])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish(axes, legend="best")
     return _svg(figure)
 
 
+@mpl.rc_context(_STYLE)
 def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw ROC AUC against the number of training patients.
 
-    The curves are lists of points by pipeline, each with "patients", "mean", "low" and "high".
+    The curves are facts by pipeline, with "points" that have "patients", "mean", "low" and "high".
     """
-    with _figure(6, 4) as figure:
-        axes = figure.subplots()
-        for i, (name, points) in enumerate(curves.items()):
-            x, mean, low, high = ([p[key] for p in points] for key in ("patients", "mean", "low", "high"))
-            colour = COLOURS[i % len(COLOURS)]
-            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(x, mean, color=colour, linestyle=_dashes(i), marker="o", linewidth=2, label=labels[name])
-        ticks = sorted({point["patients"] for points in curves.values() for point in points})
-        axes.set(xlabel=say("learning.axis"), ylabel=say("metric.roc_auc"), xscale="log")
-        axes.set_xticks(ticks, labels=[str(n) for n in ticks])
-        axes.minorticks_off()
-        _finish(axes, legend="lower right")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for i, (name, facts) in enumerate(curves.items()):
+        x, mean, low, high = ([p[key] for p in facts["points"]] for key in ("patients", "mean", "low", "high"))
+        line = _line(i)
+        axes.fill_between(x, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        axes.plot(x, mean, marker="o", label=labels[name], **line)
+    ticks = sorted({point["patients"] for facts in curves.values() for point in facts["points"]})
+    axes.set(xlabel=say("learning.axis"), ylabel=say("metric.roc_auc"), xscale="log")
+    axes.set_xticks(ticks, labels=[str(n) for n in ticks])
+    axes.minorticks_off()
+    _finish(axes, legend="lower right")
     return _svg(figure)
 
 
-def _dashes(i: int) -> str:
-    """Return the line style of line `i`, so that lines differ in more than colour."""
-    return ("-", "--", "-.")[i % 3]
+def _line(i: int) -> dict[str, Any]:
+    """Return the style of line `i`; lines differ in more than colour."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", "-.")[i % 3], "linewidth": 2}
 
 
 def _finish(axes: Axes, legend: Literal["best", "lower right"]) -> None:
@@ -144,16 +144,9 @@ def _finish(axes: Axes, legend: Literal["best", "lower right"]) -> None:
     axes.legend(loc=legend, frameon=False)
 
 
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    with mpl.rc_context(_STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 

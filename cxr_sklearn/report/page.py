@@ -46,12 +46,14 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         Where to write both files.
     """
     say = words(metrics["run"]["lang"])
-    labels = pipeline_labels(metrics["pipelines"], say)
+    pipelines, curve = metrics["pipelines"], metrics["learning_curve"]
+    labels = pipeline_labels(pipelines, say)
+    errors = [error for facts in pipelines.values() for kind in facts["errors"].values() for error in kind]
     shared = {
         **metrics,
         "labels": labels,
         "random_weights": any(label != name for name, label in labels.items()),
-        "sources": {facts["threshold"]["source"] for facts in metrics["pipelines"].values()},
+        "sources": {facts["threshold"]["source"] for facts in pipelines.values()},
         "shortcuts": SHORTCUTS,
         "parts": PARTS,
         "headline": HEADLINE,
@@ -59,25 +61,19 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "decision_metrics": DECISION_METRICS,
         "rates": RATES,
         # All pipelines are tested on the same images, so any of them has the counts.
-        "stress_counts": next((facts["stress"] for facts in metrics["pipelines"].values() if facts["stress"]), None),
+        "stress_counts": next((facts["stress"] for facts in pipelines.values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
     }
+    epochs = training.groupby("pipeline", sort=False)
     figures = {
-        "roc": roc_figure(scores, metrics["pipelines"], labels, say),
-        "reliability": reliability_figure(metrics["pipelines"], labels, say),
-        "curves": {
-            name: training_figure(training[training["pipeline"] == name], say)
-            for name in labels
-            if (training["pipeline"] == name).any()
-        },
-        "learning": _learning(metrics, say),
-        "thumbnails": {path: thumbnail(path) for path in _pictured(metrics)},
+        "roc": roc_figure(scores, pipelines, labels, say),
+        "reliability": reliability_figure(pipelines, labels, say),
+        "curves": {name: training_figure(rows, say) for name, rows in epochs if name in labels},
+        "learning": learning_figure(curve["pipelines"], curve_labels(curve, say), say) if curve else None,
+        "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(error["path"] for error in errors)},
     }
-    for template, more, file in (
-        ("report.html.j2", figures, "report.html"),
-        ("model-card.md.j2", {}, "model-card.md"),
-    ):
-        text = _environment(say).get_template(template).render(**shared, **more)
+    for file, more in (("report.html", figures), ("model-card.md", {})):
+        text = _environment(say).get_template(f"{file}.j2").render(**shared, **more)
         with atomic_write(folder / file) as draft:
             draft.write_text(text, encoding="utf-8")
 
@@ -111,17 +107,3 @@ def _markdown_cell(text: str) -> str:
     for character in "\\`*_[]<>|#":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")
-
-
-def _learning(metrics: dict[str, Any], say: Words) -> str | None:
-    curve = metrics["learning_curve"]
-    if not curve:
-        return None
-    points = {name: facts["points"] for name, facts in curve["pipelines"].items()}
-    return learning_figure(points, curve_labels(curve, say), say)
-
-
-def _pictured(metrics: dict[str, Any]) -> list[str]:
-    """Return the paths of the errors to show, each of them once."""
-    errors = [error for facts in metrics["pipelines"].values() for kind in facts["errors"].values() for error in kind]
-    return list(dict.fromkeys(error["path"] for error in errors))

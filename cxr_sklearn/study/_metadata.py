@@ -30,11 +30,6 @@ def check_images(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Check images as :func:`check` does, and refuse those on which the figures of a run would be wrong.
 
-    Parameters
-    ----------
-    frame : DataFrame
-        As :func:`checked_frame` returns it.
-
     Returns
     -------
     frame : DataFrame
@@ -66,18 +61,15 @@ def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFra
     `series` is that of a normal radiograph of the Kaggle set, `brightness` the mean grey level (0 to 255), and `copies`
     a number that an image shares with its copies, identical or nearly so.
     """
+    groups = [*found["identical"], *found["near_identical"]]
+    # The later number counts: a near-identical group includes the groups of identical files in it.
+    copies = {path: number for number, group in enumerate(groups, 1) for path in group["paths"]}
     return frame[["path", "split", "patient", "target"]].assign(
         subtype=frame.get("subtype"),
         series=frame["path"].map(lambda path: series_of(Path(path).name)),
         brightness=np.stack(frame[STATS].to_list())[:, MEASURES.index("mean")],
-        copies=frame["path"].map(_copies(found)).astype("Int64"),
+        copies=frame["path"].map(copies).astype("Int64"),
     )
-
-
-def _copies(found: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of its group by path; a near-identical group includes the groups of identical files in it."""
-    groups = [*found["identical"], *found["near_identical"]]
-    return {path: number for number, group in enumerate(groups, 1) for path in group["paths"]}
 
 
 def count_images(rows: pd.DataFrame) -> dict[str, int]:
@@ -92,20 +84,10 @@ def count_images(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def describe_data(rows: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
-    """Count images, patients and classes, over all and by split.
+    """Count images, patients and classes of rows of images, over all and by split.
 
-    Parameters
-    ----------
-    rows : DataFrame
-        One row per image, with `path`, `patient`, `split` and `target`.
-    images : DataFrame
-        Rows of ``images.csv``.
-
-    Returns
-    -------
-    dict
-        The counts, and the number of "patients_in_several_splits", of images with "copies_in_several_splits", and of
-        images with "patients_unknown", which count as patients of their own.
+    Returns the counts, and the number of "patients_in_several_splits", of images with "copies_in_several_splits", by
+    rows of ``images.csv``, and of images with "patients_unknown", which count as patients of their own.
     """
     used = rows[rows["split"].isin(SPLIT_NAMES)]
     n_splits = used.groupby("patient")["split"].nunique()

@@ -95,23 +95,19 @@ def learning_curve(
     both, _ = check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
     train, measured = both.iloc[: len(train)], both.iloc[len(train) :]
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
-    tables = []
+    rows: list[tuple[Any, ...]] = []
     for candidate in candidates:
         facts = embed_all(candidate.pipeline, both, verbose)
+        used = " + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]}))
         with progress_bar(f"Learning curve, {candidate.name}", len(draws), show=verbose > 0) as advance:
             best = _best_params(candidate, train, random_state)
             pipeline = clone(candidate.pipeline).set_params(**best)
-            rows = []
             for n, repeat in draws:
                 drawn = _draw(train, n, random_state + repeat)
                 auc = roc_auc_score(measured["target"], scores_of(fit(pipeline, drawn), measured))
-                rows.append((candidate.name, len(measured), n, repeat, auc))
+                rows.append((candidate.name, used, source, len(measured), n, repeat, auc))
                 advance(1)
-        columns = ["pipeline", "images", "patients", "repeat", "roc_auc"]
-        tables.append(pd.DataFrame(rows, columns=columns).assign(
-            weights=" + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]})), source=source
-        ))  # fmt: skip
-        table = pd.concat(tables)[list(TABLES["learning_curve"].columns)]
+        table = pd.DataFrame(rows, columns=list(TABLES["learning_curve"].columns))
         with owned(folder, "learning_curve.csv"):  # after each pipeline, so that a later failure loses nothing
             write_table(table, folder, "learning_curve")
     return table
@@ -138,9 +134,8 @@ def _parts(frame: pd.DataFrame, random_state: int) -> tuple[pd.DataFrame, pd.Dat
 
 def _sizes(n_patients: int) -> list[int]:
     if n_patients < SMALLEST:
-        raise DataError(
-            f"{n_patients} training patients, less those held out, are too few; the curve starts at {SMALLEST}"
-        )
+        left = f"{n_patients} training patients, less those held out,"
+        raise DataError(f"{left} are too few; the curve starts at {SMALLEST}")
     sizes = [SMALLEST]
     # The last step, to all patients, multiplies their number by at least 1.5.
     while sizes[-1] * 2 <= n_patients / 1.5:
@@ -162,8 +157,6 @@ def _draw(train: pd.DataFrame, n: int, random_state: int) -> pd.DataFrame:
     labels = train.groupby("patient")["target"].first()
     shuffled = labels.sample(frac=1, random_state=random_state)
     n_pneumonia = min(max(round(n * labels.mean()), 2), n - 2)
-    taken = [
-        part.index[:size]
-        for part, size in ((shuffled[shuffled == 1], n_pneumonia), (shuffled[shuffled == 0], n - n_pneumonia))
-    ]
-    return train[train["patient"].isin(taken[0].append(taken[1]))]
+    sizes = {1: n_pneumonia, 0: n - n_pneumonia}
+    taken = [patient for label, size in sizes.items() for patient in shuffled.index[shuffled == label][:size]]
+    return train[train["patient"].isin(taken)]

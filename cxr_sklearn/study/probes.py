@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,24 +28,24 @@ _CHUNK_SIZE = 64
 _INCOMPLETE = re.compile(r" at 0x[0-9a-fA-F]+|\.\.\.")
 
 
-def scores_in_chunks(model: Any, paths: pd.Series, advance: Callable[[int], None]) -> np.ndarray:
-    """Return the probability of pneumonia of each image, shape (n,), and advance a progress bar chunk by chunk."""
-    scores = []
-    for start in range(0, len(paths), _CHUNK_SIZE):
-        scores.append(pneumonia_scores(model, chunk := paths.iloc[start : start + _CHUNK_SIZE]))
-        advance(len(chunk))
-    return np.concatenate(scores)
+def _scores_by_model(models: Mapping[str, Any], paths: pd.Series, title: str, verbose: int) -> dict[str, np.ndarray]:
+    """Return the probability of pneumonia of each image, shape (n,), by each model, with one progress bar for all."""
+    chunks = [paths.iloc[start : start + _CHUNK_SIZE] for start in range(0, len(paths), _CHUNK_SIZE)]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in models}
+    with progress_bar(title, len(models) * len(paths), show=verbose > 0) as advance:
+        for name, model in models.items():
+            for chunk in chunks:
+                parts[name].append(pneumonia_scores(model, chunk))
+                advance(len(chunk))
+    return {name: np.concatenate(scores) for name, scores in parts.items()}
 
 
 def _probe_rows(
     name: str, models: Mapping[str, Any], rows: pd.DataFrame, *, title: str, verbose: int, fold: int | None = None
 ) -> pd.DataFrame:
     """Score the same images with the fitted model of each probe, and return rows of ``probes.csv``."""
-    parts = []
-    with progress_bar(f"{title}, {name}", len(models) * len(rows), show=verbose > 0) as advance:
-        for probe, model in models.items():
-            scores = scores_in_chunks(model, rows["path"], advance)
-            parts.append(score_rows(rows, name, scores, fold).assign(probe=probe))
+    scores = _scores_by_model(models, rows["path"], f"{title}, {name}", verbose)
+    parts = [score_rows(rows, name, score, fold).assign(probe=probe) for probe, score in scores.items()]
     return pd.concat(parts) if parts else pd.DataFrame(columns=list(TABLES["probes"].columns))
 
 
@@ -172,11 +172,8 @@ def stress_test(
     models = {CLEAN: model, **{name: stressed(model, change) for name, change in chosen.items()}}
     if None in models.values():
         raise InputError("the pipeline has no ImageLoader, so its images cannot be changed as they are read")
-    found = {}
-    with progress_bar("Changing images", len(models) * len(frame), show=verbose > 0) as advance:
-        for name, changed in models.items():
-            score = scores_in_chunks(changed, frame["path"], advance)
-            found[name] = figures(frame["target"], score, threshold)
+    scores = _scores_by_model(models, frame["path"], "Changing images", verbose)
+    found = {name: figures(frame["target"], score, threshold) for name, score in scores.items()}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("change")
 
 
@@ -206,11 +203,9 @@ def stressed_rows(name: str, model: Any, rows: pd.DataFrame, verbose: int, fold:
     another fit, or were calibrated on other folds.
     """
     models = {} if fold is None else {STRESS + CLEAN: model}
-    for change_name, change in CHANGES.items():
-        if (changed := stressed(model, change)) is None:
-            models = {}
-            break
-        models[STRESS + change_name] = changed
+    models |= {STRESS + change_name: stressed(model, change) for change_name, change in CHANGES.items()}
+    if None in models.values():
+        models = {}
     return _probe_rows(name, models, rows, title="Changing images", verbose=verbose, fold=fold)
 
 

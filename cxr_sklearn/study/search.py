@@ -244,21 +244,9 @@ def calibrate_scores(scores: pd.DataFrame, method: str) -> tuple[pd.DataFrame, C
     """Calibrate the scores of one pipeline on its validation images, or on its out-of-fold scores if those are few.
 
     Out-of-fold scores that the calibrator is fitted on are calibrated by those of the other folds, so that their
-    figures stay cross-validated.
-
-    Parameters
-    ----------
-    scores : DataFrame
-        Rows of ``scores.csv`` of one pipeline.
-    method : {"temperature", "sigmoid", "isotonic"}
-
-    Returns
-    -------
-    scores : DataFrame
-        The same rows with calibrated scores.
-    calibrator : CalibratedClassifierCV or None
-        Takes scores, shape (n, 1). None if calibration would reverse the ranking or make all scores equal, as happens
-        when scores carry no signal; the scores stay unchanged then.
+    figures stay cross-validated. Returns the same rows with calibrated scores, and the calibrator, which takes scores
+    of shape (n, 1). It is None, and the scores stay unchanged, if calibration would reverse the ranking or make all
+    scores equal, as happens when scores carry no signal.
 
     References
     ----------

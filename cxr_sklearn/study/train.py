@@ -99,6 +99,7 @@ def train(
             )
     chosen = choose_threshold(fitted.scores, rule, changed)
     threshold = float(chosen["value"])
+    parts = fitted.scores.groupby(fitted.scores["split"].replace("train", "out_of_fold"))
     metadata = {
         "recipe": candidate.name,
         "best_params": {name: str(value) for name, value in fitted.facts["best_params"].items()},
@@ -107,18 +108,13 @@ def train(
         "threshold_source": chosen["source"],
         "folds": cv,
         "calibrated": fitted.facts["calibrated"],
-        "metrics": _metrics(fitted.scores, threshold),
+        "metrics": {
+            name: compute_metrics(part["target"], part["score"], threshold)
+            for name, part in parts
+            if part["target"].nunique() == 2
+        },
         "data": {split: count_images(frame[frame["split"] == split]) for split in ("train", "val")},
         "synthetic": any_drawn(frame["path"]),
     }
     domain = domains.of(fitted.model)
     return CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
-
-
-def _metrics(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
-    parts = {"out_of_fold": scores[scores["split"] == "train"], "val": scores[scores["split"] == "val"]}
-    return {
-        name: compute_metrics(part["target"], part["score"], threshold)
-        for name, part in parts.items()
-        if part["target"].nunique() == 2
-    }
