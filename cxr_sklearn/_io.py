@@ -13,6 +13,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ._keras import keras_backend
+from .exceptions import InputError
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path that a user gave, with the home folder for ``~``; every path from outside comes through here.
+
+    It can be called again on its result: a folder that is really called ``~``, given as ``./~``, comes back as an
+    absolute path.
+
+    Raises
+    ------
+    InputError
+        If the path begins with ``~`` and the user has no home folder.
+    """
+    place = Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser may raise, and takes ./~ for ~
+    if place.parts[:1] != ("~",):
+        return place
+    if os.fspath(path).startswith("~"):
+        raise InputError(f"{path}: the home folder that ~ stands for is not known; give the whole path, or set $HOME")
+    return place.absolute()
+
+
+def user_path_text(path: str | os.PathLike[str]) -> str:
+    """Return the path of an image as text, with the home folder for ``~``; quick where there is none."""
+    text = os.fspath(path)
+    return os.fspath(user_path(text)) if text.startswith("~") else text
 
 
 @contextmanager

@@ -10,14 +10,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from .._io import atomic_write
+from .._io import atomic_write, user_path
 from .._keras import filled_up, import_keras
 from .._progress import progress_bar
 from ..exceptions import TrainingError
@@ -43,7 +42,7 @@ class Checkpoint:
         digest = hashlib.sha256(repr(sorted((name, repr(value)) for name, value in identity.items())).encode())
         for row in rows:
             digest.update(len(row).to_bytes(8) + row)
-        self.path = Path(folder) / f"{digest.hexdigest()[:32]}.npz"
+        self.path = user_path(folder) / f"{digest.hexdigest()[:32]}.npz"
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def load(self, *, with_arrays: bool = True) -> Snapshot | None:

@@ -22,9 +22,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def path(text: str) -> Path:
+    """Return an option or argument as a path; in ``--out=~/run`` the shell leaves ``~`` to us."""
+    from .._io import user_path
+    from ..exceptions import InputError
+
+    try:
+        return user_path(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+#: What every option and argument that is a path needs.
+PATH: dict[str, Any] = {"parser": path}
 console = Console()
 stderr = Console(stderr=True)
-Images = Annotated[Path, typer.Argument(help="Folder of radiographs, or a CSV file with the columns path and label.")]
+Images = Annotated[
+    Path, typer.Argument(**PATH, help="Folder of radiographs, or a CSV file with the columns path and label.")
+]
 Store = Annotated[
     str | None, typer.Option(help="Folder of the feature store (default: $CXR_SKLEARN_CACHE, ./cache, user cache).")
 ]

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .app import Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say
+from .app import PATH, Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say
 
 
 @app.command()
 def synth(
-    directory: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    directory: Annotated[Path, typer.Argument(**PATH, help="Folder to write to.")],
     patients: Annotated[int, typer.Option(min=10, help="Number of patients.")] = 200,
     size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the drawing.")] = 0,
@@ -35,7 +35,7 @@ def synth(
 @app.command()
 def fetch(
     directory: Annotated[
-        Path | None, typer.Argument(help="Folder to put chest_xray into; without one, the cache of kagglehub.")
+        Path | None, typer.Argument(**PATH, help="Folder to put chest_xray into; without one, the cache of kagglehub.")
     ] = None,
 ) -> None:
     """Download the Kaggle set (2.3 GB, no login); an interrupted download resumes."""
@@ -101,7 +101,7 @@ def _print_check(images: Path, found: dict[str, Any]) -> None:
 @app.command()
 def subset(
     images: Images,
-    out: Annotated[Path, typer.Argument(help="Folder to write to: new, empty, or an earlier subset.")],
+    out: Annotated[Path, typer.Argument(**PATH, help="Folder to write to: new, empty, or an earlier subset.")],
     train: Annotated[int, typer.Option(min=0, help="Training images of each class.")] = 240,
     val: Annotated[int, typer.Option(min=0, help="Validation images of each class.")] = 240,
     test: Annotated[int, typer.Option(min=0, help="Test images of each class.")] = 234,

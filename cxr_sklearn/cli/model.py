@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from .app import Images, Store, app, console, load, one_line_errors, plain_table, printable, say, show_warning
+from .app import PATH, Images, Store, app, console, load, one_line_errors, plain_table, printable, say, show_warning
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Trust = Annotated[bool, typer.Option("--trust", help="Load a .joblib model, whic
 def train(
     images: Images,
     pipeline: Annotated[str, typer.Option(help="Recipe, by name or by the path of your own file.")],
-    save: Annotated[Path, typer.Option(help="File to write the model to, ending in .skops or .joblib.")],
+    save: Annotated[Path, typer.Option(**PATH, help="File to write the model to, ending in .skops or .joblib.")],
     weights: Weights = "imagenet",
     store: Store = None,
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
@@ -41,7 +41,8 @@ def train(
     jobs: Annotated[int | None, typer.Option(help="Processes for the search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoints: the same command resumes an interrupted training.")
+        Path | None,
+        typer.Option(**PATH, help="Folder for checkpoints: the same command resumes an interrupted training."),
     ] = None,
     allow_leaks: AllowLeaks = False,
 ) -> None:
@@ -70,11 +71,13 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model that `train` or `compare` saved.")],
+    model: Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")],
     images: Annotated[list[str], typer.Argument(help="Image files, folders of them, or - for paths on stdin.")],
     csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    weights: Annotated[Path | None, typer.Option(help="Weights of the backbone, if they are elsewhere now.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
+    ] = None,
     store: Store = None,
     trust: Trust = False,
 ) -> None:
@@ -103,13 +106,15 @@ def predict(
 
 @app.command()
 def explain(
-    model: Annotated[Path, typer.Argument(help="Model that `train` or `compare` saved.")],
-    image: Annotated[Path, typer.Argument(help="Image file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")],
+    model: Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")],
+    image: Annotated[Path, typer.Argument(**PATH, help="Image file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", **PATH, help="PNG to write.")],
     method: Annotated[
         Literal["auto", "gradcam", "occlusion"], typer.Option(help="auto is gradcam where it can be, else occlusion.")
     ] = "auto",
-    weights: Annotated[Path | None, typer.Option(help="Weights of the backbone, if they are elsewhere now.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
+    ] = None,
     store: Store = None,
     trust: Trust = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from .app import Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say, stderr
+from .app import PATH, Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say, stderr
 
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
@@ -34,10 +34,10 @@ Pipelines = Annotated[
 def compare(
     images: Annotated[
         Path | None,
-        typer.Argument(help="Folder of radiographs, or a CSV file (default: synthetic ones, drawn into OUT)."),
+        typer.Argument(**PATH, help="Folder of radiographs, or a CSV file (default: synthetic ones, drawn into OUT)."),
     ] = None,
     pipeline: Pipelines = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report, scores and models.")] = Path("runs/compare"),
+    out: Annotated[Path, typer.Option(**PATH, help="Folder for the report, scores and models.")] = Path("runs/compare"),
     weights: Weights = "imagenet",
     store: Store = None,
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
@@ -113,7 +113,7 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder that `compare` wrote.")],
+    run: Annotated[Path, typer.Argument(**PATH, help="Folder that `compare` wrote.")],
     threshold: Annotated[
         str | None, typer.Option(metavar=RULES, help="Another rule for where scores become decisions.")
     ] = None,
@@ -134,7 +134,9 @@ def report(
 @app.command()
 def learning_curve(
     images: Images,
-    out: Annotated[Path, typer.Option(help="Folder for the table, e.g. that of a `compare` run on the same images.")],
+    out: Annotated[
+        Path, typer.Option(**PATH, help="Folder for the table, e.g. that of a `compare` run on the same images.")
+    ],
     pipeline: Annotated[
         list[str] | None,
         typer.Option(help="Recipe, by name or by the path of your own file (default: all frozen)."),

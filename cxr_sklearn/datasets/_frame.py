@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._io import user_path_text
 from ..exceptions import DataError, InputError
 from ..images._decoding import size_and_mode
 
@@ -52,7 +53,7 @@ def checked_frame(frame: pd.DataFrame) -> pd.DataFrame:
     checked = frame.assign(
         target=target,
         label=target.map({0: "normal", 1: "pneumonia"}).astype("str"),
-        path=pd.Series([os.fspath(path) for path in frame["path"]], frame.index, dtype="str"),
+        path=pd.Series([user_path_text(path) for path in frame["path"]], frame.index, dtype="str"),
         split=frame["split"].astype("object").astype("str"),
         patient=frame["patient"].astype("object").astype("str"),
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple, TextIO
 
 import pandas as pd
 
-from .._io import open_regular
+from .._io import open_regular, user_path
 from .._settings import usual_settings
 from ..exceptions import DataError
 from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
@@ -65,7 +65,7 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     >>> train = frame[frame["split"] == "train"]  # doctest: +SKIP
     >>> X, y, groups = train["path"], train["target"], train["patient"]  # doctest: +SKIP
     """
-    folder = Path(root)
+    folder = user_path(root)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
     found, others = _entries(folder)
@@ -190,7 +190,7 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     --------
     >>> frame = load_frame("labels.csv")  # doctest: +SKIP
     """
-    file = Path(csv_file)
+    file = user_path(csv_file)
     table = _read(file)
     if missing := [name for name in _NEEDED if name not in table]:
         raise DataError(f"{file} lacks the column {missing[0]!r}; its columns are {', '.join(table.columns)}")
@@ -202,7 +202,9 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     split = _known(table, "split", SPLITS, file)
     if (empty := table["path"].isna()).any():
         raise DataError(f"{file}, row {_row(empty)}: the path is missing")
-    path = pd.Series([os.path.normpath(file.parent / name) for name in table["path"]], table.index, dtype="str")
+    path = pd.Series(
+        [os.path.normpath(file.parent / user_path(name)) for name in table["path"]], table.index, dtype="str"
+    )
     if (twice := path.duplicated()).any():
         raise DataError(f"{file}, row {_row(twice)}: duplicate path {path[twice].iloc[0]}")
     if not any(map(os.path.exists, path)):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .._io import user_path
 from ..exceptions import DataError, DataUnavailableError
 from ._frame import counted
 from .folder import load_folder
@@ -74,12 +75,12 @@ def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     if directory is None:
         copy = _download({})
         return _complete(copy / "chest_xray", copy)
-    folder = Path(directory) / "chest_xray"
+    folder = user_path(directory) / "chest_xray"
     if folder.exists():
         return _complete(folder, folder)
     # kagglehub's own `output_dir` cannot resume a download. So the folder gets a cache of its own, even where Kaggle or
     # Colab have mounted the set elsewhere.
-    cache = Path(directory).absolute() / ".kagglehub"
+    cache = user_path(directory).absolute() / ".kagglehub"
     copy = _download({"KAGGLEHUB_CACHE": str(cache), "DISABLE_KAGGLE_CACHE": "1", "DISABLE_COLAB_CACHE": "1"})
     _complete(copy / "chest_xray", cache).rename(folder)
     shutil.rmtree(cache)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._io import atomic_write
+from .._io import atomic_write, user_path
 from .._settings import usual_settings
 from ..exceptions import DataError, ImageReadError, InputError
 from ..images._digests import hash_files
@@ -206,7 +206,7 @@ def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
     OSError
         If `directory` cannot be written to.
     """
-    folder = Path(directory)
+    folder = user_path(directory)
     rows = checked_frame(frame)
     rows = rows[rows["split"].notna()]
     if rows.empty:

@@ -13,6 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
+from .._io import user_path
 from ..exceptions import DataError, InputError
 from ._frame import DRAWN, SPLIT_NAMES, mark_drawn
 
@@ -103,11 +104,11 @@ def write_radiographs(
         If `directory` holds images that were not drawn, in folders of these names.
     """
     images, frame = make_radiographs(n_patients, size=size, random_state=random_state)
-    folder = Path(directory)
+    folder = user_path(directory).absolute()
     if not (folder / DRAWN).is_file() and (there := [name for name in SPLIT_NAMES if (folder / name).exists()]):
         raise DataError(f"{folder / there[0]} exists and was not drawn by this program; choose another folder")
     mark_drawn(folder)
-    frame["path"] = [str(Path(directory).absolute() / path) for path in frame["path"]]
+    frame["path"] = [str(folder / path) for path in frame["path"]]
     for image, path in zip(images, frame["path"], strict=True):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).unlink(missing_ok=True)  # it may be a link, whose target must not be overwritten

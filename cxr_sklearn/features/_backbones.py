@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._io import user_path
 from .._keras import import_keras, keras_home, keras_settings
 from ..exceptions import InputError, WeightsUnavailableError
 
@@ -67,9 +68,9 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
     if weights == "random":
         return None
     if weights != "imagenet":
-        if not Path(weights).is_file():
+        if not (file := user_path(weights)).is_file():
             raise WeightsUnavailableError(f"weights={os.fspath(weights)!r} is neither 'imagenet', 'random' nor a file")
-        return Path(weights)
+        return file
     known = application(name)
     path = keras_home() / "models" / known.weights_file
     if not path.is_file():

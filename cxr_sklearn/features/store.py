@@ -19,7 +19,7 @@ import numpy as np
 import platformdirs
 from joblib import Parallel, delayed, effective_n_jobs
 
-from .._io import public
+from .._io import public, user_path
 from .._sqlite import open_database, transaction
 from ..exceptions import ImageReadError, StoreDamagedError
 from ..images._digests import hash_files, indexed_digests
@@ -36,9 +36,9 @@ _KEYS_PER_QUERY = 900  # SQLite before 3.32 takes at most 999
 def store_directory(store: str | os.PathLike[str]) -> Path:
     """Resolve "auto": ``$CXR_SKLEARN_CACHE``, else ``./cache`` where it exists, else the user's cache folder."""
     if store != "auto":
-        return Path(store)
+        return user_path(store)
     if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
+        return user_path(os.environ[CACHE_VARIABLE])
     return Path("cache") if Path("cache").is_dir() else Path(platformdirs.user_cache_dir("cxr_sklearn"))
 
 
@@ -70,7 +70,7 @@ class FeatureStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str], name: str, recipe: Mapping[str, Any]) -> None:
-        self.path = Path(directory).absolute() / f"{name}-{fingerprint(recipe)}.sqlite"
+        self.path = user_path(directory).absolute() / f"{name}-{fingerprint(recipe)}.sqlite"
         quoted = json.dumps(recipe, sort_keys=True).replace("'", "''")
         self._schema = [*_SCHEMA, f"INSERT INTO recipe VALUES ('{quoted}')"]
         self._kept: dict[int, sqlite3.Connection] = {}  # by thread

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from .._io import ReadsEarlierFiles, public
+from .._io import ReadsEarlierFiles, public, user_path_text
 from ..exceptions import InputError
 from ._decoding import Decoding
 from .batch import ImageBatch, PassesImages, TakesPaths, as_batch
@@ -103,7 +103,7 @@ class ImageLoader(
                 f"{values.shape} and dtype {values.dtype}"
             )
         sources = np.empty(len(values), dtype=object)
-        sources[:] = [os.fspath(path) for path in values]
+        sources[:] = [path if isinstance(path, bytes) else user_path_text(path) for path in values]
         batch = ImageBatch(sources, decoding)
         batch.source_index = index
         return batch

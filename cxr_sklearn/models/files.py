@@ -31,7 +31,7 @@ from sklearn.base import is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 
-from .._io import atomic_write, versions_here
+from .._io import atomic_write, user_path, versions_here
 from ..classifiers.finetuned import FineTunedClassifier
 from ..exceptions import InputError, ModelError, WeightsUnavailableError
 from ..features._backbones import POOLINGS, application, weights_identity
@@ -215,7 +215,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     OSError
         If the file cannot be written; a file that was there before is still there.
     """
-    target, model = Path(path), as_model(model)
+    target, model = user_path(path), as_model(model)
     kind = _kind(target)
     check_threshold(model.threshold)
     if not isinstance(model.metadata, dict | None):
@@ -288,7 +288,7 @@ def load_model(
     UserWarning
         If it was saved with other versions of the libraries that scores depend on.
     """
-    source = Path(path)
+    source = user_path(path)
     with _opened(source) as file:
         manifest = _manifest(file, source)
         payload = file.read()
@@ -336,7 +336,7 @@ def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
     ModelError, ValueError, OSError
         As :func:`save_model` would.
     """
-    target = Path(path)
+    target = user_path(path)
     dump(_portable({"pipeline": pipeline}), _kind(target))
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the model another name")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from .._io import atomic_write
+from .._io import atomic_write, user_path
 from ..exceptions import InputError
 
 #: Perceptually uniform, and none of its colours is a grey of the radiograph.
@@ -63,7 +62,7 @@ def write_overlay(
         bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), ax=axes, shrink=0.8, pad=0.03)
         bar.set_label("Raises the score (1: most)" if warmth.any() else "Nothing in the image raises the score")
         figure.supxlabel(_CAVEAT, fontsize=10)
-        with atomic_write(Path(path)) as draft:
+        with atomic_write(user_path(path)) as draft:
             figure.savefig(draft, format="png")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .._io import user_path_text
 from .._settings import usual_settings
 from ..datasets.folder import IMAGE_SUFFIXES
 from ..exceptions import DataError, InputError
@@ -30,6 +31,7 @@ def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
     for place in (os.fspath(place) for place in places):
         if not place:
             raise DataError("a path is empty")
+        place = user_path_text(place)
         if Path(place).is_dir() and not (below := _images_below(Path(place))):
             raise DataError(f"{place} holds no image files")
         found |= dict.fromkeys(below if Path(place).is_dir() else [os.path.normpath(place)])
@@ -81,7 +83,7 @@ def predict(
     model = as_model(model)
     if isinstance(paths, str | os.PathLike | pd.DataFrame):
         raise InputError(f"paths must be a list or Series of paths, not a {type(paths).__name__}")
-    listed = [os.fspath(path) for path in paths]
+    listed = [user_path_text(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
     # As the detector looks at them, so that no image is measured twice.

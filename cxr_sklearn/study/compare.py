@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from .._io import user_path
 from .._settings import usual_settings
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
@@ -151,7 +152,7 @@ def compare(
         candidates += candidates_of(SHORTCUTS, (), **options)
     elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
         raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
-    folder = Path(out)
+    folder = user_path(out)
     names = [*RESULTS, *(f"models/{candidate.name}.skops" for candidate in candidates)]
     claim(folder, names, overwrite=overwrite)
     (folder / "models").mkdir(exist_ok=True)

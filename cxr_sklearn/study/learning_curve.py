@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
 
+from .._io import user_path
 from .._progress import progress_bar
 from .._settings import usual_settings
 from ..datasets._frame import MIN_IMAGES_PER_CLASS
@@ -87,7 +87,7 @@ def learning_curve(
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
     options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
     candidates = candidates_of(pipelines, frozen_recipes(), **options)
-    folder = Path(out)
+    folder = user_path(out)
     claim(folder, ["learning_curve.csv"], overwrite=overwrite)
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
+from .._io import user_path
 from ..classifiers.resampling import BalancedClassifier
 from ..exceptions import RecipeError
 from ..images.loader import ImageLoader
@@ -99,7 +100,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
         If there is no such recipe, or its file cannot be run or has no ``build`` function.
     """
     text = os.fspath(name_or_path)
-    path = Path(text) if text.endswith(".py") else recipes_folder() / f"{text}.py"
+    path = user_path(text) if text.endswith(".py") else recipes_folder() / f"{text}.py"
     if not path.is_file():
         raise RecipeError(
             f"no recipe {text!r}; shipped are {', '.join(recipe_names())}, and your own is given by the path of its "

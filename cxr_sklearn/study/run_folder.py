@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._io import atomic_write
+from .._io import atomic_write, user_path
 from .._settings import usual_settings
 from ..evaluation.summary import learning_facts, summarise
 from ..evaluation.tables import TABLES, read_scores, read_table
@@ -135,7 +135,7 @@ def write_results(
     ValueError
         If `threshold` or `lang` is wrong.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     facts = read_metrics(folder)
     run = facts["run"]
     if threshold is not None:
