@@ -64,6 +64,9 @@ def _import_quietly() -> None:
     # joblib and Dask limit the threads of a worker by a variable that TensorFlow does not read.
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+    if sys.stderr is None:  # a program without a console, where nothing can be printed
+        importlib.import_module("keras")
+        return
     sys.stderr.flush()
     with tempfile.TemporaryFile() as messages:
         stderr = os.dup(2)

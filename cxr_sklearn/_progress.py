@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -15,6 +16,11 @@ class Advance(Protocol):
 
     def __call__(self, steps: int, note: str | None = None, /) -> None:
         """Advance by a number of steps, and show a note behind the title from now on."""
+
+
+def stderr_is_a_terminal() -> bool:
+    """Whether somebody watches; a program without a console has no stderr at all."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,43 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-app = typer.Typer(
+
+class _Messages(Console):
+    """Messages on stderr: a run of hours does not end because nobody reads them any more."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+class _Application(typer.Typer):
+    """The commands; called as a program, and not by a test, it first sees to the standard streams."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        settle_streams()
+        try:
+            return super().__call__(*args, **kwargs)
+        except OSError as error:  # the help cannot be written, to a full disk, say
+            say(f"cxr-sklearn: {error}", stderr, style="red")
+            sys.exit(1)
+
+
+def settle_streams() -> None:
+    """Make the standard streams usable in every state in which shells, services and ``pythonw`` hand them over."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # closed: the next file that is opened would get this number, and what is printed
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None or stream.closed:
+            stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115, PTH123
+            setattr(sys, name, stream)
+        if name != "stdin" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # for what the encoding lacks
+
+
+app = _Application(
     help="Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -38,7 +76,7 @@ def path(text: str) -> Path:
 #: What every option and argument that is a path needs.
 PATH: dict[str, Any] = {"parser": path}
 console = Console()
-stderr = Console(stderr=True)
+stderr = _Messages(stderr=True)
 Images = Annotated[
     Path, typer.Argument(**PATH, help="Folder of radiographs, or a CSV file with the columns path and label.")
 ]
@@ -78,7 +116,8 @@ def printable(line: str) -> str:
 
 def say(line: str, where: Console = console, style: str | None = None) -> None:
     """Print a line literally: brackets and colons in a path are not markup, and no character controls the terminal."""
-    where.print(printable(line), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    with contextlib.suppress(OSError) if where is stderr else contextlib.nullcontext():
+        where.print(printable(line), style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def plain_table(*columns: str) -> Table:

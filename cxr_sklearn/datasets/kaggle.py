@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from .._io import user_path
+from .._progress import stderr_is_a_terminal
 from ..exceptions import DataError, DataUnavailableError
 from ._frame import counted
 from .folder import load_folder
@@ -109,7 +110,7 @@ def _download(settings: dict[str, str]) -> Path:
         [sys.executable, "-P", "-c", _SCRIPT, HANDLE],
         env={**os.environ, "KAGGLEHUB_VERBOSITY": "critical", **settings},
         stdout=subprocess.PIPE,
-        stderr=None if sys.stderr.isatty() else subprocess.DEVNULL,  # the progress bar
+        stderr=None if stderr_is_a_terminal() else subprocess.DEVNULL,  # the progress bar
         text=True,
         check=False,
     )

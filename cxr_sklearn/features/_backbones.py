@@ -20,6 +20,7 @@ import numpy as np
 
 from .._io import user_path
 from .._keras import import_keras, keras_home, keras_settings
+from .._progress import stderr_is_a_terminal
 from ..exceptions import InputError, WeightsUnavailableError
 
 RANDOM_SEED = 0
@@ -87,7 +88,7 @@ def weights_path(name: str, weights: str | os.PathLike[str]) -> Path | None:
 def _download(known: Application, path: Path) -> None:
     keras = import_keras()
     # Keras draws its progress bar on stdout, which is for tables and JSON.
-    progress = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    progress = sys.stderr if stderr_is_a_terminal() else io.StringIO()
     try:
         with contextlib.redirect_stdout(progress), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`input_shape` is undefined")  # only matters to the top
