@@ -62,8 +62,8 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Precision of the network. "auto" is bfloat16 where the CPU or GPU is faster in it.
     store : str, path or None, default="auto"
-        Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` if that folder exists, else the
-        user's cache folder. None stores nothing.
+        Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` if that folder is a store, else
+        the user's cache folder. None stores nothing.
     n_jobs : int or None, default=None
         Number of joblib workers that share the images without stored features; None is 1 except in a
         :func:`joblib.parallel_config` context. On one machine a network uses all cores anyway; this is for clusters.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sqlite3
 import sys
 import warnings
@@ -21,8 +23,8 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from .._io import public, user_path
 from .._sqlite import open_database, transaction
-from ..exceptions import ImageReadError, StoreDamagedError
-from ..images._digests import hash_files, indexed_digests
+from ..exceptions import ImageReadError, StoreDamagedError, StoreError
+from ..images._digests import DIGESTS, hash_files, indexed_digests
 from ..images.batch import ImageBatch
 
 CACHE_VARIABLE = "CXR_SKLEARN_CACHE"
@@ -34,12 +36,46 @@ _KEYS_PER_QUERY = 900  # SQLite before 3.32 takes at most 999
 
 
 def store_directory(store: str | os.PathLike[str]) -> Path:
-    """Resolve "auto": ``$CXR_SKLEARN_CACHE``, else ``./cache`` where it exists, else the user's cache folder."""
+    """Resolve "auto": ``$CXR_SKLEARN_CACHE``, else ``./cache`` if it is a store, else the user's cache folder.
+
+    Raises
+    ------
+    StoreError
+        If the user has no cache folder, as a number without an account has none.
+    """
     if store != "auto":
         return user_path(store)
     if os.environ.get(CACHE_VARIABLE):
         return user_path(os.environ[CACHE_VARIABLE])
-    return Path("cache") if Path("cache").is_dir() else Path(platformdirs.user_cache_dir("cxr_sklearn"))
+    if any(map(is_store_file, Path("cache").glob("*.sqlite"))):  # other programs have folders of this name, too
+        return Path("cache")
+    with contextlib.suppress(RuntimeError):
+        folder = Path(platformdirs.user_cache_dir("cxr_sklearn"))
+        if folder.is_absolute():  # and not below a folder called ~
+            return folder
+    raise StoreError(
+        "the user has no home folder in which features could be kept; name a folder for them in $CXR_SKLEARN_CACHE, or "
+        "with --store or store="
+    )
+
+
+#: What the files of a store are called: the name of the features and the fingerprint of their recipe.
+STORE_FILE = re.compile(r"(?P<name>.+)-(?P<fingerprint>[0-9a-f]{8})\.sqlite")
+
+
+def is_store_file(path: Path) -> bool:
+    """Whether this package wrote a file: by its name and by the tables in it. A link is not such a file."""
+    wanted = (
+        {"digests"} if path.name == DIGESTS else {"features", "recipe"} if STORE_FILE.fullmatch(path.name) else None
+    )
+    if wanted is None or path.is_symlink() or not path.is_file():
+        return False
+    for how in ("mode=rw", "immutable=1"):  # the second is for folders that may not be written to
+        with contextlib.suppress(sqlite3.Error):
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as connection:
+                found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+                return wanted <= {name for (name,) in found}
+    return False
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:
@@ -173,7 +209,7 @@ class FeatureStore:
 
     def digests(self, paths: Sequence[str]) -> list[bytes | OSError]:
         """Return the SHA-256 of each file, or the error on reading it; digests are remembered beside the store."""
-        return indexed_digests(self.path.parent / "digests.sqlite", paths)
+        return indexed_digests(self.path.parent / DIGESTS, paths)
 
     def __len__(self) -> int:
         with open_database(self.path, self._schema) as connection:

@@ -14,6 +14,8 @@ from .._io import open_regular
 from .._sqlite import open_database, transaction
 from ..exceptions import StoreDamagedError
 
+#: The file beside the features.
+DIGESTS = "digests.sqlite"
 _SCHEMA = ["CREATE TABLE IF NOT EXISTS digests (path BLOB PRIMARY KEY, digest BLOB)"]
 _PATHS_PER_QUERY = 900
 #: Paths are processed in parts, because their intermediate data need several times the memory of the digests.

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from cxr_sklearn import FeatureStore
 from cxr_sklearn.exceptions import CXRError, StoreError
-from cxr_sklearn.features.store import fingerprint, store_directory
+from cxr_sklearn.features.store import fingerprint, is_store_file, store_directory
 
 RECIPE = {"backbone": "it's", "layer": None}
 
@@ -249,7 +250,53 @@ def test_where_the_store_lies(tmp_path, monkeypatch):
     monkeypatch.delenv("CXR_SKLEARN_CACHE")
     assert store_directory("auto").is_absolute()
     (tmp_path / "cache").mkdir()
+    assert store_directory("auto").is_absolute()
+    fill(FeatureStore("cache", "net", RECIPE), keys_of(1))
     assert store_directory("auto") == Path("cache")
+
+
+@pytest.mark.parametrize("name", ["other.sqlite", "other-0123abcd.sqlite", "digests.sqlite"])
+def test_a_cache_of_another_program_is_not_taken_for_a_store(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CXR_SKLEARN_CACHE")
+    (tmp_path / "cache").mkdir()
+    with closing(sqlite3.connect(tmp_path / "cache" / name)) as connection:
+        connection.execute("CREATE TABLE responses (url TEXT)")
+    (tmp_path / "cache" / "text-0123abcd.sqlite").write_text("not even a database")
+    assert store_directory("auto").is_absolute()
+
+
+def test_a_link_to_a_store_is_not_one(tmp_path):
+    store = FeatureStore(tmp_path, "net", RECIPE)
+    fill(store, keys_of(1))
+    assert is_store_file(store.path)
+    link = store.path.with_name("link-0123abcd.sqlite")
+    link.symlink_to(store.path)
+    assert not is_store_file(link)
+
+
+@pytest.mark.parametrize("home", ["~/.cache", RuntimeError("no home")])
+def test_a_user_without_a_home(tmp_path, monkeypatch, home):
+    """Versions of platformdirs differ in what they do then."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CXR_SKLEARN_CACHE")
+
+    def user_cache_dir(name):
+        if isinstance(home, Exception):
+            raise home
+        return home
+
+    monkeypatch.setattr("platformdirs.user_cache_dir", user_cache_dir)
+    with pytest.raises(StoreError, match=r"no home folder.*\$CXR_SKLEARN_CACHE"):
+        store_directory("auto")
+    monkeypatch.setenv("CXR_SKLEARN_CACHE", str(tmp_path / "store"))
+    assert store_directory("auto") == tmp_path / "store"
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file.*\$CXR_SKLEARN_CACHE"):
+        FeatureStore(tmp_path / "file" / "store", "net", RECIPE).read(keys_of(1))
 
 
 def test_claims_share_the_connection_that_is_kept_open(store, monkeypatch):
