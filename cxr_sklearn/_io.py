@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,11 @@ def user_path_text(path: str | os.PathLike[str]) -> str:
     """Return the path of an image as text, with the home folder for ``~``; quick where there is none."""
     text = os.fspath(path)
     return os.fspath(user_path(text)) if text.startswith("~") else text
+
+
+#: What cannot be shown: characters that steer a terminal or break a table, and bytes that are not text. Any other
+#: character may be in a name: spaces of all widths, the joiners of Persian and Hindi, signs newer than this Python.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @contextmanager

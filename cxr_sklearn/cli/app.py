@@ -110,8 +110,10 @@ def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def printable(line: str) -> str:
-    """Return a line without the characters that steer a terminal, or that none can show."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in line)
+    """Return text, of one line or several, without the characters that steer a terminal, or that none can show."""
+    from .._io import UNPRINTABLE
+
+    return "\n".join(UNPRINTABLE.sub("?", part) for part in line.split("\n"))
 
 
 def say(line: str, where: Console = console, style: str | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._io import user_path_text
+from .._io import UNPRINTABLE, user_path_text
 from ..exceptions import DataError, InputError
 from ..images._decoding import size_and_mode
 
@@ -23,8 +23,8 @@ _MANY = 20_000
 
 
 def refuse_unprintable(paths: Iterable[str]) -> None:
-    """Refuse names with characters that would break a table, a report or a terminal."""
-    if odd := [path for path in paths if not path.isprintable()]:
+    """Refuse names with control characters, or that are not text."""
+    if odd := [path for path in paths if UNPRINTABLE.search(path)]:
         more = f" and {len(odd) - 3:,} more" if len(odd) > 3 else ""
         raise DataError(f"rename what has characters that cannot be printed: {', '.join(map(ascii, odd[:3]))}{more}")
 

@@ -71,10 +71,10 @@ def is_store_file(path: Path) -> bool:
     if wanted is None or path.is_symlink() or not path.is_file():
         return False
     for how in ("mode=rw", "immutable=1"):  # the second is for folders that may not be written to
-        with contextlib.suppress(sqlite3.Error):
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True)) as connection:
-                found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-                return wanted <= {name for (name,) in found}
+        address = f"{path.absolute().as_uri()}?{how}"
+        with contextlib.suppress(sqlite3.Error), closing(sqlite3.connect(address, uri=True)) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return wanted <= {name for (name,) in found}
     return False
 
 

@@ -12,6 +12,8 @@ from fastapi import HTTPException, Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from .._io import UNPRINTABLE
+
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
@@ -134,4 +136,4 @@ class _Parts:
 def _plain_name(sent: bytes) -> str:
     """Name of a file without its folders, fit to be shown."""
     name = re.split(r"[/\\]", sent.decode("utf-8", errors="replace"))[-1]
-    return "".join(c if c.isprintable() else "?" for c in name)[:_LONGEST_NAME] or "unnamed"
+    return UNPRINTABLE.sub("?", name)[:_LONGEST_NAME] or "unnamed"

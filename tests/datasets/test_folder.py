@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn import load_folder, write_radiographs
+from cxr_sklearn import load_folder, load_frame, write_radiographs
 from cxr_sklearn.datasets.audit import check
 from cxr_sklearn.exceptions import CXRError, DataError
 
@@ -91,6 +91,28 @@ def test_sizes_can_be_left_out(tmp_path):
 
 @pytest.mark.parametrize("name", ["line\nbreak.png", "return\r.png", "\udcff.png"])
 def test_names_that_cannot_be_printed_are_refused(tmp_path, name):
+    write_image(tmp_path / "train" / "NORMAL" / name)
+    with pytest.raises(DataError, match="cannot be printed"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v\u00a013.05.png", "1.01\u202fPM.png", "\u80f8\u90e8\u3000\u6b63.png", "\u0645\u06cc\u200c\u0634.png",
+        "e\u0301.png", "\U0001f469\u200d\u2695\ufe0f.png", "soft\u00adhyphen.png", "\ufeffmark.png",
+        "line\u2028end.png", "\ue000own.png", "\U0001fffd.png",
+    ],
+)  # fmt: skip
+def test_all_other_names_are_read_and_kept_in_tables(tmp_path, name):
+    path = write_image(tmp_path / "train" / "NORMAL" / name)
+    assert load_folder(tmp_path)["path"].tolist() == [path]
+    (tmp_path / "labels.csv").write_text(f"path,label,patient\ntrain/NORMAL/{name},0,{name}\n", encoding="utf-8")
+    assert load_frame(tmp_path / "labels.csv")[["path", "patient"]].values.tolist() == [[path, name]]
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m.png", "tab\t.png", "\x7f.png", "\x85.png", "\x9b31m.png"])
+def test_more_names_that_are_refused(tmp_path, name):
     write_image(tmp_path / "train" / "NORMAL" / name)
     with pytest.raises(DataError, match="cannot be printed"):
         load_folder(tmp_path)
