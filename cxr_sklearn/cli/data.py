@@ -115,7 +115,7 @@ def subset(
 
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise InputError(f"{out} lies inside {images}, where its images would count again; choose another folder")
-        drawn = balanced_subset(load(images), train, val, test, random_state=seed)
+        drawn = balanced_subset(load(images, tell=True), train, val, test, random_state=seed)
         how = write_subset(drawn, out)
         who = f"{counted(len(drawn), 'image')} of {counted(drawn['patient'].nunique(), 'patient')}"
         say(f"{who} in {out} ({how}), listed with their patients in {out / 'manifest.csv'}")

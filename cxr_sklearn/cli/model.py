@@ -54,7 +54,7 @@ def train(
 
         (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
         check_saveable(candidate.pipeline, save)
-        model = run(load(images), pipeline, weights=weights, store=store or "auto", balance=balance,
+        model = run(load(images, tell=True), pipeline, weights=weights, store=store or "auto", balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
         manifest = save_model(model, save)

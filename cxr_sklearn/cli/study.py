@@ -156,7 +156,7 @@ def learning_curve(
         from ..study.learning_curve import learning_curve as run
         from ..study.run_folder import write_results
 
-        table = run(load(images), pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
+        table = run(load(images, tell=True), pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")

@@ -15,7 +15,11 @@ from ..exceptions import DataError, InputError
 from ..images._decoding import size_and_mode
 
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 #: In the order of their use.
 SPLIT_NAMES = ("train", "val", "test")
 #: Opening more files than this takes a while, and very long on a network drive.

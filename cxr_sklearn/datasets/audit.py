@@ -283,12 +283,17 @@ def warning_sentences(found: Mapping[str, Any], attrs: Mapping[Any, Any]) -> lis
     for kind, meaning in (("blank", "blank"), ("inverted", "like a negative of the others")):
         if paths := found[kind]:
             said.append(f"{counted(len(paths), 'image')} look{'s' * (len(paths) == 1)} {meaning}: {_some(paths)}")
+    return said + left_out_sentences(attrs)
+
+
+def left_out_sentences(attrs: Mapping[Any, Any]) -> list[str]:
+    """Put into words which image files `load_folder` passed by; `attrs` are those of its frame."""
     n, examples = attrs.get("left_out", (0, []))
-    if n:
-        more = f" and {n - len(examples):,} more" if n > len(examples) else ""
-        said.append(f"{counted(n, 'image file')} in no class folder, or of a kind that is not read, left out: "
-                    f"{', '.join(map(_place, examples))}{more}")  # fmt: skip
-    return said
+    if not n:
+        return []
+    more = f" and {n - len(examples):,} more" if n > len(examples) else ""
+    return [f"{counted(n, 'image file')} in no class folder, or of a kind that is not read, left out: "
+            f"{', '.join(map(_place, examples))}{more}"]  # fmt: skip
 
 
 def _of_splits(found: Mapping[str, Any]) -> list[str]:

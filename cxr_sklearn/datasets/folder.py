@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import mimetypes
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -15,17 +15,21 @@ from .._settings import usual_settings
 from ..exceptions import DataError
 from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
 from ._names import patient_of
+from ._walk import walk
 
 #: Number of bytes at either end that are compared to recognise a second copy.
 _PIECE = 4096
-IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+#: A folder of a split: train, training_set, Test-Data.
+_SPLIT_FOLDER = re.compile(rf"({'|'.join(SPLITS)})(?:[ _-]?(?:set|data|images|split))?")
+#: Folders beside the images of a class, as in the COVID-19 Radiography Database, that hold pictures of another kind.
+_NOT_RADIOGRAPHS = {"mask", "masks", "segmentation", "segmentations", "heatmaps", "thumbnails", "thumbs"}
 
 
 class _Entry(NamedTuple):
     path: str
     label: str
     split: str | None
-    #: Split, class folder and name: the path within its copy of the set.
+    #: From the folder of split or class, whichever comes first, to the name: the path within its copy of the set.
     place: tuple[str, ...]
     #: The folders above.
     prefix: tuple[str, ...]
@@ -35,9 +39,11 @@ class _Entry(NamedTuple):
 def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
-    Class folders are called "normal" or "pneumonia" (or "neumonia"), in upper or lower case; the folder above may be
-    "train", "val" (or "valid", "validation") or "test". The second copy of the set inside the Kaggle archive,
-    ``__MACOSX`` and hidden files are ignored.
+    Class folders are called "normal" or "pneumonia" (or "neumonia"), in upper or lower case; a folder anywhere above or
+    below them may be "train" ("training"), "val" ("valid", "validation", "dev") or "test" ("testing"), with "set",
+    "data", "images" or "split" behind it. Other folders, of sites or patients, may be anywhere; those of masks are left
+    out. Links are followed. The second copy of the set inside the Kaggle archive, ``__MACOSX`` and hidden files are
+    ignored.
 
     Parameters
     ----------
@@ -56,8 +62,8 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     Raises
     ------
     DataError
-        If `root` is not a folder or has no images in class folders, a name cannot be printed, or a folder cannot be
-        read.
+        If `root` is not a folder or has no images in class folders, a name cannot be printed, a folder cannot be read,
+        or folders name two splits.
 
     Examples
     --------
@@ -100,34 +106,42 @@ def _frame_of(table: pd.DataFrame, places: pd.Series, sizes: bool | str) -> pd.D
 def _entries(folder: Path) -> tuple[list[_Entry], list[str]]:
     """Return the images in class folders, and the paths of all other images."""
     entries, others = [], []
-    # Real paths of a folder and its parents: following a link to one of them would never end.
-    above: dict[str, tuple[str, ...]] = {}
-    for directory, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
-        real = os.path.realpath(directory)
-        parents = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
-        if real in parents:
-            folders.clear()
+    found = list(walk(folder))
+    # A folder that holds class folders is not one itself, as where a whole project is called pneumonia.
+    holders = {parts[:i] for parts, *_ in found for i in [0, *(j + 1 for j in _classes(parts)[:-1])] if _classes(parts)}
+    for parts, images, passed_by in found:
+        others += passed_by
+        end = _classes(parts)[-1] + 1 if _classes(parts) else 0
+        label = LABELS.get((parts[end - 1] if end else folder.resolve().name).lower())
+        if label is None or parts[:end] in holders or _NOT_RADIOGRAPHS.intersection(map(str.lower, parts[end:])):
+            others += images
             continue
-        above[directory] = (*parents, real)
-        folders[:] = sorted(name for name in folders if name != "__MACOSX" and not name.startswith("."))
-        parts = Path(directory).relative_to(folder).parts
-        label = LABELS.get((parts[-1] if parts else folder.resolve().name).lower())
-        split = SPLITS.get(parts[-2].lower()) if len(parts) > 1 else None
-        depth = 2 if split else min(1, len(parts))
-        prefix, place = parts[: len(parts) - depth], parts[len(parts) - depth :]
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = os.path.join(directory, name)  # noqa: PTH118
-            if label and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
-                entries.append(_Entry(path, label, split, (*place, name), prefix))
-            elif (mimetypes.guess_type(name)[0] or "").startswith(("image/", "application/dicom")):
-                others.append(path)
+        split, first = _split(parts, end, folder)
+        start = min(first, max(end - 1, 0))
+        for path in images:
+            name = os.path.basename(path)  # noqa: PTH119 - called for every image
+            entries.append(_Entry(path, label, split, (*parts[start:], name), parts[:start]))
     return entries, others
 
 
-def _refuse(error: OSError) -> None:
-    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+def _classes(parts: tuple[str, ...]) -> list[int]:
+    """Return the positions of the folders that are called as a class is."""
+    return [i for i, part in enumerate(parts) if part.lower() in LABELS]
+
+
+def _split(parts: tuple[str, ...], end: int, folder: Path) -> tuple[str | None, int]:
+    """Return the split that the folders name, and the position of the one that names it; `end` is after the class.
+
+    Above the class, the nearest counts: all of them may lie in a folder called test. Below it, patients and sites may
+    be called anything, so a second split there is not guessed at.
+    """
+    named = [(SPLITS[match[1]], i) for i, part in enumerate(parts) if (match := _SPLIT_FOLDER.fullmatch(part.lower()))]
+    above, below = [at for at in named if at[1] < end], [at for at in named if at[1] >= end]
+    nearest = above[-1:] + below
+    if len(splits := dict(nearest)) > 1:
+        place = folder.joinpath(*parts)
+        raise DataError(f"{place} is in two splits by its name, {' and '.join(splits)}; rename one of its folders")
+    return nearest[0] if nearest else (None, len(parts))
 
 
 def _without_second_copy(entries: list[_Entry]) -> list[_Entry]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .._io import user_path_text
+from .._io import user_path, user_path_text
 from .._settings import usual_settings
-from ..datasets.folder import IMAGE_SUFFIXES
+from ..datasets._frame import counted
+from ..datasets._walk import walk
 from ..exceptions import DataError, InputError
 from ..features._image_stats import image_stats
 from ..features.shortcuts import ShortcutFeatures
@@ -25,22 +26,44 @@ def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
     Raises
     ------
     DataError
-        If a folder holds no image files, or a path is empty.
+        If a folder holds no image files or cannot be read, or a path is empty.
+
+    Warns
+    -----
+    UserWarning
+        If a folder also holds images of kinds that are not read.
     """
     found: dict[str, None] = {}
+    passed_by: list[str] = []
     for place in (os.fspath(place) for place in places):
         if not place:
             raise DataError("a path is empty")
-        place = user_path_text(place)
-        if Path(place).is_dir() and not (below := _images_below(Path(place))):
-            raise DataError(f"{place} holds no image files")
-        found |= dict.fromkeys(below if Path(place).is_dir() else [os.path.normpath(place)])
+        path = user_path(place)
+        if not path.is_dir():
+            found[_plain(path)] = None
+            continue
+        folders = list(walk(path))
+        passed_by += (other for folder in folders for other in folder.passed_by)
+        below = sorted(_plain(image) for folder in folders for image in folder.images)
+        if not below:
+            raise DataError(f"{path} holds no image files" + (f"; {_not_read(passed_by)}" if passed_by else ""))
+        found |= dict.fromkeys(below)
+    if passed_by:
+        warnings.warn(_not_read(passed_by), stacklevel=2)
     return list(found)
 
 
-def _images_below(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(str(path) for path in paths if not any(part[0] == "." for part in path.relative_to(folder).parts))
+def _plain(path: str | os.PathLike[str]) -> str:
+    plain = os.path.normpath(path)
+    return os.fspath(path) if plain.startswith("~") else plain  # ./~ is not the home folder
+
+
+def _not_read(paths: list[str]) -> str:
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return (
+        f"{counted(len(paths), 'image file')} of a kind that is not read, passed by: {', '.join(paths[:3])}{more}; "
+        "DICOM files must end in .dcm"
+    )
 
 
 @usual_settings

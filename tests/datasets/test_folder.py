@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn import load_folder, load_frame, write_radiographs
+from cxr_sklearn import balanced_subset, load_folder, load_frame, write_radiographs
 from cxr_sklearn.datasets.audit import check
 from cxr_sklearn.exceptions import CXRError, DataError
 
@@ -151,12 +151,91 @@ def test_images_that_are_left_out_are_reported(tmp_path):
         write_image(tmp_path / "train" / name, seed=i)
     (tmp_path / "train" / "NORMAL" / "notes.txt").write_text("no image")
     frame = load_folder(tmp_path)
-    assert len(frame) == 1
-    assert check(frame)["left_out"] == 4
+    assert len(frame) == 2
+    assert check(frame)["left_out"] == 3
     assert (
-        "4 image files in no class folder, or of a kind that is not read, left out: train/COVID/c.png, "
-        "train/NORMAL/d.gif, NORMAL/sub/b.png and 1 more" in check(frame)["warnings"]
+        "3 image files in no class folder, or of a kind that is not read, left out: train/COVID/c.png, "
+        f"train/NORMAL/d.gif, {tmp_path.name}/train/e.dcm" in check(frame)["warnings"]
     )
+
+
+def splits_of(root, *names):
+    frame = fill(root, *names)
+    assert frame["path"].tolist() == sorted(str(root / name) for name in names)
+    return [(row.label, row.split if isinstance(row.split, str) else None) for row in frame.itertuples()]
+
+
+@pytest.mark.parametrize(
+    ("place", "label", "split"),
+    [
+        ("training/NORMAL", "normal", "train"),
+        ("Testing/PNEUMONIA", "pneumonia", "test"),
+        ("dev/NORMAL", "normal", "val"),
+        ("train_set/NORMAL", "normal", "train"),
+        ("Test-Data/NORMAL", "normal", "test"),
+        ("trainset/NORMAL", "normal", "train"),
+        ("train/site A/NORMAL", "normal", "train"),
+        ("test/site A/ward 3/PNEUMONIA", "pneumonia", "test"),
+        ("site A/train/NORMAL", "normal", "train"),
+        ("train/NORMAL/patient 7", "normal", "train"),
+        ("train/patient 7/NORMAL/study 1", "normal", "train"),
+        ("NORMAL/train", "normal", "train"),
+        ("NORMAL/test/site A", "normal", "test"),
+        ("site A/PNEUMONIA/validation/patient 7", "pneumonia", "val"),
+        ("test/train/NORMAL", "normal", "train"),  # a folder of trials
+        ("NORMAL/site A", "normal", None),
+        ("NORMAL/testimony", "normal", None),
+        ("NORMAL/masked ball", "normal", None),
+    ],
+)
+def test_layouts_that_people_have(tmp_path, place, label, split):
+    assert splits_of(tmp_path, f"{place}/a.png") == [(label, split)]
+
+
+def test_a_split_above_and_another_below_the_class_is_not_guessed_at(tmp_path):
+    write_image(tmp_path / "train" / "NORMAL" / "test" / "a.png")
+    with pytest.raises(DataError, match=r"train/NORMAL/test is in two splits by its name, train and test"):
+        load_folder(tmp_path)
+
+
+def test_masks_beside_the_images_of_a_class_are_left_out(tmp_path):
+    frame = fill(tmp_path, "Normal/images/1.png", "Normal/masks/1.png", "Pneumonia/images/1.png")
+    assert [Path(path).parts[-2] for path in frame["path"]] == ["images", "images"]
+    assert frame.attrs["left_out"][0] == 1
+
+
+def test_a_project_called_after_a_class_is_not_a_class_folder(tmp_path):
+    write_image(tmp_path / "pneumonia" / "figures" / "roc.png")
+    write_image(tmp_path / "pneumonia" / "data" / "NORMAL" / "a.png")
+    for root in (tmp_path, tmp_path / "pneumonia"):
+        frame = load_folder(root)
+        assert frame["label"].tolist() == ["normal"]
+        assert frame.attrs["left_out"][0] == 1
+
+
+@pytest.mark.parametrize(
+    "layout", ["{split}/site/{label}", "{label}/{split}", "site/{label}/{split}", "{split}ing/{label}"]
+)
+def test_a_subset_draws_from_its_own_split(tmp_path, layout):
+    for split in ("train", "test"):
+        for label in ("NORMAL", "PNEUMONIA"):
+            for i in range(9):
+                folder = tmp_path / layout.format(split=split, label=label)
+                write_image(folder / f"{split} {i}.png", seed=i)
+    drawn = balanced_subset(load_folder(tmp_path), 5, 4, 9, random_state=0)
+    from_test = drawn["path"].map(lambda path: Path(path).name.startswith("test"))
+    assert (from_test == (drawn["split"] == "test")).all()
+    with pytest.raises(DataError, match="only 4 of 9 are left"):
+        balanced_subset(load_folder(tmp_path), 5, 5, 9, random_state=0)
+
+
+def test_dicom_without_a_suffix_is_passed_by_by_name(tmp_path):
+    write_image(tmp_path / "NORMAL" / "a.png")
+    for name in ("IM000001", "1.2.840.113619.2", "DICOMDIR"):
+        (tmp_path / "NORMAL" / name).write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "NORMAL" / "README").write_text("no image")
+    count, examples = load_folder(tmp_path).attrs["left_out"]
+    assert (count, [Path(path).name for path in examples]) == (2, ["1.2.840.113619.2", "IM000001"])
 
 
 def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):

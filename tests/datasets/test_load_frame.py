@@ -86,7 +86,7 @@ def test_a_few_images_may_be_missing(write):
         ("path,label\n,0\n", "row 2: the path is missing"),
         (
             "path,label,split\nx/a.png,0,holdout\n",
-            "row 2: split 'holdout' is not one of train, val, valid, validation, test",
+            "row 2: split 'holdout' is not one of train, training, val, valid, validation, dev, test, testing",
         ),
         ("path,label\nx/a.png,0\n./x/a.png,0\n", "row 3: duplicate path .*a.png"),
         (

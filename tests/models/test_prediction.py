@@ -1,3 +1,5 @@
+import errno
+import os
 from collections import Counter
 
 import numpy as np
@@ -28,6 +30,54 @@ class TestImagePaths:
         (tmp_path / "b.png").touch()
         monkeypatch.chdir(tmp_path)
         assert image_paths(["./b.png", ".", "b.png"]) == ["b.png"]
+
+    def test_links_to_folders_are_followed_and_come_to_an_end(self, tmp_path):
+        for one, other in (("a", "b"), ("b", "a")):
+            write_image(tmp_path / one / f"{one}.png")
+            (tmp_path / one / "link").symlink_to(tmp_path / other)
+        assert image_paths([tmp_path / "a"]) == [str(tmp_path / "a" / "a.png"), str(tmp_path / "a" / "link" / "b.png")]
+
+    def test_a_folder_with_the_suffix_of_an_image_is_a_folder(self, tmp_path):
+        image = write_image(tmp_path / "series.dcm" / "one.png")
+        assert image_paths([tmp_path]) == image_paths([tmp_path / "series.dcm"]) == [image]
+
+    def test_a_folder_that_may_not_be_read(self, tmp_path, monkeypatch):
+        write_image(tmp_path / "open.png")
+        (tmp_path / "closed").mkdir()
+        scandir = os.scandir
+
+        def refuse(path):
+            if os.fspath(path).endswith("closed"):
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(DataError, match="closed cannot be read: Permission denied"):
+            image_paths([tmp_path])
+
+    def test_what_is_passed_by_is_counted_and_named(self, tmp_path):
+        image = write_image(tmp_path / "one.png")
+        for i in range(4):
+            (tmp_path / f"{i}.gif").touch()
+        (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+        (tmp_path / "notes.txt").touch()
+        with pytest.warns(
+            UserWarning, match=r"^5 image files .*, passed by: \S*0.gif, \S*1.gif, \S*2.gif and 2 more; "
+        ):
+            assert image_paths([tmp_path]) == [image]
+        (tmp_path / "one.png").unlink()
+        with pytest.raises(DataError, match="holds no image files; 5 image files"):
+            image_paths([tmp_path])
+
+    def test_a_link_that_leads_nowhere_is_an_image_that_cannot_be_read(self, tmp_path):
+        (tmp_path / "gone.png").symlink_to(tmp_path / "absent.png")
+        assert image_paths([tmp_path]) == [str(tmp_path / "gone.png")]
+
+    def test_a_folder_called_tilde(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write_image(tmp_path / "~" / "one.png")
+        assert [os.path.realpath(path) for path in image_paths(["."])] == [str(tmp_path / "~" / "one.png")]
+        assert image_paths(["."]) != ["~/one.png"]
 
     def test_invalid_paths(self, tmp_path):
         with pytest.raises(DataError, match="holds no image files"):

@@ -1,0 +1,69 @@
+"""The one walk through a folder of images, for all commands."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .._io import open_regular
+from ..exceptions import DataError
+
+IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
+
+
+class Folder(NamedTuple):
+    """A folder and the paths of the files in it."""
+
+    #: The names of the folders from the root to this one.
+    parts: tuple[str, ...]
+    images: list[str]
+    #: Files that hold an image of a kind that is not read, or are DICOM without a suffix that says so.
+    passed_by: list[str]
+
+
+def walk(root: Path) -> Iterator[Folder]:
+    """Yield a folder and all folders below it, in order; links are followed, but never back up.
+
+    Hidden files and folders and ``__MACOSX`` are ignored.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be read.
+    """
+    # Real paths of a folder and its parents: following a link to one of them would never end.
+    above: dict[str, tuple[str, ...]] = {}
+    for directory, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        real = os.path.realpath(directory)
+        parents = above.get(os.path.dirname(directory), ())  # noqa: PTH120 - called for every folder
+        if real in parents:
+            folders.clear()
+            continue
+        above[directory] = (*parents, real)
+        folders[:] = sorted(name for name in folders if name != "__MACOSX" and not name.startswith("."))
+        images, passed_by = [], []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = os.path.join(directory, name)  # noqa: PTH118
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122
+                images.append(path)
+            elif _holds_an_image(path, name):
+                passed_by.append(path)
+        yield Folder(Path(directory).relative_to(root).parts, images, passed_by)
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _holds_an_image(path: str, name: str) -> bool:
+    kind = mimetypes.guess_type(name)[0]
+    if kind is not None:
+        return kind.startswith(("image/", "application/dicom"))
+    try:  # scanners export DICOM files called IM000001, or by a number with dots
+        with open_regular(path) as file:
+            return name != "DICOMDIR" and file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
