@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
+import unicodedata
+import warnings
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -173,6 +175,17 @@ def _ends(path: str) -> tuple[int, bytes, bytes]:
 
 _NEEDED = ("path", "label")
 _OPTIONAL = ("split", "patient", "subtype")
+_SEPARATORS = ",;\t"
+#: What spreadsheets, R and pandas write for a missing value or for an error. Taken for a name, it would make one
+#: patient of all images whose patient is unknown.
+_MISSING = {
+    *("", "NA", "N/A", "n/a", "NaN", "nan", "-nan", "-NaN", "NaT", "None", "NULL", "null", "<NA>", "#N/A N/A", "#NA"),
+    *("#N/A", "#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+}
+#: A whole number that became a float, because a cell in its column was empty.
+_WHOLE = re.compile(r"^(-?\d+)\.0*$")
+#: A long number as spreadsheets show it, with the last digits gone.
+_ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 
 @usual_settings
@@ -184,7 +197,9 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     csv_file : path
         With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order; others are
         ignored. Paths are relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is
-        "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs.
+        "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and
+        whatever else spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines,
+        and lines that begin with #, are skipped.
     sizes : bool or "auto", default="auto"
         As for :func:`load_folder`.
 
@@ -199,6 +214,11 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     DataError
         If the file is not such a table, a label or split is unknown, a path occurs twice or cannot be printed, or none
         of the images exists.
+
+    Warns
+    -----
+    UserWarning
+        If names of patients are the same but for case, spaces or leading zeros, or were rounded by a spreadsheet.
 
     Examples
     --------
@@ -228,7 +248,7 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         )
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
-    return _frame_of(table.assign(path=path, label=label, split=split), path, sizes)
+    return _frame_of(table.assign(path=path, label=label, split=split, patient=_patients(table)), path, sizes)
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -244,29 +264,84 @@ def _read(file: Path) -> pd.DataFrame:
 
 def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
     # Not pandas.read_csv: it drops surplus cells or takes them for an index, and refuses rows with empty surplus cells.
-    head = lines.readline()
-    skipped = 1 if head.lower().startswith("sep=") else 0  # Excel may write that first
-    head = lines.readline() if skipped else head
-    # The name of a column may contain other separators.
-    fits = [sep for sep in ",;\t" if set(_NEEDED) <= set(_names(head, sep))]
-    separator = fits[0] if fits else max(",;\t", key=head.count)
-    names = _names(head, separator)
+    text = list(lines)
+    start, separator, names = _header(text)
     if double := [name for name in (*_NEEDED, *_OPTIONAL) if names.count(name) > 1]:
         raise DataError(f"{file} has two columns {double[0]!r}")
     rows: dict[int, list[str]] = {}
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
+    reader = csv.reader(text[start:], delimiter=separator, skipinitialspace=True, strict=True)
+    next(reader, None)
     for row in reader:
         cells = [cell.strip() for cell in row]
-        number = reader.line_num + skipped + 1
+        if not any(cells) or _is_comment(cells, names, file.parent):
+            continue
+        number = reader.line_num + start
         if any(cells[len(names) :]):
             raise DataError(f"{file}, row {number}: it has more cells than there are columns")
-        if any(cells):
-            rows[number] = (cells + [""] * len(names))[: len(names)]
-    return pd.DataFrame.from_dict(rows, "index", "object", names).replace("", pd.NA).astype("str")
+        rows[number] = (cells + [""] * len(names))[: len(names)]
+    table = pd.DataFrame.from_dict(rows, "index", "object", names)
+    return table.mask(table.isin(_MISSING), pd.NA).astype("str")
 
 
-def _names(head: str, separator: str) -> list[str]:
-    return [name.strip().lower() for row in csv.reader([head], delimiter=separator) for name in row]
+def _header(text: list[str]) -> tuple[int, str, list[str]]:
+    """Return the position of the line with the names of the columns, their separator and the names."""
+    start = next((i for i, line in enumerate(text) if not _is_before_the_header(line)), len(text))
+    for separator in _SEPARATORS:
+        try:  # a name may hold line breaks and other separators
+            names = _names(text[start:], separator)
+        except csv.Error:
+            continue
+        if set(_NEEDED) <= set(names):
+            return start, separator, names
+    separator = max(_SEPARATORS, key=text[start].count) if text[start:] else ","
+    return start, separator, _names(text[start : start + 1], separator, strict=False)
+
+
+def _is_before_the_header(line: str) -> bool:
+    """Whether a line is blank, a comment, or the separator, which Excel may write first."""
+    if line.startswith("#"):  # some programs write their header as a comment
+        return not any(set(_NEEDED) <= set(_names([line], separator, strict=False)) for separator in _SEPARATORS)
+    return not line.strip(f' "\r\n{_SEPARATORS}') or line.lower().startswith("sep=")
+
+
+def _names(lines: list[str], separator: str, *, strict: bool = True) -> list[str]:
+    first = next(csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict), [])
+    return [" ".join(name.lstrip("#").split()).lower() for name in first]
+
+
+def _is_comment(cells: list[str], names: list[str], folder: Path) -> bool:
+    """Whether a row begins with #, and is neither an error that a spreadsheet wrote nor of an image called so."""
+    if not cells[0].startswith("#") or cells[0] in _MISSING:
+        return False
+    path = dict(zip(names, cells, strict=False)).get("path")
+    return not path or not os.path.exists(folder / path)  # noqa: PTH110 - Path.exists raises for a long comment
+
+
+def _patients(table: pd.DataFrame) -> pd.Series:
+    """Return the column of patients, and warn of names that a spreadsheet or a typist may have changed."""
+    patients = _column(table, "patient").str.replace(_WHOLE, r"\1", regex=True)
+    unique = patients.dropna().unique().tolist()
+    alike: dict[str, list[str]] = {}
+    for name in unique:
+        key = re.sub(r"\s|(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFKC", name).casefold())
+        alike.setdefault(key, []).append(name)
+    if doubtful := [names for names in alike.values() if len(names) > 1]:
+        warnings.warn(
+            f"patients {' and '.join(map(repr, doubtful[0]))} differ in case, spaces or leading zeros alone, and count "
+            f"as different patients{_and_more(len(doubtful) - 1)}",
+            stacklevel=3,
+        )
+    if rounded := [name for name in unique if _ROUNDED.fullmatch(name)]:
+        warnings.warn(
+            f"patient {rounded[0]!r} is a number that a spreadsheet rounded: several patients may have become one"
+            f"{_and_more(len(rounded) - 1)}",
+            stacklevel=3,
+        )
+    return patients
+
+
+def _and_more(count: int) -> str:
+    return f" (and {count:,} more)" if count else ""
 
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
@@ -276,7 +351,7 @@ def _column(table: pd.DataFrame, name: str) -> pd.Series:
 def _known(table: pd.DataFrame, name: str, names: dict[str, str], file: Path) -> pd.Series:
     """Translate a column by `names`; other values are refused."""
     given = _column(table, name)
-    known = given.str.lower().map(names)
+    known = given.str.lower().str.replace(_WHOLE, r"\1", regex=True).map(names)
     if (unknown := given.notna() & known.isna()).any():
         value = given[unknown].iloc[0]
         raise DataError(f"{file}, row {_row(unknown)}: {name} {value!r} is not one of {', '.join(names)}")

@@ -51,11 +51,82 @@ def test_what_spreadsheets_write(write, separator):
     assert load_frame(write(text, "utf-8-sig"))["patient"].tolist() == ["Müller"]
 
 
-def test_a_patient_may_be_called_anything(write):
-    text = 'path,label,patient,note\nx/a.png,0,NA,"a; b"\n\nx/person3_virus_4.png,1, None ,\n'
-    assert load_frame(write(text))["patient"].tolist() == ["NA", "None"]
+def test_a_patient_may_be_called_anything_else(write):
+    text = 'path,label,patient,note\nx/a.png,0,Nancy,"a; b"\n\nx/person3_virus_4.png,1, none of them ,\n'
+    assert load_frame(write(text))["patient"].tolist() == ["Nancy", "none of them"]
     text = 'path,label,patient,notes (a;b;c;d)\nx/a.png,0," ",\nx/person3_virus_4.png,1,,,\n'
     assert load_frame(write(text))["patient"].tolist()[1] == "virus-3"
+
+
+@pytest.mark.parametrize(
+    "missing", ["NA", "nan", "NaN", "None", "<NA>", "NaT", "#N/A", "N/A", "NULL", "#REF!", "#VALUE!"]
+)
+def test_what_programs_write_for_a_missing_value(write, tmp_path, missing):
+    """Else all images without a patient would be those of one, and missing splits an error."""
+    rows = f"{missing},x/a.png,0,{missing},{missing}\n{missing},x/person3_virus_4.png,1,,\n"
+    frame = load_frame(write(f"patient,path,label,split,subtype\n{rows}"))
+    assert frame["patient"].tolist() == [str(tmp_path / "x/a.png"), "virus-3"]
+    assert frame["split"].isna().all()
+    with pytest.raises(DataError, match="row 2: the label is missing"):
+        load_frame(write(f"path,label\nx/a.png,{missing}\n"))
+
+
+def test_numbers_that_became_floats(write):
+    frame = load_frame(write("path,label,patient\nx/a.png,0.0,1\nx/person3_virus_4.png,1.0,1.0\n"))
+    assert frame["patient"].tolist() == ["1", "1"]
+    assert frame["label"].tolist() == ["normal", "pneumonia"]
+    frame = load_frame(write("path,label,patient\nx/a.png,0,1.5\nx/person3_virus_4.png,1,1.2.0\n"))
+    assert frame["patient"].tolist() == ["1.5", "1.2.0"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("P1", "p1"), ("P 1", "P1"), ("007", "7.0"), ("P01", "P1"), ("\uff21", "A")]
+)
+def test_patients_that_look_alike_are_warned_of(write, one, other):
+    with pytest.warns(UserWarning, match="differ in case, spaces or leading zeros alone"):
+        frame = load_frame(write(f"path,label,patient\nx/a.png,0,{one}\nx/person3_virus_4.png,1,{other}\n"))
+    assert frame["patient"].nunique() == 2
+
+
+def test_patients_that_differ_are_not_warned_of(write):
+    load_frame(write("path,label,patient\nx/a.png,0,P10\nx/person3_virus_4.png,1,P1\n"))
+    load_frame(write("path,label,patient\nx/a.png,0,P100\nx/person3_virus_4.png,1,P1\n"))
+
+
+def test_patients_that_a_spreadsheet_rounded_are_warned_of(write):
+    with pytest.warns(UserWarning, match=r"patient '1.23457E\+12' is a number that a spreadsheet rounded"):
+        load_frame(write("path,label,patient\nx/a.png,0,1.23457E+12\nx/person3_virus_4.png,1,1.23457E+12\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# " + "a long comment " * 300 + "\npath,label\nx/a.png,0\n# " + "another, " * 300 + "\n",
+        'path,label,"patient\nas in the files",note\nx/a.png,0,7,\n',
+        '"path";"label";"note, with\r\nline break"\r\nx/a.png;0;\r\n',
+        "# made by hand, on Monday\n\n# twice; really\npath,label\nx/a.png,0\n",
+        "#path,label\nx/a.png,0\n",
+        ",,\n\npath,label,\nx/a.png,0,\n,,\n",
+        "path,label\n# the good ones, of May\nx/a.png,0\n#x/b.png,1\n\n",
+        "sep=;\n\n# exported\npath;label\nx/a.png;0\n",
+        "\n \npath\tlabel\nx/a.png\t0\n",
+    ],
+)
+def test_comments_blank_lines_and_headers_of_several_lines(write, text):
+    assert load_frame(write(text))["label"].tolist() == ["normal"]
+
+
+def test_lines_are_still_counted_as_an_editor_counts_them(write):
+    text = '# a comment\n\n"path","label","two\nlines"\n# another\nx/a.png,covid,\n'
+    with pytest.raises(DataError, match="row 6: label 'covid'"):
+        load_frame(write(text))
+
+
+def test_an_image_whose_name_begins_as_a_comment_does(write, tmp_path):
+    write_image(tmp_path / "#1.png")
+    assert load_frame(write("path,label\n#1.png,0\n#2.png,0\n"))["path"].tolist() == [str(tmp_path / "#1.png")]
+    with pytest.raises(DataError, match="row 2: the path is missing"):
+        load_frame(write("path,label\n#N/A,0\n"))
 
 
 def test_absolute_paths(write, tmp_path):
