@@ -80,8 +80,20 @@ stderr = _Messages(stderr=True)
 Images = Annotated[
     Path, typer.Argument(**PATH, help="Folder of radiographs, or a CSV file with the columns path and label.")
 ]
+
+
+def store_folder(text: str) -> str | Path | None:
+    """Return what ``--store`` says: "auto" (or nothing), a folder, or None for "none"."""
+    return None if text == "none" else "auto" if text in ("auto", "") else path(text)
+
+
 Store = Annotated[
-    str | None, typer.Option(help="Folder of the feature store (default: $CXR_SKLEARN_CACHE, ./cache, user cache).")
+    Any,
+    typer.Option(
+        parser=store_folder,
+        metavar="auto|none|PATH",
+        help="Folder of the feature store; none keeps nothing (auto: $CXR_SKLEARN_CACHE, ./cache, user cache).",
+    ),
 ]
 
 

@@ -50,14 +50,14 @@ def fetch(
 @app.command()
 def check(
     images: Images,
-    store: Store = None,
+    store: Store = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
 ) -> None:
     """Look for leaks, copies, unreadable files and giveaways; exit status 1 for a leak or an unreadable file."""
     with one_line_errors():
         from ..datasets.audit import check as run
 
-        found = run(load(images), store=store or "auto", verbose=1)
+        found = run(load(images), store=store, verbose=1)
         if as_json:
             typer.echo(json.dumps(found, indent=2))
         else:

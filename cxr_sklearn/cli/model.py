@@ -33,7 +33,7 @@ def train(
     pipeline: Annotated[str, typer.Option(help="Recipe, by name or by the path of your own file.")],
     save: Annotated[Path, typer.Option(**PATH, help="File to write the model to, ending in .skops or .joblib.")],
     weights: Weights = "imagenet",
-    store: Store = None,
+    store: Store = "auto",
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
     threshold: Annotated[str, typer.Option(metavar=RULES, help="Where scores become decisions.")] = "youden",
     calibrate: Annotated[Calibration | None, typer.Option(help="Calibrate the scores.")] = None,
@@ -54,7 +54,7 @@ def train(
 
         (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
         check_saveable(candidate.pipeline, save)
-        model = run(load(images, tell=True), pipeline, weights=weights, store=store or "auto", balance=balance,
+        model = run(load(images, tell=True), pipeline, weights=weights, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
         manifest = save_model(model, save)
@@ -78,7 +78,7 @@ def predict(
     weights: Annotated[
         Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
     ] = None,
-    store: Store = None,
+    store: Store = "auto",
     trust: Trust = False,
 ) -> None:
     """Score images: one row per image with score, decision, threshold and domain. Not a diagnosis."""
@@ -90,8 +90,8 @@ def predict(
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        loaded = load_and_warn(model, trust, store or "auto", weights)
-        table = run(loaded, image_paths(places), store=store or "auto", verbose=1)
+        loaded = load_and_warn(model, trust, store, weights)
+        table = run(loaded, image_paths(places), store=store, verbose=1)
         if csv:  # bytes, because names of files may be any
             typer.echo(table.to_csv(index=False).encode("utf-8", "surrogateescape"), nl=False)
         elif as_json:
@@ -115,7 +115,7 @@ def explain(
     weights: Annotated[
         Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
     ] = None,
-    store: Store = None,
+    store: Store = "auto",
     trust: Trust = False,
 ) -> None:
     """Draw a heat map over an image: what raised its score. Not a diagnosis."""
@@ -128,8 +128,8 @@ def explain(
 
         if out.resolve() in (image.resolve(), model.resolve()):
             raise InputError(f"{out} would be overwritten; choose another file with -o")
-        known = load_and_warn(model, trust, store or "auto", weights)
-        (row,) = score(known, [str(image)], store=store or "auto").to_dict("records")
+        known = load_and_warn(model, trust, store, weights)
+        (row,) = score(known, [str(image)], store=store).to_dict("records")
         if isinstance(row["error"], str):
             raise InputError(f"{image} has no score: {row['error']}")
         (heat,) = run(known, [str(image)], method)
@@ -142,7 +142,7 @@ def explain(
             say(OUT_OF_DOMAIN, style="yellow")
 
 
-def load_and_warn(model: Path, trust: bool, store: str | None, weights: Path | None) -> CXRModel:
+def load_and_warn(model: Path, trust: bool, store: str | Path | None, weights: Path | None) -> CXRModel:
     """Load a model, and say on stderr what it warns of."""
     from ..models.files import load_model
 

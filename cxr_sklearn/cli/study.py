@@ -39,7 +39,7 @@ def compare(
     pipeline: Pipelines = None,
     out: Annotated[Path, typer.Option(**PATH, help="Folder for the report, scores and models.")] = Path("runs/compare"),
     weights: Weights = "imagenet",
-    store: Store = None,
+    store: Store = "auto",
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
     threshold: Annotated[str, typer.Option(metavar=RULES, help="Where scores become decisions.")] = "youden",
     calibrate: Annotated[
@@ -75,7 +75,7 @@ def compare(
             pipeline,
             out=out,
             weights=weights,
-            store=store or "auto",
+            store=store,
             balance=balance,
             threshold=threshold,
             calibrate=calibrate,
@@ -142,7 +142,7 @@ def learning_curve(
         typer.Option(help="Recipe, by name or by the path of your own file (default: all frozen)."),
     ] = None,
     weights: Weights = "imagenet",
-    store: Store = None,
+    store: Store = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Go on although images of train and val are copies of each other.")
@@ -156,7 +156,7 @@ def learning_curve(
         from ..study.learning_curve import learning_curve as run
         from ..study.run_folder import write_results
 
-        table = run(load(images, tell=True), pipeline, out=out, weights=weights, store=store or "auto", n_repeats=repeats,
+        table = run(load(images, tell=True), pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=1)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")

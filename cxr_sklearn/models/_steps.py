@@ -68,10 +68,16 @@ def networks_of(model: Any) -> list[FrozenEmbedder | FineTunedClassifier]:
 
 
 def set_store(model: Any, store: Any) -> None:
-    """Tell every part of a model that keeps rows of images where to keep them."""
+    """Tell every part of a model that keeps rows of images where to keep them; "auto" leaves off what is off."""
     for part in parts_of(model):
-        if isinstance(part, _KEEPS_ROWS):
+        if isinstance(part, _KEEPS_ROWS) and not (part.store is None and store == "auto"):
             part.store = store
+
+
+def keeps_nothing(model: Any) -> bool:
+    """Whether a model could keep rows of images, and every part of it was told not to."""
+    stores = [part.store for part in parts_of(model) if isinstance(part, _KEEPS_ROWS)]
+    return bool(stores) and all(store is None for store in stores)
 
 
 def without_stores(step: Any) -> Any:

@@ -266,7 +266,8 @@ def load_model(
         Whether you trust the author of a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
         file never does.
     store : str, path or None, default="auto"
-        Where features are kept here, as for :class:`FrozenEmbedder`.
+        Where features are kept here, as for :class:`FrozenEmbedder`. "auto" leaves parts that were saved with
+        ``store=None`` without a store.
     weights : path, optional
         Where the weights of a pretrained network are here, if not where they were when it was trained. Networks that
         were trained with other weights ignore it.

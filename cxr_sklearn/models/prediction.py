@@ -16,7 +16,7 @@ from ..datasets._walk import walk
 from ..exceptions import DataError, InputError
 from ..features._image_stats import image_stats
 from ..features.shortcuts import ShortcutFeatures
-from ._steps import steps_of
+from ._steps import keeps_nothing, steps_of
 from .model import CXRModel, as_model
 
 
@@ -82,8 +82,8 @@ def predict(
         A pipeline decides at 0.5.
     paths : iterable of n paths
     store : str, path or None, default="auto"
-        Where the statistics of the images are kept, as for :class:`FrozenEmbedder`. Where the model itself keeps
-        features, :func:`load_model` was asked.
+        Where the statistics of the images are kept, as for :class:`FrozenEmbedder`; "auto" keeps none for a model that
+        was trained without a store. Where the model itself keeps features, :func:`load_model` was asked.
     verbose : int, default=0
         1 shows progress bars.
 
@@ -109,6 +109,8 @@ def predict(
     listed = [user_path_text(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
+    if store == "auto" and keeps_nothing(model):
+        store = None
     # As the detector looks at them, so that no image is measured twice.
     crop = 1.0 if model.domain is None else model.domain.crop
     stats = image_stats(listed, store, "Reading images", verbose, crop=crop, strict=False)

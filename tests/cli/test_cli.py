@@ -366,6 +366,22 @@ def kept(tmp_path_factory):
 
 
 class TestTrainAndPredict:
+    def test_without_a_store(self, kept, tmp_path, monkeypatch):
+        folder, frame = kept
+        monkeypatch.setenv("CXR_SKLEARN_CACHE", str(tmp_path / "cache"))
+        model = tmp_path / "off.skops"
+        for command in (
+            ["check", folder / "set"],
+            ["train", folder / "set", "--pipeline", "shortcuts", "--save", model, "--folds", 3],
+            ["predict", model, frame["path"][0]],
+            ["explain", model, frame["path"][0], "-o", tmp_path / "heat.png"],
+        ):
+            done = call(*command, "--store", "none")
+            assert done.exception is None or "no ImageLoader" in done.output, done.output
+        assert call("predict", model, frame["path"][0]).exit_code == 0  # as it was trained
+        assert not (tmp_path / "cache").exists()
+        assert not Path("none").exists()
+
     def test_what_the_model_says_of_itself(self, kept):
         folder, frame = kept
         manifest = load_model(folder / "model.skops").metadata

@@ -38,6 +38,7 @@ from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
 from cxr_sklearn.models._steps import parts_of
 from cxr_sklearn.models.calibration import METHODS, fit_calibrator
 from cxr_sklearn.models.files import FORMAT, MAGIC, check_saveable
+from cxr_sklearn.models.prediction import predict
 from cxr_sklearn.study.recipes import load_recipe, recipe_names
 
 from ..conftest import ROOT
@@ -126,6 +127,28 @@ def test_features_are_looked_for_in_the_store_of_this_machine(fitted, tmp_path):
     found = load_model(tmp_path / "model.skops", store=tmp_path / "here")
     assert found.pipeline[0].store == found.domain.store == tmp_path / "here"
     assert load_model(tmp_path / "model.skops").pipeline[0].store == "auto"
+
+
+def test_a_store_that_is_off_stays_off(frame, tmp_path, monkeypatch):
+    pipeline = load_recipe("shortcuts").build(store=None).fit(frame["path"], frame["target"])
+    domain = DomainDetector(None).fit(frame["path"])
+    save_model(CXRModel(pipeline, domain=domain), tmp_path / "model.skops")
+    found = load_model(tmp_path / "model.skops")
+    assert found.pipeline[0].store is found.domain.store is None
+    monkeypatch.setenv("CXR_SKLEARN_CACHE", str(tmp_path / "cache"))
+    predict(found, frame["path"][:2])
+    assert not (tmp_path / "cache").exists()
+    predict(found, frame["path"][:2], store=tmp_path / "asked for")
+    assert (tmp_path / "asked for").exists()
+    save_model(found, tmp_path / "again.skops")
+    assert load_model(tmp_path / "again.skops").domain.store is None
+    assert load_model(tmp_path / "again.skops", store=tmp_path).domain.store == tmp_path
+
+
+def test_a_part_with_a_store_beside_one_without(frame, fitted, tmp_path):
+    save_model(CXRModel(fitted[0], domain=DomainDetector(None).fit(frame["path"])), tmp_path / "model.skops")
+    found = load_model(tmp_path / "model.skops")
+    assert (found.pipeline[0].store, found.domain.store) == ("auto", None)
 
 
 def test_nothing_is_left_of_a_write_that_fails(fitted, tmp_path, monkeypatch):
