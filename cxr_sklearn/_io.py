@@ -42,6 +42,27 @@ def user_path_text(path: str | os.PathLike[str]) -> str:
     return os.fspath(user_path(text)) if text.startswith("~") else text
 
 
+#: Endings of files that people do not give to folders.
+_OF_FILES = {
+    *(".html", ".md", ".csv", ".tsv", ".xlsx", ".json", ".txt", ".pdf", ".zip", ".tar", ".gz", ".skops", ".joblib"),
+    *(".png", ".jpg", ".jpeg", ".dcm", ".npz", ".h5", ".keras", ".sqlite", ".py"),
+}
+
+
+def folder_to_write(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a folder, new or not, that results go into.
+
+    Raises
+    ------
+    InputError
+        If there is a file, or the path has the ending of one: who asks for ``report.html`` does not want a folder.
+    """
+    folder = user_path(path)
+    if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in _OF_FILES):
+        raise InputError(f"{folder} {'is' if folder.exists() else 'has the ending of'} a file; give a folder")
+    return folder
+
+
 #: What cannot be shown: characters that steer a terminal or break a table, and bytes that are not text. Any other
 #: character may be in a name: spaces of all widths, the joiners of Persian and Hindi, signs newer than this Python.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -108,7 +108,9 @@ def predict(
 def explain(
     model: Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")],
     image: Annotated[Path, typer.Argument(**PATH, help="Image file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", **PATH, help="PNG to write.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", **PATH, help="Picture to write: .png, .jpg, .tif, .webp, .pdf, .svg.")
+    ],
     method: Annotated[
         Literal["auto", "gradcam", "occlusion"], typer.Option(help="auto is gradcam where it can be, else occlusion.")
     ] = "auto",
@@ -123,9 +125,12 @@ def explain(
         from ..exceptions import InputError
         from ..models._steps import fitted_steps, loaded
         from ..models.explain import explain as run
-        from ..models.overlay import write_overlay
+        from ..models.overlay import picture_format, write_overlay
         from ..models.prediction import predict as score
 
+        picture_format(out)
+        if out.is_dir() or not out.absolute().parent.is_dir():
+            raise InputError(f"{out} is a folder" if out.is_dir() else f"{out.parent} does not exist; create it first")
         if out.resolve() in (image.resolve(), model.resolve()):
             raise InputError(f"{out} would be overwritten; choose another file with -o")
         known = load_and_warn(model, trust, store, weights)

@@ -63,12 +63,13 @@ def compare(
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
     with one_line_errors():
+        from .._io import folder_to_write
         from ..datasets.synthetic import write_radiographs
         from ..study.compare import compare as run
 
         if images is None:
             weights = _weights_for_synthetic(weights, pipeline)
-            images = out / f"synthetic-{seed}"  # the same seed draws the same files again
+            images = folder_to_write(out) / f"synthetic-{seed}"  # the same seed draws the same files again
             write_radiographs(images, 150, random_state=seed)
         metrics = run(
             load(images),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._io import atomic_write, user_path
+from .._io import atomic_write, folder_to_write
 from .._settings import usual_settings
 from ..exceptions import DataError, ImageReadError, InputError
 from ..images._digests import hash_files
@@ -203,16 +203,16 @@ def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
         images themselves or anything but an earlier subset.
     ImageReadError
         If files cannot be read.
+    InputError
+        If `directory` is a file, or has the ending of one.
     OSError
         If `directory` cannot be written to.
     """
-    folder = user_path(directory)
+    folder = folder_to_write(directory)
     rows = checked_frame(frame)
     rows = rows[rows["split"].notna()]
     if rows.empty:
         raise DataError("no image is in a split, so there is nothing to write")
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; choose a folder")
     places = rows["split"] + "/" + rows["label"].str.upper() + "/" + [Path(path).name for path in rows["path"]]
     patient = rows["patient"].mask(names_no_patient(rows))
     digests = _digests(rows["path"].tolist())

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
-from .._io import user_path
+from .._io import folder_to_write
 from ..exceptions import DataError, InputError
 from ._frame import DRAWN, SPLIT_NAMES, mark_drawn
 
@@ -99,12 +99,12 @@ def write_radiographs(
     Raises
     ------
     ValueError
-        If `n_patients` or `size` is too small; nothing is written then.
+        If `n_patients` or `size` is too small, or `directory` cannot be a folder; nothing is written then.
     DataError
         If `directory` holds images that were not drawn, in folders of these names.
     """
+    folder = folder_to_write(directory).absolute()
     images, frame = make_radiographs(n_patients, size=size, random_state=random_state)
-    folder = user_path(directory).absolute()
     if not (folder / DRAWN).is_file() and (there := [name for name in SPLIT_NAMES if (folder / name).exists()]):
         raise DataError(f"{folder / there[0]} exists and was not drawn by this program; choose another folder")
     mark_drawn(folder)

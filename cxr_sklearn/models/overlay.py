@@ -18,18 +18,24 @@ from ..exceptions import InputError
 _COLOURS = mpl.colormaps["plasma"]
 #: Opacity of the hottest place; the radiograph must be seen through it.
 _OPACITY = 0.6
+#: By the ending of the file.
+_FORMATS = {
+    **{"": "png", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".webp": "webp"},
+    **{".pdf": "pdf", ".svg": "svg"},
+}
 _CAVEAT = "What the classifier responded to. This is not a diagnosis."
 
 
 def write_overlay(
     path: str | os.PathLike[str], image: ArrayLike, heat: ArrayLike, *, score: float, threshold: float | None = None
 ) -> None:
-    """Draw a heat map over its radiograph and write it as PNG.
+    """Draw a heat map over its radiograph and write it as a picture.
 
     Parameters
     ----------
     path : str or path
-        A file there is replaced.
+        A file there is replaced. Its ending says the format: ``.png`` (also without one), ``.jpg``, ``.tif``,
+        ``.webp``, ``.pdf`` or ``.svg``.
     image : array-like of shape (H, W) or (H, W, 3) and dtype uint8
     heat : array-like of shape (H, W)
         From 0 to 1, as :func:`explain` returns it; the colder, the more transparent.
@@ -41,10 +47,11 @@ def write_overlay(
     Raises
     ------
     ValueError
-        If image and map differ in size, or the map is not within 0 and 1.
+        If image and map differ in size, the map is not within 0 and 1, or the ending is of another format.
     OSError
         If the file cannot be written.
     """
+    file, kind = user_path(path), picture_format(path)
     grey, warmth = np.asarray(image), np.asarray(heat, dtype=float)
     grey = grey[:, :, 0] if grey.ndim == 3 else grey
     if grey.ndim != 2 or grey.shape != warmth.shape:
@@ -62,8 +69,24 @@ def write_overlay(
         bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), ax=axes, shrink=0.8, pad=0.03)
         bar.set_label("Raises the score (1: most)" if warmth.any() else "Nothing in the image raises the score")
         figure.supxlabel(_CAVEAT, fontsize=10)
-        with atomic_write(user_path(path)) as draft:
-            figure.savefig(draft, format="png")
+        with atomic_write(file) as draft:
+            figure.savefig(draft, format=kind)
+
+
+def picture_format(path: str | os.PathLike[str]) -> str:
+    """Return the format that the ending of a file says, for a check before the work begins.
+
+    Raises
+    ------
+    InputError
+        If it is not one in which a picture can be written.
+    """
+    suffix = user_path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise InputError(
+            f"{path}: a picture cannot be written as {suffix}; choose from {', '.join(filter(None, _FORMATS))}"
+        )
+    return _FORMATS[suffix]
 
 
 def _title(score: float, threshold: float | None) -> str:

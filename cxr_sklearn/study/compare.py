@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from .._io import user_path
+from .._io import folder_to_write
 from .._settings import usual_settings
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
@@ -144,6 +144,7 @@ def compare(
     """
     rule = parse_rule(str(threshold))
     words(lang)
+    folder = folder_to_write(out)
     check_options(balance, calibrate, cv, n_jobs)
     options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
     candidates = candidates_of(pipelines, default_recipes(), **options)
@@ -152,7 +153,6 @@ def compare(
         candidates += candidates_of(SHORTCUTS, (), **options)
     elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
         raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
-    folder = user_path(out)
     names = [*RESULTS, *(f"models/{candidate.name}.skops" for candidate in candidates)]
     claim(folder, names, overwrite=overwrite)
     (folder / "models").mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import ParameterGrid
 
-from .._io import user_path
+from .._io import folder_to_write
 from .._progress import progress_bar
 from .._settings import usual_settings
 from ..datasets._frame import MIN_IMAGES_PER_CLASS
@@ -85,9 +85,9 @@ def learning_curve(
     """
     if n_repeats < 1:
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
+    folder = folder_to_write(out)
     options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
     candidates = candidates_of(pipelines, frozen_recipes(), **options)
-    folder = user_path(out)
     claim(folder, ["learning_curve.csv"], overwrite=overwrite)
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from cxr_sklearn.cli import app
 
 from ..conftest import write_image
 
@@ -114,3 +117,29 @@ class TestTilde:
         assert done.returncode == 2
         assert "the home folder that ~ stands for is not known" in " ".join(done.stderr.replace("│", "").split())
         assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["explain", "absent.skops", "a.png", "-o", "heat.bmp"], "cannot be written as .bmp"),
+        (["explain", "absent.skops", "a.png", "-o", "absent/heat.png"], "absent does not exist"),
+        (
+            ["compare", "IMAGES", "--pipeline", "shortcuts", "--out", "report.html"],
+            "report.html has the ending of a file",
+        ),
+        (["compare", "--pipeline", "shortcuts", "--out", "run.zip"], "run.zip has the ending of a file"),
+        (
+            ["learning-curve", "IMAGES", "--out", "curve.csv", "--weights", "random"],
+            "curve.csv has the ending of a file",
+        ),
+        (["subset", "IMAGES", "small.zip", "--train", "1", "--val", "0", "--test", "0"], "small.zip has the ending"),
+        (["synth", "images.zip"], "images.zip has the ending of a file"),
+        (["train", "IMAGES", "--pipeline", "shortcuts", "--save", "model.pkl"], "must end in .skops or .joblib"),
+    ],
+)
+def test_outputs_of_another_format_are_refused_before_the_work(radiographs, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [str(radiographs) if word == "IMAGES" else word for word in arguments])
+    assert (done.exit_code, message in done.stderr) == (1, True), done.output
+    assert list(tmp_path.iterdir()) == [radiographs]

@@ -11,7 +11,7 @@ from cxr_sklearn import balanced_subset, load_folder
 from cxr_sklearn.datasets.audit import check
 from cxr_sklearn.datasets.folder import load_frame
 from cxr_sklearn.datasets.splits import write_subset
-from cxr_sklearn.exceptions import DataError, ImageReadError
+from cxr_sklearn.exceptions import DataError, ImageReadError, InputError
 
 from ..conftest import write_image
 
@@ -155,7 +155,7 @@ def test_unknown_patients_stay_unknown(tmp_path):
 
 def test_what_cannot_be_written(root, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="is a file"):
+    with pytest.raises(InputError, match="is a file"):
         write_subset(drawn_from(root), tmp_path / "file")
     with pytest.raises(DataError, match="nothing to write"):
         write_subset(load_folder(root).assign(split=None), tmp_path / "out")

@@ -45,6 +45,23 @@ class TestOverlay:
         assert not (np.ptp(cold[:, area], axis=2) > 30).any()
         assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
+    @pytest.mark.parametrize(
+        ("name", "start"),
+        [
+            ("a", b"\x89PNG"), ("a.PNG", b"\x89PNG"), ("a.jpg", b"\xff\xd8"), ("a.jpeg", b"\xff\xd8"),
+            ("a.tif", b"II*"), ("a.webp", b"RIFF"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml"),
+        ],
+    )  # fmt: skip
+    def test_the_file_holds_what_its_ending_says(self, heat, tmp_path, name, start):
+        write_overlay(tmp_path / name, self.grey, heat, score=0.87)
+        assert (tmp_path / name).read_bytes().startswith(start)
+
+    @pytest.mark.parametrize("name", ["a.bmp", "a.gif", "a.jpgg", "a.csv"])
+    def test_other_endings_are_refused(self, heat, tmp_path, name):
+        with pytest.raises(InputError, match=r"cannot be written as \.\w+; choose from \.png"):
+            write_overlay(tmp_path / name, self.grey, heat, score=0.87)
+        assert list(tmp_path.iterdir()) == []
+
     def test_words(self, heat, tmp_path, texts):
         write_overlay(tmp_path / "a.png", self.grey, heat, score=0.87, threshold=0.5)
         assert "Score for pneumonia: 0.870 (threshold 0.500: pneumonia)" in texts
