@@ -55,11 +55,28 @@ def settle_streams() -> None:
 
 
 app = _Application(
-    help="Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        from .. import __version__
+
+        say(f"cxr-sklearn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Chest X-rays to trustworthy pneumonia classifiers, the scikit-learn way. Not a medical device."""
 
 
 def path(text: str) -> Path:
@@ -87,6 +104,9 @@ def store_folder(text: str) -> str | Path | None:
     return None if text == "none" else "auto" if text in ("auto", "") else path(text)
 
 
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress: neither bars in a terminal nor lines in a log.")
+]
 Store = Annotated[
     Any,
     typer.Option(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .app import PATH, Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say
+from .app import PATH, Images, Quiet, Store, app, console, load, one_line_errors, plain_table, print_findings, say
 
 
 @app.command()
@@ -52,12 +52,13 @@ def check(
     images: Images,
     store: Store = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Look for leaks, copies, unreadable files and giveaways; exit status 1 for a leak or an unreadable file."""
     with one_line_errors():
         from ..datasets.audit import check as run
 
-        found = run(load(images), store=store, verbose=1)
+        found = run(load(images), store=store, verbose=not quiet)
         if as_json:
             typer.echo(json.dumps(found, indent=2))
         else:

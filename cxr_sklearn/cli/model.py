@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.markup import escape
 
-from .app import PATH, Images, Store, app, console, load, one_line_errors, plain_table, printable, say, show_warning
+from .app import (
+    PATH,
+    Images,
+    Quiet,
+    Store,
+    app,
+    console,
+    load,
+    one_line_errors,
+    plain_table,
+    printable,
+    say,
+    show_warning,
+)
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
 
 if TYPE_CHECKING:
@@ -45,6 +58,7 @@ def train(
         typer.Option(**PATH, help="Folder for checkpoints: the same command resumes an interrupted training."),
     ] = None,
     allow_leaks: AllowLeaks = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
     with one_line_errors():
@@ -56,7 +70,7 @@ def train(
         check_saveable(candidate.pipeline, save)
         model = run(load(images, tell=True), pipeline, weights=weights, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
-                    random_state=seed, checkpoint=checkpoint, verbose=1)  # fmt: skip
+                    random_state=seed, checkpoint=checkpoint, verbose=not quiet)  # fmt: skip
         manifest = save_model(model, save)
         if manifest["calibrated"] == "reversed":
             say(
@@ -80,6 +94,7 @@ def predict(
     ] = None,
     store: Store = "auto",
     trust: Trust = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score images: one row per image with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
@@ -91,7 +106,7 @@ def predict(
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
         loaded = load_and_warn(model, trust, store, weights)
-        table = run(loaded, image_paths(places), store=store, verbose=1)
+        table = run(loaded, image_paths(places), store=store, verbose=not quiet)
         if csv:  # bytes, because names of files may be any
             typer.echo(table.to_csv(index=False).encode("utf-8", "surrogateescape"), nl=False)
         elif as_json:

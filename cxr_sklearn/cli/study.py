@@ -8,7 +8,20 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from .app import PATH, Images, Store, app, console, load, one_line_errors, plain_table, print_findings, say, stderr
+from .app import (
+    PATH,
+    Images,
+    Quiet,
+    Store,
+    app,
+    console,
+    load,
+    one_line_errors,
+    plain_table,
+    print_findings,
+    say,
+    stderr,
+)
 
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
@@ -60,6 +73,7 @@ def compare(
     allow_leaks: AllowLeaks = False,
     lang: Language = "en",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
     with one_line_errors():
@@ -88,7 +102,7 @@ def compare(
             allow_leaks=allow_leaks,
             lang=lang,
             overwrite=overwrite,
-            verbose=1,
+            verbose=not quiet,
         )
         _print_summary(metrics)
         print_findings(metrics["run"])
@@ -150,6 +164,7 @@ def learning_curve(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure how the frozen recipes improve with the number of training patients."""
     with one_line_errors():
@@ -158,7 +173,7 @@ def learning_curve(
         from ..study.run_folder import write_results
 
         table = run(load(images, tell=True), pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
-                    allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=1)  # fmt: skip
+                    allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=not quiet)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
         if (out / "metrics.json").is_file():

@@ -14,6 +14,21 @@ from ..exceptions import DataError
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
 
 
+#: What else people give, and what they should give instead.
+_ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+_SPREADSHEETS = {".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".parquet", ".feather"}
+
+
+def other_kind(path: Path) -> str | None:
+    """Say what a file is that is neither an image nor a table of images, and what to do; None for any other path."""
+    suffix = path.suffix.lower()
+    if suffix in _ARCHIVES and path.is_file():
+        return f"{path} is an archive; unpack it, and give the folder"
+    if suffix in _SPREADSHEETS and path.is_file():
+        return f"{path} is not a CSV file; save the table as one (CSV UTF-8)"
+    return None
+
+
 class Folder(NamedTuple):
     """A folder and the paths of the files in it."""
 

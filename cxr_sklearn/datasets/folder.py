@@ -17,7 +17,7 @@ from .._settings import usual_settings
 from ..exceptions import DataError
 from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
 from ._names import patient_of
-from ._walk import walk
+from ._walk import IMAGE_SUFFIXES, other_kind, walk
 
 #: Number of bytes at either end that are compared to recognise a second copy.
 _PIECE = 4096
@@ -75,7 +75,8 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     """
     folder = user_path(root)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist")
+        what = f"{folder} is not a folder" if folder.exists() else f"{folder} does not exist"
+        raise DataError(other_kind(folder) or what)
     found, others = _entries(folder)
     entries = _without_second_copy(found)
     if not entries:
@@ -225,6 +226,10 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     >>> frame = load_frame("labels.csv")  # doctest: +SKIP
     """
     file = user_path(csv_file)
+    if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file():
+        raise DataError(f"{file} is an image; give a folder of images, or score this one with `cxr-sklearn predict`")
+    if reason := other_kind(file):
+        raise DataError(reason)
     table = _read(file)
     if missing := [name for name in _NEEDED if name not in table]:
         raise DataError(f"{file} lacks the column {missing[0]!r}; its columns are {', '.join(table.columns)}")

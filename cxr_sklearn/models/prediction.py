@@ -12,7 +12,7 @@ import pandas as pd
 from .._io import user_path, user_path_text
 from .._settings import usual_settings
 from ..datasets._frame import counted
-from ..datasets._walk import walk
+from ..datasets._walk import other_kind, walk
 from ..exceptions import DataError, InputError
 from ..features._image_stats import image_stats
 from ..features.shortcuts import ShortcutFeatures
@@ -39,6 +39,10 @@ def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
         if not place:
             raise DataError("a path is empty")
         path = user_path(place)
+        if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+            raise DataError(f"{path} is a table; give its images, or their paths on stdin and - for them")
+        if reason := other_kind(path):
+            raise DataError(reason)
         if not path.is_dir():
             found[_plain(path)] = None
             continue

@@ -1,5 +1,6 @@
 """What all commands share: streams, paths and errors."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import cxr_sklearn
+from cxr_sklearn import _progress
 from cxr_sklearn.cli import app
 
 from ..conftest import write_image
@@ -143,3 +146,44 @@ def test_outputs_of_another_format_are_refused_before_the_work(radiographs, tmp_
     done = CliRunner().invoke(app, [str(radiographs) if word == "IMAGES" else word for word in arguments])
     assert (done.exit_code, message in done.stderr) == (1, True), done.output
     assert list(tmp_path.iterdir()) == [radiographs]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("set.zip", "is an archive; unpack it, and give the folder"),
+        ("set.tar.gz", "is an archive"),
+        ("scan.jpeg", "is an image; give a folder of images, or score this one with `cxr-sklearn predict`"),
+        ("scan.DCM", "is an image"),
+        ("labels.xlsx", "is not a CSV file; save the table as one"),
+    ],
+)
+def test_images_of_another_kind_get_a_sentence_that_fits(tmp_path, name, message):
+    (tmp_path / name).write_bytes(b"PK")
+    done = CliRunner().invoke(app, ["check", str(tmp_path / name)])
+    assert (done.exit_code, message in done.stderr) == (1, True), done.stderr
+    (tmp_path / "is.zip" / "NORMAL").mkdir(parents=True)
+    write_image(tmp_path / "is.zip" / "NORMAL" / "a.png")  # a folder may be called anything
+    assert len(CliRunner().invoke(app, ["check", str(tmp_path / "is.zip")]).stderr) == 0
+
+
+@pytest.mark.parametrize("module", ["cxr_sklearn", "cxr_sklearn.cli"])
+def test_the_version(module):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"cxr-sklearn {cxr_sklearn.__version__}\n"
+
+
+def test_the_name_in_the_help():
+    done = subprocess.run([sys.executable, "-m", "cxr_sklearn"], capture_output=True, text=True, check=False)
+    assert "Usage: cxr-sklearn [OPTIONS] COMMAND" in done.stdout
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_lines_of_progress_in_a_log(radiographs, monkeypatch, quiet):
+    """A minute is over with every look at the clock."""
+    times = itertools.count(0, 61)
+    monkeypatch.setattr(_progress, "monotonic", lambda: float(next(times)))
+    monkeypatch.setattr(_progress, "_log", _progress._Log())
+    done = CliRunner().invoke(app, ["check", str(radiographs), *["--quiet"] * quiet])
+    assert done.exit_code == 0
+    assert ("Checking images: 0 of 6" in done.stderr) != quiet

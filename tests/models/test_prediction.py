@@ -79,6 +79,14 @@ class TestImagePaths:
         assert [os.path.realpath(path) for path in image_paths(["."])] == [str(tmp_path / "~" / "one.png")]
         assert image_paths(["."]) != ["~/one.png"]
 
+    @pytest.mark.parametrize(
+        ("name", "what"), [("set.zip", "an archive"), ("a.csv", "a table"), ("a.xlsx", "not a CSV")]
+    )
+    def test_files_of_another_kind(self, tmp_path, name, what):
+        (tmp_path / name).touch()
+        with pytest.raises(DataError, match=f"{name} is {what}"):
+            image_paths([tmp_path / name])
+
     def test_invalid_paths(self, tmp_path):
         with pytest.raises(DataError, match="holds no image files"):
             image_paths([tmp_path])
