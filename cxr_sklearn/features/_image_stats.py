@@ -29,6 +29,9 @@ BLANK = 2.0
 SIZE = 64
 _FREQUENCIES = 24
 _CHUNK_SIZE = 256
+#: The file of the store, and what its rows depend on.
+DESCRIPTORS = "descriptors"
+RECIPE = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES, "decoder": DECODER}
 
 
 class ImageStats(NamedTuple):
@@ -71,8 +74,7 @@ def image_stats(
     width = len(MEASURES) + _FREQUENCIES**2 - 1
     if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2 and X.shape[1] == width:
         return ImageStats(X, [], {})
-    recipe = {"measures": MEASURES, "modes": MODES, "size": SIZE, "frequencies": _FREQUENCIES, "decoder": DECODER}
-    rows_store = NoStore() if store is None else FeatureStore(store_directory(store), "descriptors", recipe)
+    rows_store = NoStore() if store is None else FeatureStore(store_directory(store), DESCRIPTORS, RECIPE)
     batch = ImageLoader(size=SIZE, crop=crop).transform(X).pinned(rows_store.digests)
     with progress_bar(title, len(batch), show=verbose > 0) as advance:
         rows, _, failures = readable_rows(batch, rows_store, _measure, chunk_size=_CHUNK_SIZE, advance=advance)

@@ -242,12 +242,17 @@ def _select(connection: sqlite3.Connection, keys: Iterable[bytes]) -> Iterator[t
     for start in range(0, len(unique), _KEYS_PER_QUERY):
         chunk = unique[start : start + _KEYS_PER_QUERY]
         query = f"SELECT key, crc32, row FROM features WHERE key IN ({','.join('?' * len(chunk))})"
-        # SQLite does not enforce types: a flipped bit can turn a blob into text or a number.
-        sound = [(key, blob) for key, checksum, blob in connection.execute(query, chunk)
-                 if type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum]  # fmt: skip
+        found = connection.execute(query, chunk)
+        sound = [(key, blob) for key, checksum, blob in found if row_is_sound(key, checksum, blob)]
         if sound:
             block = np.frombuffer(b"".join(blob for _, blob in sound), dtype=np.float32)
             yield [key for key, _ in sound], block.reshape(len(sound), -1)
+
+
+def row_is_sound(key: object, checksum: object, blob: object) -> bool:
+    """Whether a row is as it was written."""
+    # SQLite does not enforce types: a flipped bit can turn a blob into text or a number.
+    return type(key) is bytes and type(blob) is bytes and _checksum(key, blob) == checksum
 
 
 def _checksum(key: bytes, blob: bytes) -> int:

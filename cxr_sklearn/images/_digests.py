@@ -81,6 +81,13 @@ def _digests(index: Path, paths: Sequence[str]) -> list[bytes | OSError]:
     return [known.get(path) or fresh[path] for path in absolute]
 
 
+def is_current(path: object, digest: object) -> bool:
+    """Whether a row of the index is of a file that is still there and has not changed."""
+    if type(path) is not bytes or type(digest) is not bytes:
+        return False
+    return digest == _sealed(path, _state(path), digest[:32])
+
+
 def _sealed(path: bytes, state: bytes, sha: bytes) -> bytes:
     """Return the digest with a checksum of it, the path and the file's state, which reveals a change of any of them."""
     return sha + zlib.crc32(b"\0".join((path, state, sha))).to_bytes(4)
