@@ -38,7 +38,10 @@ def import_keras() -> Any:
 
 def keras_home() -> Path:
     """Return the folder of Keras' settings and downloads."""
-    return Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras"))  # noqa: PTH111 - Path.home() may raise
+    if chosen := os.environ.get("KERAS_HOME"):
+        return Path(chosen)
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path.home() may raise
+    return Path("/tmp" if home == "~" else home, ".keras")  # as Keras does for a user without a home
 
 
 def keras_backend() -> str:

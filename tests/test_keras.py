@@ -2,13 +2,14 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from joblib import Parallel, delayed
 
 from cxr_sklearn import _keras as keras_runtime
-from cxr_sklearn._keras import import_keras, keras_backend, resolve_precision
+from cxr_sklearn._keras import import_keras, keras_backend, keras_home, resolve_precision
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
@@ -125,3 +126,10 @@ def test_a_backend_that_is_not_there_is_one_line(backend, tmp_path):
         check=True,
     )  # fmt: skip
     assert done.stdout.startswith(f"Keras does not start with its backend '{backend}': ")
+
+
+def test_a_user_without_a_home_shares_the_temporary_folder(monkeypatch):
+    """As Keras has it; a folder called ~ would be made in the working folder."""
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)
+    assert keras_home() == Path("/tmp/.keras")
