@@ -103,7 +103,12 @@ class _Log:
     """Lines of all stages of a run, at most one a minute, so that a log of hours can be read."""
 
     def __init__(self) -> None:
-        self._last, self._lock = monotonic(), Lock()
+        self._lock = Lock()
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the minute from now: a new run begins."""
+        self._last = monotonic()
 
     def __call__(self, line: str, share: float, at_once: bool) -> None:
         with self._lock:
@@ -115,6 +120,11 @@ class _Log:
 
 
 _log = _Log()
+
+
+def begin_run() -> None:
+    """Let a minute pass before the first line in a log."""
+    _log.restart()
 
 
 class _Notebook:

@@ -59,6 +59,14 @@ def test_all_stages_share_the_minute(clock, capsys):
     assert capsys.readouterr().err.endswith("four: 0 of 9\n")
 
 
+def test_a_new_run_has_a_minute_of_its_own(clock, capsys):
+    clock.now += 3_600
+    _progress.begin_run()
+    with progress_bar("Embedding", 2, show=True) as advance:
+        advance(2)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_hours_and_notes(clock, capsys):
     with progress_bar("Fitting", 100, show=True) as advance:
         advance(1)

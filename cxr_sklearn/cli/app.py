@@ -120,8 +120,10 @@ Store = Annotated[
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error of the data, the model or the disk into one clear message and exit status 1."""
+    from .._progress import begin_run
     from ..exceptions import CXRError
 
+    begin_run()
     # A damaged image is reported once, by the error or the check, and not by its codec as well.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     shown, warnings.showwarning = warnings.showwarning, show_warning

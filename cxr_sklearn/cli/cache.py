@@ -7,11 +7,9 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
-from .app import Store, app, console, one_line_errors, printable, say
+from .app import Store, app, console, one_line_errors, plain_table, printable, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +77,7 @@ def _print(folder: Path, files: list[StoreFile], *, thorough: bool) -> None:
     say(f"{counted(len(files), 'file')} of the feature store in {folder.absolute()}, {size}")
     if not files:
         return
-    table = Table("file", box=box.SIMPLE, padding=0, pad_edge=False)
+    table = plain_table("file")
     table.columns[0].overflow = "fold"
     for head in ("rows", "size", "written"):
         table.add_column(head, justify="right")

@@ -82,8 +82,8 @@ def compare(
         from ..study.compare import compare as run
 
         if images is None:
-            weights = _weights_for_synthetic(weights, pipeline)
             images = folder_to_write(out) / f"synthetic-{seed}"  # the same seed draws the same files again
+            weights = _weights_for_synthetic(weights, pipeline)
             write_radiographs(images, 150, random_state=seed)
         metrics = run(
             load(images),

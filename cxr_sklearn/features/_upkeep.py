@@ -206,7 +206,7 @@ def _why_lost(match: re.Match[str], recipe: dict[str, Any]) -> str | None:
         return "its name is not that of its content, so nothing looks into it"
     if match["name"] == DESCRIPTORS:
         return None if fingerprint(recipe) == fingerprint(RECIPE) else "another version measured other things"
-    if not _OF_A_NETWORK <= set(recipe):  # a store that somebody made for features of their own
+    if not set(recipe) >= _OF_A_NETWORK:  # a store that somebody made for features of their own
         return None
     if recipe["backbone"] not in applications():
         return f"there is no network {recipe['backbone']!r}"
