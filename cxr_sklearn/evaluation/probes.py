@@ -107,7 +107,7 @@ def occlusion_facts(test: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Any]:
 def figures(target: ArrayLike, score: ArrayLike, threshold: float) -> dict[str, Any]:
     """Return "roc_auc", "recall", "specificity" and "called_pneumonia", the share that reaches the threshold."""
     values = compute_metrics(target, score, threshold)
-    called = float(np.mean(np.asarray(score) >= threshold))
+    called = float(np.mean(np.asarray(score, dtype=float) >= threshold))
     return {**{name: values[name] for name in ("roc_auc", "recall", "specificity")}, "called_pneumonia": called}
 
 

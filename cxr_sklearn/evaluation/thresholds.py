@@ -79,6 +79,8 @@ def _within(value: float, highest: float) -> float:
 def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
     """Return the threshold that a rule finds, half way between two of the scores.
 
+    The scores that reach it, ``score >= threshold`` in float64, are exactly those that the rule counted as pneumonia.
+
     Parameters
     ----------
     rule : Rule
@@ -98,7 +100,8 @@ def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
         return rule.value
     if rule.name == "robust":
         return _smoothed_youden(np.asarray(target), np.asarray(score, dtype=float))
-    tn, fp, fn, tp, thresholds = confusion_matrix_at_thresholds(target, score)  # from the highest score down
+    # From the highest score down; in float64, as decisions are taken, because float32 would round the threshold.
+    tn, fp, fn, tp, thresholds = confusion_matrix_at_thresholds(target, np.asarray(score, dtype=float))
     sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
     if rule.name == "sensitivity":
         best = int(np.argmax(sensitivity >= rule.value))
@@ -113,7 +116,9 @@ def find_threshold(rule: Rule, target: ArrayLike, score: ArrayLike) -> float:
     if best < 0:
         return float(np.nextafter(thresholds[0], np.inf))
     lower = thresholds[min(best + 1, len(thresholds) - 1)]
-    return float((thresholds[best] + lower) / 2)
+    middle = (thresholds[best] + lower) / 2
+    # Between neighbouring floats there is none, and the lower one is on the other side.
+    return float(middle if middle > lower else thresholds[best])
 
 
 def _smoothed_youden(target: np.ndarray, score: np.ndarray) -> float:

@@ -129,7 +129,8 @@ class CXRModel(ClassifierMixin, BaseEstimator):
             If the threshold is not a finite number of at least 0.
         """
         check_threshold(self.threshold)
-        return (probabilities[:, 1] >= self.threshold).astype(int)
+        # In float64: NumPy would round the threshold to compare it with float32.
+        return (probabilities[:, 1].astype(float) >= float(self.threshold)).astype(int)
 
     @usual_settings
     def predict(self, X: Any) -> np.ndarray:

@@ -112,6 +112,44 @@ def test_scores_that_are_all_alike_give_a_finite_threshold():
     assert np.isfinite(find_threshold(YOUDEN, [1, 0], [0.1, 0.9]))
 
 
+RULES = ["youden", "sensitivity=1", "sensitivity=.5", "specificity=1", "specificity=.5", "cost=1:1", "cost=1:9"]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("rule", RULES)
+def test_neighbouring_scores_are_told_apart(rule, dtype):
+    """Half way between two neighbouring floats there is no other, and rounding may end on the wrong side."""
+    for low in np.random.default_rng(0).random(200).astype(dtype):
+        high = np.nextafter(low, dtype(1))
+        threshold = find_threshold(parse_rule(rule), [0, 0, 1, 1], np.array([low, low, high, high]))
+        assert [low.astype(float) >= threshold, high.astype(float) >= threshold] == [False, True]
+
+
+@pytest.mark.parametrize("low", [0.0, 5e-324, np.nextafter(1, 0, dtype=float)])
+def test_scores_at_the_ends_of_what_floats_can_tell_apart(low):
+    high = np.nextafter(low, 2)
+    assert low < find_threshold(YOUDEN, [0, 1], [low, high]) <= high
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("rule", RULES)
+def test_what_the_rule_counted_is_what_the_threshold_decides(rule, dtype):
+    """The threshold lies between two scores, or above all, and never on one that the rule left below it."""
+    draw = np.random.default_rng(1)
+    for _ in range(50):
+        target = np.append([0, 1], draw.integers(0, 2, 30))
+        score = np.nextafter(dtype(0.3), dtype(draw.integers(0, 2)), dtype=dtype) + np.zeros(32, dtype)
+        score[draw.random(32) < 0.5] = dtype(0.3)
+        threshold = find_threshold(parse_rule(rule), target, score)
+        doubled = find_threshold(parse_rule(rule), target, score.astype(float))
+        assert threshold == doubled
+        assert not (score.astype(float)[score.astype(float) < threshold] == threshold).any()
+        if rule == "sensitivity=1":
+            assert rates(target, score.astype(float), threshold)[0] == 1
+        if rule == "specificity=1":
+            assert rates(target, score.astype(float), threshold)[1] == 1
+
+
 def scores(n_val_normal, n_val_pneumonia=100):
     def rows(split, n_normal, n_pneumonia, cut):
         target = np.repeat([0, 1], [n_normal, n_pneumonia])
