@@ -62,25 +62,27 @@ def train(
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
     with one_line_errors():
-        from ..models.files import check_saveable, save_model
+        from ..models.files import check_saveable, keep_model
         from ..study.recipes import candidates_of
         from ..study.train import train as run
 
         (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
-        check_saveable(candidate.pipeline, save)
+        for variant in candidate.variants():
+            check_saveable(variant, save)
         model = run(load(images, tell=True), pipeline, weights=weights, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=not quiet)  # fmt: skip
-        manifest = save_model(model, save)
-        if manifest["calibrated"] == "reversed":
+        kept = keep_model(model, save)
+        facts = model.metadata or {}
+        if facts["calibrated"] == "reversed":
             say(
                 "Not calibrated: the fitted map would reverse the ranking, which happens when scores carry no signal.",
                 style="yellow",
             )
-        auc = manifest["metrics"]["out_of_fold"]["roc_auc"]
+        auc = facts["metrics"]["out_of_fold"]["roc_auc"]
         held_out = "Cross-validated AUC" if folds > 1 else "AUC on held-out patients"
-        say(f"{held_out} {auc:.3f}; threshold {model.threshold:.3f} ({manifest['threshold_source']})")
-        say(f"Model: {save} ({save.stat().st_size / 1e6:.1f} MB)")
+        say(f"{held_out} {auc:.3f}; threshold {model.threshold:.3f} ({facts['threshold_source']})")
+        say(f"Model: {kept} ({kept.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command()

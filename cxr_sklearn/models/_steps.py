@@ -223,13 +223,45 @@ def _fill(model: Any, X: Any, verbose: int, filled: list[Any]) -> Any:
     if isinstance(model, ImageLoader | PassesImages):
         return clone(model).fit(X).transform(X)
     if isinstance(model, BaseEstimator) and not isinstance(model, ColumnTransformer):
-        for value in model.get_params(deep=False).values():
-            # Stacks and unions have lists of estimators by name.
-            named = isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value)
-            for part in (part for _, part in value) if named else (value,):
-                if isinstance(part, BaseEstimator) and not isinstance(part, PassesImages):
-                    _fill(part, X, verbose, filled)
+        for part in _inside(model):
+            if not isinstance(part, PassesImages):
+                _fill(part, X, verbose, filled)
     return None
+
+
+def _inside(model: BaseEstimator) -> Iterator[BaseEstimator]:
+    """Yield the estimators that an unfitted one was given."""
+    for value in model.get_params(deep=False).values():
+        # Stacks and unions have lists of estimators by name.
+        named = isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value)
+        for part in (part for _, part in value) if named else (value,):
+            if isinstance(part, BaseEstimator):
+                yield part
+
+
+def heads_of(model: Any) -> Iterator[tuple[int | None, Pipeline]]:
+    """Yield what follows in an unfitted model when images have become numbers, as pipelines to try by themselves.
+
+    They are the last steps of each pipeline in it, as far back as these are scikit-learn's own. Before each comes the
+    number of columns that reach it, if that is known.
+    """
+    steps = [] if model is None else _flat(model)
+    n_own = len(steps)
+    while n_own and all(type(part).__module__.startswith("sklearn.") for part in parts_of(steps[n_own - 1])):
+        n_own -= 1
+    if steps[n_own:]:
+        before = steps[n_own - 1] if n_own else None
+        n_columns = len(before.get_feature_names_out()) if isinstance(before, ShortcutFeatures) else None
+        yield n_columns, Pipeline([(str(i), clone(step)) for i, step in enumerate(steps[n_own:])])
+    for step in steps[:n_own]:
+        for part in _inside(step):
+            yield from heads_of(part)
+
+
+def _flat(model: Any) -> list[Any]:
+    if not isinstance(model, Pipeline):
+        return [model]
+    return [inner for _, step in model.steps if step not in _NO_STEP for inner in _flat(step)]
 
 
 def describe_networks(pipeline: Any) -> list[dict[str, Any]]:

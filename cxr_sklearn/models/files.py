@@ -36,12 +36,13 @@ from ..classifiers.finetuned import FineTunedClassifier
 from ..exceptions import InputError, ModelError, WeightsUnavailableError
 from ..features._backbones import POOLINGS, application, weights_identity
 from ..features.domain import DomainDetector
-from ._steps import networks_of, set_store
+from ._steps import heads_of, networks_of, set_store
 from .calibration import PredictedScores
 from .model import CXRModel, as_model, check_threshold
 
 #: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: loading it only sets its
-#: attributes. The list is fixed; a file cannot add to it.
+#: attributes. The list is fixed; a file cannot add to it. Trees, of forests and boosting and of neighbours, are not in
+#: it: scikit-learn follows their indices without a check, so a crafted one can crash the process or read its memory.
 TRUSTED = frozenset(
     {
         "cxr_sklearn.ImageAugmenter",
@@ -58,7 +59,22 @@ TRUSTED = frozenset(
         "sklearn.calibration._CalibratedClassifier",
         "sklearn.calibration._SigmoidCalibration",
         "sklearn.calibration._TemperatureScaling",
+        "sklearn.feature_selection._univariate_selection.chi2",
+        "sklearn.feature_selection._univariate_selection.f_classif",
+        "sklearn.feature_selection._mutual_info.mutual_info_classif",
+        "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",
+        "sklearn.gaussian_process.kernels.ConstantKernel",
+        "sklearn.gaussian_process.kernels.DotProduct",
+        "sklearn.gaussian_process.kernels.Exponentiation",
+        "sklearn.gaussian_process.kernels.Matern",
+        "sklearn.gaussian_process.kernels.Product",
+        "sklearn.gaussian_process.kernels.RBF",
+        "sklearn.gaussian_process.kernels.RationalQuadratic",
+        "sklearn.gaussian_process.kernels.Sum",
+        "sklearn.gaussian_process.kernels.WhiteKernel",
+        "sklearn.multiclass._ConstantPredictor",
         "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+        "sklearn.utils._bunch.Bunch",
     }
 )
 
@@ -217,11 +233,9 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     """
     target, model = user_path(path), as_model(model)
     kind = _kind(target)
-    check_threshold(model.threshold)
     if not isinstance(model.metadata, dict | None):
         raise InputError(f"metadata must be a dict, not {type(model.metadata).__name__}")
-    if model.domain is not None and not _is_fitted_detector(model.domain):
-        raise InputError("domain must be a fitted DomainDetector")
+    _check_parts(model)
     parts = {"pipeline": model.pipeline, "calibrator": model.calibrator, "domain": model.domain}
     payload = dump(_portable(parts), kind)
     manifest = {
@@ -244,9 +258,42 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
         raise InputError(
             f"the metadata of a model take {len(line):,} bytes, more than the {_LONGEST_MANIFEST:,} allowed"
         )
+    try:  # what would be refused when it is loaded is refused now, while the fitted model is still there
+        _model(undump(payload, kind), manifest)
+    except ModelError as error:
+        hint = "; .joblib may do" if kind == "skops" else ""
+        raise ModelError(
+            f"the pipeline cannot be saved as .{kind}, because it could not be loaded: {error}{hint}"
+        ) from error
     with atomic_write(target) as draft:
         draft.write_bytes(MAGIC + sha256(line).hexdigest().encode() + b"\n" + line + payload)
     return manifest
+
+
+def keep_model(model: CXRModel, path: Path) -> Path:
+    """Save a model that took long to train: as ``.skops``, or as ``.joblib`` beside it where that cannot be.
+
+    Returns
+    -------
+    Path
+        Of the file. A warning says why it is a ``.joblib`` file.
+
+    Raises
+    ------
+    ModelError, ValueError, OSError
+        As by :func:`save_model`, also if such a ``.joblib`` file exists.
+    """
+    path = user_path(path)
+    try:
+        save_model(model, path)
+        return path
+    except ModelError as error:
+        other = path.with_suffix(".joblib")
+        if path.suffix == ".joblib" or other.exists():
+            raise
+        save_model(model, other)
+        warnings.warn(f"the model is kept as {other}, which runs code when it is loaded: {error}", stacklevel=3)
+        return other
 
 
 def load_model(
@@ -332,18 +379,37 @@ def load(path: str | os.PathLike[str], **options: Any) -> CXRModel:
 def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
     """See that a pipeline, fitted or not, can be saved at `path`: before hours of training, not after.
 
+    Some classifiers hold what a ``.skops`` file cannot only once they are fitted, so scikit-learn's own are tried on a
+    few rows of numbers.
+
     Raises
     ------
     ModelError, ValueError, OSError
         As :func:`save_model` would.
     """
     target = user_path(path)
-    dump(_portable({"pipeline": pipeline}), _kind(target))
+    kind = _kind(target)
+    dump(_portable({"pipeline": pipeline}), kind)
+    for n_columns, head in heads_of(pipeline) if kind == "skops" else ():
+        if _could_be_fitted(head, n_columns or 100):
+            dump({"pipeline": head}, kind)
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the model another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target.parent):  # where this can be created, the model can be
         pass
+
+
+def _could_be_fitted(head: Pipeline, n_columns: int) -> bool:
+    """Fit a pipeline of scikit-learn's steps on a few rows of random numbers, if it can be."""
+    draw = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is nothing to learn from them
+        try:
+            head.fit(draw.random((100, n_columns)), np.arange(100) % 2)
+        except Exception:  # noqa: BLE001 - it may need other numbers, and whatever it lacks, the training will tell
+            return False
+    return True
 
 
 def _kind(path: Path) -> str:
@@ -392,20 +458,31 @@ def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
     # 0.1.0 put a frozen pipeline and the calibrator of its scores into another pipeline.
     if isinstance(pipeline, Pipeline) and isinstance(pipeline[0], PredictedScores):
         pipeline, calibrator = pipeline[0].estimator.estimator, pipeline[1]
-    if not isinstance(calibrator, CalibratedClassifierCV | None):
-        raise ModelError(f"its calibrator is a {type(calibrator).__name__}")
     if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
         raise ModelError("the classes of its pipeline are not those of its manifest")
-    if domain is not None and not _is_fitted_detector(domain):
-        raise ModelError("its domain detector is not a fitted DomainDetector")
     threshold = manifest.get("threshold", 0.5)
-    check_threshold(threshold)
-    return CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest)
+    model = CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest)
+    _check_parts(model)
+    return model
 
 
-def _is_fitted_detector(domain: Any) -> bool:
-    limit = getattr(domain, "offset_", None)
-    return isinstance(domain, DomainDetector) and isinstance(limit, float) and math.isfinite(limit)
+def _check_parts(model: CXRModel) -> None:
+    """Refuse what a model cannot consist of, alike when it is saved and when it is loaded.
+
+    Raises
+    ------
+    ValueError
+        If it is not a classifier with a threshold and perhaps a calibrator and a detector.
+    """
+    check_threshold(model.threshold)
+    if not is_classifier(model.pipeline):
+        raise InputError(f"pipeline must be a classifier, or end in one, not {type(model.pipeline).__name__}")
+    if not isinstance(model.calibrator, CalibratedClassifierCV | None):
+        raise InputError(f"calibrator must be a CalibratedClassifierCV, not {type(model.calibrator).__name__}")
+    limit = getattr(model.domain, "offset_", None)
+    is_fitted = isinstance(model.domain, DomainDetector) and isinstance(limit, float) and math.isfinite(limit)
+    if model.domain is not None and not is_fitted:
+        raise InputError("domain must be a fitted DomainDetector")
 
 
 def _portable(parts: dict[str, Any]) -> dict[str, Any]:

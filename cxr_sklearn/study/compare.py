@@ -21,7 +21,7 @@ from ..exceptions import DataError, ModelError, RecipeError
 from ..features.domain import DomainDetector
 from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, steps_of
-from ..models.files import save_model
+from ..models.files import keep_model
 from ..models.model import CXRModel
 from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
@@ -153,7 +153,7 @@ def compare(
         candidates += candidates_of(SHORTCUTS, (), **options)
     elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
         raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
-    names = [*RESULTS, *(f"models/{candidate.name}.skops" for candidate in candidates)]
+    names = [*RESULTS, *(file for candidate in candidates for file in _model_files(candidate.name))]
     claim(folder, names, overwrite=overwrite)
     (folder / "models").mkdir(exist_ok=True)
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
@@ -193,8 +193,8 @@ def compare(
             # Changed images come before the model is saved only if its threshold depends on them.
             first = [changed()] if rule.name == "robust" else []
             write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
-            with owned(folder, f"models/{name}.skops"):
-                _keep_model(folder / "models" / f"{name}.skops", fitted, domains.of(fitted.model), name, write.metrics)
+            with owned(folder, *_model_files(name)):
+                _keep_model(folder / "models", fitted, domains.of(fitted.model), name, write.metrics)
             if sanity:
                 occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
                 permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
@@ -207,8 +207,16 @@ def compare(
     return write.metrics
 
 
-def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
-    """Save a model with the facts of the run about it; one that cannot be saved causes a warning, not an error."""
+def _model_files(name: str) -> list[str]:
+    """Return the files that the model of a pipeline may be kept in."""
+    return [f"models/{name}.{kind}" for kind in ("skops", "joblib")]
+
+
+def _keep_model(folder: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
+    """Save a model with the facts of the run about it: as .skops if it can be, else as .joblib, with a warning.
+
+    One that cannot be saved at all causes a warning, not an error.
+    """
     found = metrics["pipelines"][name]
     metadata = {
         "recipe": name,
@@ -221,7 +229,7 @@ def _keep_model(path: Path, fitted: Fitted, domain: DomainDetector, name: str, m
     threshold = found["threshold"]["value"]
     model = CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
     try:
-        save_model(model, path)
+        keep_model(model, folder / f"{name}.skops")
     except ModelError as error:
         warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
 

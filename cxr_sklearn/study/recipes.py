@@ -147,6 +147,15 @@ class Candidate:
     param_grid: Any
     balance: str = "none"
 
+    def variants(self) -> list[Pipeline]:
+        """Return the pipelines of other parts that a search may choose: one where only numbers and names vary."""
+        grid = self.param_grid or {}
+        parts = [
+            {key: values for key, values in part.items() if any(isinstance(value, BaseEstimator) for value in values)}
+            for part in ([grid] if isinstance(grid, Mapping) else grid)
+        ]
+        return [clone(self.pipeline).set_params(**chosen) for chosen in ParameterGrid(parts)]
+
 
 def candidates_of(
     pipelines: Any, otherwise: Sequence[str], *, balance: str = "none", **options: Any

@@ -16,14 +16,36 @@ import numpy as np
 import pytest
 import scipy.sparse
 import skops.io
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    BaggingClassifier,
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
+from sklearn.feature_selection import SelectKBest, mutual_info_classif
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import RBF, DotProduct, Matern, RationalQuadratic, WhiteKernel
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
+from sklearn.tree import DecisionTreeClassifier
 
 from cxr_sklearn import (
+    BalancedClassifier,
     CXRModel,
     DomainDetector,
     FineTunedClassifier,
@@ -37,7 +59,7 @@ from cxr_sklearn import (
 from cxr_sklearn.exceptions import ModelError, WeightsUnavailableError
 from cxr_sklearn.models._steps import parts_of
 from cxr_sklearn.models.calibration import METHODS, fit_calibrator
-from cxr_sklearn.models.files import FORMAT, MAGIC, check_saveable
+from cxr_sklearn.models.files import FORMAT, MAGIC, check_saveable, keep_model
 from cxr_sklearn.models.prediction import predict
 from cxr_sklearn.study.recipes import load_recipe, recipe_names
 
@@ -203,6 +225,22 @@ class TestWhatCannotBeSaved:
         with pytest.raises(ValueError, match="must be a fitted DomainDetector"):
             save_model(CXRModel(fitted[0], domain=DomainDetector()), tmp_path / "model.skops")
 
+    @pytest.mark.parametrize("threshold", [None, 5j, "youden", -1, float("nan"), float("inf"), True])
+    def test_a_threshold_that_could_not_be_loaded(self, fitted, tmp_path, threshold):
+        with pytest.raises(ValueError, match=r"threshold=.* must be a finite number"):
+            save_model(CXRModel(fitted[0], threshold), tmp_path / "model.skops")
+        assert not list(tmp_path.iterdir())
+
+    def test_a_calibrator_that_could_not_be_loaded(self, fitted, tmp_path):
+        with pytest.raises(ValueError, match="calibrator must be a CalibratedClassifierCV, not LogisticRegression"):
+            save_model(CXRModel(fitted[0], calibrator=LogisticRegression()), tmp_path / "model.skops")
+
+    def test_a_pipeline_that_does_not_end_in_a_classifier(self, fitted, tmp_path):
+        pipeline = make_pipeline(StandardScaler())
+        pipeline[0].classes_ = np.array([0, 1])
+        with pytest.raises(ValueError, match="pipeline must be a classifier"):
+            save_model(pipeline, tmp_path / "model.joblib")
+
     def test_it_is_known_before_the_training(self, tmp_path):
         check_saveable(load_recipe("vgg16_mlp").build(weights=Path("mine.h5")), tmp_path / "new" / "model.skops")
         assert not list((tmp_path / "new").iterdir())
@@ -233,6 +271,81 @@ class Creates:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+#: Classifiers that hold trees once they are fitted, and some that hold other things.
+WITH_TREES = [
+    RandomForestClassifier(2),
+    AdaBoostClassifier(n_estimators=2),
+    BaggingClassifier(n_estimators=2),
+    GradientBoostingClassifier(n_estimators=2),
+    HistGradientBoostingClassifier(max_iter=2),
+    KNeighborsClassifier(),
+    CalibratedClassifierCV(ExtraTreesClassifier(2), cv=2),
+    GridSearchCV(DecisionTreeClassifier(), {"max_depth": [1, 2]}, cv=2),
+    VotingClassifier([("a", LogisticRegression()), ("b", DecisionTreeClassifier())], voting="soft"),
+    BalancedClassifier(RandomForestClassifier(2), "weights"),
+    Pipeline([("nothing", None), ("inner", make_pipeline(StandardScaler(), RandomForestClassifier(2)))]),
+]
+WITHOUT = [
+    GaussianProcessClassifier(
+        Matern() + 2.0 * RBF() * RationalQuadratic() ** 2 + WhiteKernel() + DotProduct(), optimizer=None
+    ),
+    GaussianProcessClassifier(),
+    KNeighborsClassifier(algorithm="brute"),
+    LinearDiscriminantAnalysis(),
+    GaussianNB(),
+    SVC(probability=False, random_state=0),
+    MLPClassifier((3,), max_iter=3),
+    make_pipeline(StandardScaler(), PCA(2), LogisticRegression()),
+    make_pipeline(SelectKBest(k=2), LogisticRegression()),
+    make_pipeline(SelectKBest(mutual_info_classif, k=2), BaggingClassifier(LogisticRegression(), 2)),
+    CalibratedClassifierCV(LogisticRegression(), cv=2),
+]
+
+
+class TestWhatTheHeadHoldsOnceItIsFitted:
+    """It is known before the training: what can be saved unfitted can be saved fitted."""
+
+    def pipelines(self, head):
+        measure = ShortcutFeatures(store=None)
+        yield make_pipeline(measure, clone(head))
+        yield make_pipeline(StackingClassifier([("inner", make_pipeline(measure, clone(head)))], cv=2))
+        yield make_pipeline(BalancedClassifier(make_pipeline(measure, clone(head)), "undersample"))
+
+    @pytest.mark.parametrize("head", WITH_TREES, ids=lambda head: type(head).__name__)
+    def test_trees(self, head, tmp_path):
+        for pipeline in self.pipelines(head):
+            with pytest.raises(ModelError, match=r"nobody could load from a \.skops file: .*; save it as \.joblib"):
+                check_saveable(pipeline, tmp_path / "model.skops")
+            check_saveable(pipeline, tmp_path / "model.joblib")
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("head", WITHOUT, ids=lambda head: type(head).__name__)
+    def test_others(self, head, frame, tmp_path):
+        for pipeline in self.pipelines(head):
+            check_saveable(pipeline, tmp_path / "model.skops")
+            save_model(pipeline.fit(frame["path"], frame["target"]), tmp_path / "model.skops")
+            again = load_model(tmp_path / "model.skops", store=None)
+            np.testing.assert_array_equal(again.pipeline.predict(frame["path"]), pipeline.predict(frame["path"]))
+
+    def test_a_head_that_cannot_be_tried_is_left_to_the_training(self, tmp_path):
+        pipeline = make_pipeline(ShortcutFeatures(store=None), PCA(50), RandomForestClassifier(2))
+        check_saveable(pipeline, tmp_path / "model.skops")
+
+    def test_the_neighbours_of_many_features_need_no_tree(self, tmp_path):
+        check_saveable(make_pipeline(ImageLoader(), FrozenEmbedder(), KNeighborsClassifier()), tmp_path / "model.skops")
+
+    def test_a_model_that_was_trained_is_kept_beside(self, frame, tmp_path):
+        pipeline = make_pipeline(ShortcutFeatures(store=None), RandomForestClassifier(2))
+        pipeline.fit(frame["path"], frame["target"])
+        with pytest.warns(UserWarning, match=r"kept as .*model\.joblib, which runs code .*: the pipeline has parts"):
+            assert keep_model(CXRModel(pipeline), tmp_path / "model.skops") == tmp_path / "model.joblib"
+        load_model(tmp_path / "model.joblib", trusted=True)
+        (tmp_path / "mine.joblib").write_text("mine")
+        with pytest.raises(ModelError, match="nobody could load"):
+            keep_model(CXRModel(pipeline), tmp_path / "mine.skops")
+        assert (tmp_path / "mine.joblib").read_text() == "mine"
 
 
 class TestHostileFiles:
@@ -360,7 +473,7 @@ class TestHostileFiles:
         unplaced.offset_ = float("nan")
         for odd in (unplaced, DomainDetector(), StandardScaler(), "x"):
             payload = skops.io.dumps({"pipeline": pipeline, "domain": odd})
-            assert "its domain detector is not a fitted" in self.refused(tmp_path, sealed(payload))
+            assert "domain must be a fitted DomainDetector" in self.refused(tmp_path, sealed(payload))
 
     def test_a_pipe(self, evil, tmp_path):
         os.mkfifo(tmp_path / "model.skops")
