@@ -70,7 +70,7 @@ class RecipeError(CXRError, ValueError):
 
 
 class TrainingError(CXRError, ValueError):
-    """A network cannot be trained as it was asked to."""
+    """A classifier cannot be trained as it was asked to, or its own code fails."""
 
 
 class ModelError(CXRError, ValueError):

@@ -107,6 +107,8 @@ def compare(
         _print_summary(metrics)
         print_findings(metrics["run"])
         say(f"Report: {out / 'report.html'}")
+    if metrics["failed"]:  # a warning has told which, and why
+        raise typer.Exit(1)
 
 
 def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:

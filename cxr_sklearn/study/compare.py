@@ -16,8 +16,8 @@ from .._settings import usual_settings
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
-from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError, ModelError, RecipeError
+from ..evaluation.thresholds import Rule, parse_rule
+from ..exceptions import DataError, InputError, ModelError, RecipeError, TrainingError
 from ..features.domain import DomainDetector
 from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, steps_of
@@ -26,12 +26,14 @@ from ..models.model import CXRModel
 from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
-from .recipes import candidates_of, default_recipes
+from .recipes import Candidate, candidates_of, default_recipes
 from .run_folder import RESULTS, claim, owned, remove_results, render, write_metrics
 from .search import (
     CLASSES,
     Domains,
     Fitted,
+    Splits,
+    blaming,
     calibrated_rows,
     check_options,
     embed_all,
@@ -122,7 +124,13 @@ def compare(
     Returns
     -------
     dict
-        The content of ``metrics.json``.
+        The content of ``metrics.json``. A pipeline that fails is not among its "pipelines" but, with the reason, among
+        those that "failed".
+
+    Warns
+    -----
+    UserWarning
+        If a pipeline fails, or its model cannot be kept.
 
     Raises
     ------
@@ -131,6 +139,8 @@ def compare(
         holds files that a run would replace but did not write.
     RecipeError
         If a recipe or an estimator cannot be used.
+    TrainingError
+        If all pipelines fail that were asked for.
     ValueError
         If another parameter is wrong.
     ImageReadError
@@ -174,7 +184,7 @@ def compare(
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     data = {"synthetic": any_drawn(frame["path"])}
-    facts: dict[str, Any] = {"pipelines": {}, "data": data, "run": run}
+    facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": data, "run": run}
     for candidate in candidates:
         facts["pipelines"][candidate.name] = {
             "description": candidate.description,
@@ -183,28 +193,63 @@ def compare(
             **embed_all(candidate.pipeline, frame, verbose),
         }
     write = _Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
+    run_one = partial(
+        _run_one, write=write, frame=frame, folds=folds, domains=domains, rule=rule, calibrate=calibrate, sanity=sanity,
+        stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+    )  # fmt: skip
     try:
         for candidate in candidates:
-            name = candidate.name
-            fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
-            facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
-            facts["pipelines"][name] |= fitted.facts
-            changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
-            # Changed images come before the model is saved only if its threshold depends on them.
-            first = [changed()] if rule.name == "robust" else []
-            write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
-            with owned(folder, *_model_files(name)):
-                _keep_model(folder / "models", fitted, domains.of(fitted.model), name, write.metrics)
-            if sanity:
-                occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
-                permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
-                write(probes=[occluded, permuted])
-            if stress and not first:
-                write(probes=[changed()])
+            try:
+                with blaming(candidate.name):
+                    run_one(candidate)
+            except (TrainingError, ModelError, InputError) as error:
+                facts["failed"][candidate.name] = str(error)
+                if write.metrics:
+                    write()
     finally:
         if write.metrics:
             render(folder, write.metrics)
+    asked = [candidate.name for candidate in candidates if named or candidate.name != SHORTCUTS]
+    if set(asked) <= set(facts["failed"]):
+        raise TrainingError("; ".join(facts["failed"].values()))
+    for reason in facts["failed"].values():
+        warnings.warn(f"{reason}; the report is about the others", stacklevel=2)
     return write.metrics
+
+
+def _run_one(
+    candidate: Candidate,
+    *,
+    write: _Writer,
+    frame: pd.DataFrame,
+    folds: Splits,
+    domains: Domains,
+    rule: Rule,
+    calibrate: str | None,
+    sanity: bool,
+    stress: bool,
+    n_jobs: int | None,
+    random_state: int,
+    verbose: int,
+) -> None:
+    """Fit one candidate, and write its scores, its model and its probes."""
+    name = candidate.name
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+    fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
+    write.facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
+    write.facts["pipelines"][name] |= fitted.facts
+    changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
+    # Changed images come before the model is saved only if its threshold depends on them.
+    first = [changed()] if rule.name == "robust" else []
+    write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
+    with owned(write.folder, *_model_files(name)):
+        _keep_model(write.folder / "models", fitted, domains.of(fitted.model), name, write.metrics)
+    if sanity:
+        occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
+        permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
+        write(probes=[occluded, permuted])
+    if stress and not first:
+        write(probes=[changed()])
 
 
 def _model_files(name: str) -> list[str]:
@@ -238,7 +283,7 @@ class _Writer:
     """Writer of a run's tables and metrics.json, called whenever there are more rows, so that a failure loses none."""
 
     def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame, begin: Callable[[], None]) -> None:
-        self._folder, self._facts, self._images, self._begin = folder, facts, images, begin
+        self.folder, self.facts, self._images, self._begin = folder, facts, images, begin
         self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
         self.metrics: dict[str, Any] = {}
 
@@ -250,8 +295,8 @@ class _Writer:
             self._tables[name] += parts
             if self._tables[name]:
                 self._write_table(pd.concat(self._tables[name]), name)
-        self.metrics = write_metrics(self._folder, self._facts)
+        self.metrics = write_metrics(self.folder, self.facts)
 
     def _write_table(self, table: pd.DataFrame, name: str) -> None:
-        with owned(self._folder, f"{name}.csv"):
-            write_table(table, self._folder, name)
+        with owned(self.folder, f"{name}.csv"):
+            write_table(table, self.folder, name)

@@ -21,7 +21,7 @@ from ..models._steps import networks_of
 from ._metadata import check_images
 from .recipes import Candidate, candidates_of, default_recipes, load_recipe
 from .run_folder import claim, owned
-from .search import embed_all, fit, images_of, patient_folds, scores_of, search
+from .search import blaming, embed_all, fit, images_of, patient_folds, scores_of, search
 
 SMALLEST = 30
 _FOLDS = 4
@@ -80,6 +80,8 @@ def learning_curve(
         train and val.
     ValueError
         If `n_repeats` is wrong.
+    TrainingError
+        If a pipeline fails.
     RecipeError, ImageReadError, WeightsUnavailableError
         As :func:`compare`.
     """
@@ -99,7 +101,8 @@ def learning_curve(
     for candidate in candidates:
         facts = embed_all(candidate.pipeline, both, verbose)
         used = " + ".join(sorted({backbone["weights"] for backbone in facts["backbones"]}))
-        with progress_bar(f"Learning curve, {candidate.name}", len(draws), show=verbose > 0) as advance:
+        title = f"Learning curve, {candidate.name}"
+        with blaming(candidate.name), progress_bar(title, len(draws), show=verbose > 0) as advance:
             best = _best_params(candidate, train, random_state)
             pipeline = clone(candidate.pipeline).set_params(**best)
             for n, repeat in draws:

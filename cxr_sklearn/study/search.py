@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -25,7 +27,7 @@ from ..classifiers.resampling import METHODS
 from ..datasets._frame import checked_frame
 from ..evaluation.tables import score_rows
 from ..evaluation.thresholds import images_to_choose_on
-from ..exceptions import DataError, InputError, ModelError
+from ..exceptions import CXRError, DataError, InputError, ModelError, TrainingError
 from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
@@ -63,6 +65,24 @@ def patient_folds(train: pd.DataFrame, cv: int, random_state: int) -> Splits:
     return splits
 
 
+@contextmanager
+def blaming(name: str) -> Iterator[None]:
+    """Say which pipeline it was whose own code failed.
+
+    Raises
+    ------
+    TrainingError
+        For any error but those of this package, which say what to do.
+    """
+    try:
+        yield
+    except CXRError:
+        raise
+    except Exception as error:  # the steps of a pipeline, which may be the user's own, raise whatever they like
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" ...")
+        raise TrainingError(f"{name} failed: {reason}") from error
+
+
 def fit(pipeline: Pipeline, rows: pd.DataFrame) -> Pipeline:
     """Fit a clone on rows of a frame; a classifier that holds images out receives their patients."""
     params = fit_params(pipeline, groups=rows["patient"].to_numpy())
@@ -75,11 +95,13 @@ def scores_of(model: Pipeline, rows: pd.DataFrame) -> np.ndarray:
     Raises
     ------
     ModelError
-        If an image gets no score: no figure could be computed from the others.
+        If an image gets no score, because no figure could be computed from the others, or one that is no probability.
     """
     scores = pneumonia_scores(model, _inputs(model, rows))
     if n_missing := np.count_nonzero(~np.isfinite(scores)):
         raise ModelError(f"the pipeline gives {n_missing} of {len(scores)} images no score")
+    if scores.shape != (len(rows),) or scores.min() < 0 or scores.max() > 1:
+        raise ModelError(f"the pipeline gives {len(rows)} images scores that are not {len(rows)} probabilities")
     return scores
 
 
@@ -165,6 +187,11 @@ def fit_candidate(
 
     With one split, the final model is fitted on the images that were not held out. Without a search it is also the
     model that scores the held-out images, so that a slow classifier is fitted only once.
+
+    Raises
+    ------
+    TrainingError
+        If a step of the pipeline fails.
     """
     start = time.perf_counter()
     train = frame[frame["split"] == "train"]
@@ -174,7 +201,7 @@ def fit_candidate(
     rows = train if len(splits) > 1 else train.iloc[splits[0][0]]
     best_params: dict[str, Any] = dict(grid[0])
     held_out_scores: list[np.ndarray] = []
-    with progress_bar(f"Fitting {candidate.name}", n_fits, show=verbose > 0) as advance:
+    with blaming(candidate.name), progress_bar(f"Fitting {candidate.name}", n_fits, show=verbose > 0) as advance:
         if not is_fitted_once:
             best_params, held_out_scores = search(
                 candidate.pipeline, grid, train, splits, n_jobs=n_jobs, advance=advance
@@ -189,8 +216,9 @@ def fit_candidate(
         score_rows(train.iloc[held_out], candidate.name, scores, fold)
         for fold, ((_, held_out), scores) in enumerate(zip(splits, held_out_scores, strict=True))
     ]
-    parts += [score_rows(part, candidate.name, scores_of(model, part)) for split in ("val", "test")
-              if len(part := frame[frame["split"] == split])]  # fmt: skip
+    with blaming(candidate.name):
+        parts += [score_rows(part, candidate.name, scores_of(model, part)) for split in ("val", "test")
+                  if len(part := frame[frame["split"] == split])]  # fmt: skip
     scores, calibrator = pd.concat(parts, ignore_index=True), None
     if calibrate:
         scores, calibrator = calibrate_scores(scores, calibrate)

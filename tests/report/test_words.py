@@ -19,7 +19,7 @@ def test_every_text_is_there_in_every_language_with_the_same_places():
 
 # Texts that the report of the fixture has no reason to use; test_sentences.py and others cover most of them.
 UNSAID = {
-    "stress.robust", "rule.robust", "cv.caption_of_one", "card.selection_of_one",
+    "notice.failed", "label.no_figure", "stress.robust", "rule.robust", "cv.caption_of_one", "card.selection_of_one",
     "findings.head", "label.and", "label.no", "errors.nothing",
     "errors.unreadable", "findings.exact", "findings.normal", "findings.not_the_cause",
     "findings.pneumonia", "findings.poor_at_half", "findings.ranks_badly", "findings.ranks_well", "findings.the_cause",

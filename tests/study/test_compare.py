@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from sklearn import metrics as sk
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import StackingClassifier
@@ -17,12 +17,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from cxr_sklearn import ImageLoader, compare, load_folder, load_frame, train, write_radiographs
+from cxr_sklearn import ImageLoader, ShortcutFeatures, compare, load_folder, load_frame, train, write_radiographs
 from cxr_sklearn.datasets import audit
 from cxr_sklearn.datasets._frame import checked_frame
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
-from cxr_sklearn.exceptions import DataError, InputError, RecipeError
+from cxr_sklearn.exceptions import DataError, InputError, RecipeError, TrainingError
 from cxr_sklearn.features._image_stats import SIZE
 from cxr_sklearn.models.files import load_model
 from cxr_sklearn.report.words import words
@@ -267,14 +267,91 @@ def test_a_failing_recipe_does_not_affect_finished_ones(embedded_frame, tmp_path
     )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.html").write_text("of an earlier run")
-    with pytest.raises(ValueError, match="'C' parameter"):
-        compare(frame, ["shortcuts", tmp_path / "breaks.py"], out=tmp_path / "run", store=store, cv=3)
+    with pytest.warns(UserWarning, match="^breaks failed: InvalidParameterError: The 'C' parameter"):
+        metrics = compare(frame, [tmp_path / "breaks.py", "shortcuts"], out=tmp_path / "run", store=store, cv=3)
+    assert list(metrics["failed"]) == ["breaks"]
+    assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(pd.read_csv(tmp_path / "run" / "scores.csv")["pipeline"]) == {"shortcuts"}
     assert (tmp_path / "run" / "models" / "shortcuts.skops").exists()
     assert list(json.loads((tmp_path / "run" / "metrics.json").read_text())["pipelines"]) == ["shortcuts"]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "shortcuts" in page
-    assert "breaks" not in page
+    for text in (page, (tmp_path / "run" / "model-card.md").read_text().replace("\\", "")):
+        assert "A pipeline is missing. breaks failed: InvalidParameterError: The" in text
+    assert write_results(tmp_path / "run") == metrics
+    assert (tmp_path / "run" / "report.html").read_text() == page
+
+
+class Failing(ClassifierMixin, BaseEstimator):
+    """Fails where it is told to: in fit, or when it scores."""
+
+    def __init__(self, error=ValueError, where="fit"):
+        self.error = error
+        self.where = where
+
+    def fit(self, X, y):
+        if self.where == "fit":
+            raise self.error("in\nseveral   lines " + "x" * 2000)
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, X):
+        if self.where == "predict":
+            raise self.error("while scoring")
+        scores = {"outside": 1.5, "nan": np.nan}.get(self.where, 0.5)
+        return np.full((len(X) + (self.where == "longer"), 2), scores)
+
+
+class TestPipelinesThatFail:
+    def compared(self, embedded_frame, out, failing, **options):
+        frame, store = embedded_frame
+        pipelines = {"fails": make_pipeline(ShortcutFeatures(store=store), failing), "shortcuts": "shortcuts"}
+        return compare(frame, pipelines, out=out, store=store, cv=3, **options)
+
+    @pytest.mark.parametrize(
+        ("failing", "message"),
+        [
+            (Failing(ZeroDivisionError), "^fails failed: ZeroDivisionError: in several lines"),
+            (Failing(AttributeError, "predict"), "^fails failed: AttributeError: while scoring"),
+            (Failing(MemoryError, "predict"), "^fails failed: MemoryError"),
+            (Failing(where="outside"), "scores that are not"),
+            (Failing(where="longer"), "scores that are not"),
+            (Failing(where="nan"), "images no score"),
+            (DummyClassifier(strategy="unknown"), "^fails failed: InvalidParameterError"),
+            (GridSearchCV(LogisticRegression(), {"C": [-1, -2]}, cv=2), "^fails failed: ValueError: .*All the 4 fits"),
+        ],
+    )
+    def test_others_go_on(self, embedded_frame, tmp_path, failing, message):
+        with pytest.warns(UserWarning, match=message) as noted:
+            metrics = self.compared(embedded_frame, tmp_path, failing)
+        assert all("\n" not in str(warning.message) for warning in noted)
+        assert list(metrics["pipelines"]) == ["shortcuts"]
+        (reason,) = metrics["failed"].values()
+        assert len(reason) < 600
+        assert [path.name for path in (tmp_path / "models").iterdir()] == ["shortcuts.skops"]
+
+    def test_in_a_worker(self, embedded_frame, tmp_path):
+        with pytest.warns(UserWarning, match="fails failed: KeyError"):
+            metrics = self.compared(embedded_frame, tmp_path, Failing(KeyError), n_jobs=2)
+        assert list(metrics["pipelines"]) == ["shortcuts"]
+
+    def test_all_of_them(self, embedded_frame, tmp_path):
+        frame, store = embedded_frame
+        pipelines = {name: make_pipeline(ShortcutFeatures(store=store), Failing()) for name in ("one", "two")}
+        with pytest.raises(TrainingError, match=r"^one failed: ValueError: .*; two failed: ValueError: "):
+            compare(frame, pipelines, out=tmp_path, store=store, cv=3)
+        page = (tmp_path / "report.html").read_text()  # of the shortcuts, which nobody asked for
+        assert "one failed" in page
+        assert "two failed" in page
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+    def test_who_stops_the_run_stops_it(self, embedded_frame, tmp_path, error):
+        with pytest.raises(error):
+            self.compared(embedded_frame, tmp_path, Failing(error))
+
+    def test_train_names_it(self, embedded_frame):
+        frame, store = embedded_frame
+        with pytest.raises(TrainingError, match=r"^mine failed: ValueError: in several lines"):
+            train(frame, {"mine": make_pipeline(ShortcutFeatures(store=store), Failing())}, store=store, cv=3)
 
 
 def test_a_patient_with_both_labels_who_leaves_a_fold_with_one(embedded_frame, tmp_path):
