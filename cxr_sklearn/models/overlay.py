@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from .._drawing import Figure, cm, colors, drawn_alike, mpl
 from .._io import atomic_write, user_path
 from ..exceptions import InputError
 
@@ -59,14 +56,14 @@ def write_overlay(
     if not ((warmth >= 0) & (warmth <= 1)).all():
         raise InputError("the map holds values outside 0 to 1; pass one that `explain` returned")
     height, width = grey.shape
-    with mpl.rc_context({"font.size": 10, "text.parse_math": False}):
+    with drawn_alike({"font.size": 10, "text.parse_math": False}):
         figure = Figure(figsize=(6.2, 0.9 + 5.2 * min(max(height / width, 0.5), 2)), dpi=150, layout="constrained")
         axes = figure.subplots()
         axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
         axes.imshow(warmth, cmap=_COLOURS, vmin=0, vmax=1, alpha=_OPACITY * warmth, interpolation="bilinear")
         axes.set_axis_off()
         axes.set_title(_title(score, threshold))
-        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), _COLOURS), ax=axes, shrink=0.8, pad=0.03)
+        bar = figure.colorbar(cm.ScalarMappable(colors.Normalize(0, 1), _COLOURS), ax=axes, shrink=0.8, pad=0.03)
         bar.set_label("Raises the score (1: most)" if warmth.any() else "Nothing in the image raises the score")
         figure.supxlabel(_CAVEAT, fontsize=10)
         with atomic_write(file) as draft:

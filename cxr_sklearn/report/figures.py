@@ -7,15 +7,12 @@ import io
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from sklearn.metrics import roc_curve
 
+from .._drawing import Figure, drawn_alike, ticker
 from ..exceptions import ImageReadError
 from ..images.loader import ImageLoader
 from .words import Words
@@ -44,7 +41,7 @@ _MAX_POINTS = 400
 SIZE = 176
 
 
-@mpl.rc_context(_STYLE)
+@drawn_alike(_STYLE)
 def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw the ROC curve of every pipeline on test, with its band, from rows of ``scores.csv``."""
     figure = Figure(figsize=(6, 5.2), layout="constrained")
@@ -65,7 +62,7 @@ def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mappi
     return _svg(figure)
 
 
-@mpl.rc_context(_STYLE)
+@drawn_alike(_STYLE)
 def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw the share of pneumonia against the score, a panel per pipeline."""
     columns = min(3, len(labels))
@@ -88,7 +85,7 @@ def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], 
     return _svg(figure)
 
 
-@mpl.rc_context(_STYLE)
+@drawn_alike(_STYLE)
 def training_figure(epochs: pd.DataFrame, say: Words) -> str:
     """Draw loss and ROC AUC per epoch, on training and on validation images, phase after phase.
 
@@ -108,12 +105,12 @@ def training_figure(epochs: pd.DataFrame, say: Words) -> str:
             axes.text(change + 0.5, 1, f" {say('training.last_layers')}", transform=axes.get_xaxis_transform(),
                       va="bottom", fontsize=8)  # fmt: skip
         axes.set(xlabel=say("training.epoch"), ylabel=panels[name])
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         _finish(axes, legend="best")
     return _svg(figure)
 
 
-@mpl.rc_context(_STYLE)
+@drawn_alike(_STYLE)
 def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw ROC AUC against the number of training patients.
 
@@ -139,14 +136,14 @@ def _line(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", "-.")[i % 3], "linewidth": 2}
 
 
-def _finish(axes: Axes, legend: Literal["best", "lower right"]) -> None:
+def _finish(axes: Any, legend: Literal["best", "lower right"]) -> None:
     axes.grid(color=_INK, alpha=0.15)
     axes.legend(loc=legend, frameon=False)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Any) -> str:
     text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(text, format="svg", backend="svg", transparent=True, metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     labels = pipeline_labels(pipelines, say)
     errors = [error for facts in pipelines.values() for kind in facts["errors"].values() for error in kind]
     shared = {
+        "failed": {},  # of runs of 0.1.0
         **metrics,
         "labels": labels,
         "random_weights": any(label != name for name, label in labels.items()),
@@ -66,10 +70,10 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     }
     epochs = training.groupby("pipeline", sort=False)
     figures = {
-        "roc": roc_figure(scores, pipelines, labels, say),
-        "reliability": reliability_figure(pipelines, labels, say),
-        "curves": {name: training_figure(rows, say) for name, rows in epochs if name in labels},
-        "learning": learning_figure(curve["pipelines"], curve_labels(curve, say), say) if curve else None,
+        "roc": _drawn(say, roc_figure, scores, pipelines, labels),
+        "reliability": _drawn(say, reliability_figure, pipelines, labels),
+        "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
+        "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
         "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(error["path"] for error in errors)},
     }
     for file, more in (("report.html", figures), ("model-card.md", {})):
@@ -107,3 +111,13 @@ def _markdown_cell(text: str) -> str:
     for character in "\\`*_[]<>|#":
         text = text.replace(character, f"\\{character}")
     return text.replace("\n", " ")
+
+
+def _drawn(say: Words, draw: Callable[..., str], *data: Any) -> str:
+    """Return a figure; where it cannot be drawn, a sentence that says so."""
+    try:
+        return draw(*data, say)
+    except Exception as error:  # noqa: BLE001 - Matplotlib and its fonts raise anything, and the numbers matter more
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        warnings.warn(f"a figure of the report cannot be drawn: {reason}", stacklevel=2)
+        return f'<p class="mark">{escape(say("label.no_figure", reason=reason))}</p>'
