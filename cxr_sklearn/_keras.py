@@ -20,6 +20,17 @@ from ._settings import Held
 from .exceptions import BackendError, InputError
 
 _importing = RLock()
+_is_forked_from_keras = False
+
+
+def _note_fork() -> None:
+    """Remember, in a child process, that Keras was loaded before the fork."""
+    global _is_forked_from_keras
+    _is_forked_from_keras |= "keras" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def import_keras() -> Any:
@@ -28,12 +39,30 @@ def import_keras() -> Any:
     Raises
     ------
     BackendError
-        If Keras cannot be imported with the chosen backend.
+        If Keras cannot be imported with the chosen backend, or would wait forever in this process.
     """
+    check_not_forked()
     with _importing:
         if "keras" not in sys.modules:
             _import_quietly()
     return importlib.import_module("keras")  # waits for a thread that is importing it
+
+
+def check_not_forked() -> None:
+    """Refuse to compute in a process that was forked after Keras had been loaded, before a network or lock is taken.
+
+    A fork copies no threads, but the locks that they hold, so TensorFlow, JAX and PyTorch would wait for their threads.
+
+    Raises
+    ------
+    BackendError
+        In such a process.
+    """
+    if _is_forked_from_keras and keras_backend() != "numpy":
+        raise BackendError(
+            f"Keras was loaded before this process was forked, and its backend {keras_backend()!r} would wait forever "
+            "in it: use processes that start anew, joblib's default backend 'loky' or multiprocessing's 'spawn'"
+        )
 
 
 def keras_home() -> Path:
@@ -46,8 +75,8 @@ def keras_home() -> Path:
 
 def keras_backend() -> str:
     """Return the backend of Keras, even before it is imported."""
-    if "keras" in sys.modules:
-        return str(import_keras().config.backend())
+    if (keras := sys.modules.get("keras")) is not None and hasattr(keras, "config"):  # else a thread is importing it
+        return str(keras.config.backend())
     if chosen := os.environ.get("KERAS_BACKEND"):
         return chosen
     settings = keras_home() / "keras.json"

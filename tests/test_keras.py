@@ -133,3 +133,71 @@ def test_a_user_without_a_home_shares_the_temporary_folder(monkeypatch):
     monkeypatch.delenv("KERAS_HOME", raising=False)
     monkeypatch.setattr(os.path, "expanduser", str)
     assert keras_home() == Path("/tmp/.keras")
+
+
+_FORKS = """
+import multiprocessing, numpy as np
+from joblib import Parallel, delayed, parallel_backend
+from sklearn.base import clone
+from cxr_sklearn import FineTunedClassifier, FrozenEmbedder, ScratchCNNClassifier, ShortcutFeatures
+X, y = np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8), [0, 1] * 6
+embedder = FrozenEmbedder("MobileNet", weights="random", store=None, precision="float32")
+cnn = ScratchCNNClassifier((2,), epochs=1, early_stopping=False, batch_norm_statistics="moving", precision="float32")
+tuned = FineTunedClassifier("MobileNet", weights="random", trainable_from="conv_pw_13", epochs=1, head_epochs=1,
+                            early_stopping=False, precision="float32")
+embedder.fit_transform(X), cnn.fit(X, y).predict(X)
+work = {"transform": lambda: embedder.transform(X), "predict": lambda: cnn.predict(X),
+        "fit": lambda: clone(cnn).fit(X, y), "tune": lambda: tuned.fit(X, y)}
+def tell(name):
+    try: work[name]()
+    except Exception as error: print(name, type(error).__name__, error, flush=True)
+for name in work:
+    child = multiprocessing.get_context("fork").Process(target=tell, args=(name,))
+    child.start(); child.join(60); child.kill()
+with parallel_backend("multiprocessing", n_jobs=2):
+    try: Parallel()(delayed(cnn.predict)(X) for _ in range(2))
+    except Exception as error: print("joblib", type(error).__name__, error, flush=True)
+    print("measured", Parallel()(delayed(ShortcutFeatures(store=None).transform)(X) for _ in range(2))[0].shape)
+"""
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_a_fork_of_a_process_with_keras_is_told_so_instead_of_hanging():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", _FORKS], capture_output=True, text=True, timeout=500)
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert said.pop("measured") == "(12, 5)"  # what needs no network goes on
+    assert list(said) == ["transform", "predict", "fit", "tune", "joblib"], done.stderr
+    for line in said.values():
+        assert line.startswith("BackendError Keras was loaded before this process was forked, and its backend ")
+        assert "'loky'" in line
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12, where threads run
+@pytest.mark.parametrize(("backend", "hangs"), [("tensorflow", True), ("jax", True), ("torch", True), ("numpy", False)])
+def test_forks_of_every_backend(monkeypatch, backend, hangs):
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(config=SimpleNamespace(backend=lambda: backend)))
+    keras_runtime.check_not_forked()
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        try:
+            keras_runtime.import_keras()
+        except ImportError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        assert (f"its backend {backend!r} would wait forever" in pipe.read()) is hangs
+    keras_runtime.check_not_forked()  # the parent goes on
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_without_keras_may_load_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    monkeypatch.delitem(sys.modules, "keras")
+    child = os.fork()
+    if not child:
+        os._exit(int(keras_runtime._is_forked_from_keras))
+    assert os.waitpid(child, 0)[1] == 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._keras import compile_for_prediction, filled_up, import_keras, keras_settings
+from .._keras import check_not_forked, compile_for_prediction, filled_up, import_keras, keras_settings
 from .._progress import progress_bar
 from ..exceptions import ImageReadError, InputError
 from ..features._backbones import Backbone
@@ -77,6 +77,7 @@ class Cut:
         return tail
 
     def _parts(self) -> tuple[Any, Any]:
+        check_not_forked()
         with _cutting, keras_settings():
             return _cut(self, self.carried is None)
 

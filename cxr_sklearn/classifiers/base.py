@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from .._keras import compile_for_prediction, import_keras, keras_settings, resolve_precision
+from .._keras import check_not_forked, compile_for_prediction, import_keras, keras_settings, resolve_precision
 from .._settings import usual_settings
 from .._validation import check_groups, check_labels
 from ..exceptions import InputError
@@ -298,6 +298,7 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
 
     @keras_settings()
     def _network(self) -> Any:
+        check_not_forked()
         network = _networks.get(self)
         if network is None:
             network = _networks[self] = self._build()

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
 from .._keras import (
+    check_not_forked,
     compile_for_prediction,
     filled_up,
     gpu_is_used,
@@ -247,6 +248,7 @@ def _check_layer(layer: Any) -> None:
 
 def _load_networks(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     """Build the networks to maps and to features once per process, for all clones, folds and threads."""
+    check_not_forked()
     with _loading, keras_settings():
         return _build_network(backbone, pooling, image_shape)
 
