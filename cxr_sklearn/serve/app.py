@@ -106,10 +106,11 @@ def create_app(model: CXRModel) -> FastAPI:
     app.add_exception_handler(Exception, model_failed)
     app.add_exception_handler(ClientDisconnect, _client_left)
 
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def show_page() -> HTMLResponse:
         return HTMLResponse(page)
 
+    @app.head("/model", include_in_schema=False)
     @app.get("/model")
     async def describe_model() -> dict[str, Any]:
         """Facts about the model: how it was made, and how good it was."""

@@ -6,6 +6,8 @@ import logging
 import re
 from collections import deque
 from collections.abc import AsyncIterator
+from email.message import Message
+from email.utils import collapse_rfc2231_value
 from typing import TYPE_CHECKING
 
 from fastapi import HTTPException, Request
@@ -24,7 +26,13 @@ FIELD = "files"
 MAX_AROUND = 250_000
 _LONGEST_NAME = 255
 #: Types of a body that is one image; the second is what ``curl --data-binary`` says of any file.
-_ONE_IMAGE = (b"", b"application/x-www-form-urlencoded", b"application/octet-stream", b"application/dicom")
+_ONE_IMAGE = (
+    b"",
+    b"application/x-www-form-urlencoded",
+    b"application/octet-stream",
+    b"binary/octet-stream",
+    b"application/dicom",
+)
 # The client gets the parser's warnings as errors; without a handler they would appear on the terminal as well.
 logging.getLogger("python_multipart").addHandler(logging.NullHandler())
 
@@ -38,19 +46,23 @@ async def uploads(request: Request) -> AsyncIterator[tuple[str, bytes]]:
         400 if the request is malformed, 413 if a file is too large or one too many, or there is too much around them,
         415 if it is neither a form nor an image. The rest of the request is not read then.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
+    kind, options = _options(request.headers.get("content-type"))
     if kind in _ONE_IMAGE or kind.startswith(b"image/"):
         if content := await _whole_body(request):
             yield "image", content
         return
     if kind != b"multipart/form-data":
         raise HTTPException(415, f"send an image as the body, or several as multipart/form-data in parts named {FIELD}")
+    if not (boundary := options.get(b"boundary")):
+        raise HTTPException(
+            400, "the Content-Type of the form lacks its boundary; leave this header to the program that sends the form"
+        )
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > MAX_FILES * MAX_BYTES + MAX_AROUND:
         raise HTTPException(413, f"at most {MAX_FILES} files of {MAX_BYTES:,} bytes are taken at once")
     parts, n_received = _Parts(), 0
     try:
-        parser = MultipartParser(options.get(b"boundary", b""), parts.callbacks())
+        parser = MultipartParser(boundary, parts.callbacks())
         async for chunk in request.stream():
             parser.write(chunk)
             n_received += len(chunk)
@@ -114,10 +126,11 @@ class _Parts:
         self._field, self._value = bytearray(), bytearray()
 
     def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        header = self._headers.get(b"content-disposition", b"")
+        _, options = _options(header)
         if options.get(b"name") != FIELD.encode():
             raise HTTPException(400, f"a part of the form has another name than {FIELD}; call it so")
-        self._name = _plain_name(options.get(b"filename", b""))
+        self._name = _plain_name(_name_in_any_charset(header) or _decoded(options.get(b"filename", b"")))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         self._content += data[start:end]
@@ -133,7 +146,35 @@ class _Parts:
         self.has_ended = True
 
 
-def _plain_name(sent: bytes) -> str:
+def _options(header: str | bytes | None) -> tuple[bytes, dict[bytes, bytes]]:
+    """Parse a header with parameters, whose names may be in capital letters."""
+    kind, options = parse_options_header(header)
+    return kind.strip(), {name.strip().lower(): value for name, value in options.items()}
+
+
+def _name_in_any_charset(header: bytes) -> str | None:
+    """Return what the header says as ``filename*=``, with a charset and percent escapes, as urllib3 1 does.
+
+    A form should not (RFC 7578), so the parser leaves it out, but where it is sent, it is the exact name.
+    """
+    message = Message()
+    message["content-disposition"] = header.decode("latin-1")
+    for key, value in message.get_params([], "content-disposition"):
+        if key.lower() == "filename" and isinstance(value, tuple):
+            return collapse_rfc2231_value(value)
+    return None
+
+
+def _decoded(sent: bytes) -> str:
+    """Decode a name as browsers, curl and Python clients encode it: UTF-8, with escapes for what would end it."""
+    try:
+        name = sent.decode("utf-8")
+    except UnicodeDecodeError:
+        name = sent.decode("latin-1")
+    return name.replace("%22", '"').replace("%0D", "\r").replace("%0A", "\n")
+
+
+def _plain_name(sent: str) -> str:
     """Name of a file without its folders, fit to be shown."""
-    name = re.split(r"[/\\]", sent.decode("utf-8", errors="replace"))[-1]
+    name = re.split(r"[/\\]", sent)[-1]
     return UNPRINTABLE.sub("?", name)[:_LONGEST_NAME] or "unnamed"

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import json
+import socket
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -177,3 +179,100 @@ def test_a_whole_body_that_is_too_large_is_refused(client):
     response = client.post("/predict", content=(b"\0" * 65_536 for _ in range(800)))
     assert response.status_code == 413
     assert "more than the 50,000,000 bytes" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (b"filename*=utf-8''r%C3%B6ntgen.jpeg", "röntgen.jpeg"),  # urllib3 1, which requests uses
+        (b"filename=\"r?ntgen.jpeg\"; filename*=UTF-8'de'r%C3%B6ntgen.jpeg", "röntgen.jpeg"),
+        (b"filename*=UTF-8''r%c3%b6ntgen.jpeg; filename=plain.jpeg", "röntgen.jpeg"),
+        (b"filename*=iso-8859-1''r%F6ntgen.jpeg", "röntgen.jpeg"),
+        (b"FileName*=UTF-8''a.jpeg", "a.jpeg"),
+        (b"filename*0*=UTF-8''r%C3%B6nt; filename*1=gen.jpeg", "röntgen.jpeg"),  # RFC 2231
+        (b"filename*=UTF-8''..%2F..%2Fetc%2Fpasswd", "passwd"),
+        (b"filename*=no-such-charset''a%20b.jpeg", "a b.jpeg"),
+        (b"filename*=UTF-8''%FF.jpeg", "\N{REPLACEMENT CHARACTER}.jpeg"),
+        (b"filename*=UTF-8''", "unnamed"),
+        (b"filename*=without", "without"),
+        (b"filename=\"a; filename*=UTF-8''b.jpeg\"", "a; filename*=UTF-8''b.jpeg"),  # a name that looks like it
+        (b'filename="a%22b.jpeg"', 'a"b.jpeg'),  # browsers, curl, httpx, urllib3 2
+        (b'filename="a%0D%0Ab.jpeg"', "a??b.jpeg"),
+        (b'filename="100%25 a%20b.jpeg"', "100%25 a%20b.jpeg"),  # no other escapes than these
+        (b'filename="a\\"b.jpeg"', 'a"b.jpeg'),  # curl until 7.80
+        ('filename="röntgen.jpeg"'.encode("latin-1"), "röntgen.jpeg"),
+        ('filename="röntgen.jpeg"'.encode(), "röntgen.jpeg"),
+        (b"filename=plain.jpeg", "plain.jpeg"),
+        (b'FILENAME="a.jpeg"', "a.jpeg"),
+        (b'filename="a;b.jpeg"', "a;b.jpeg"),
+        (b"", "unnamed"),
+    ],
+)
+def test_names_as_clients_send_them(client, sent, told):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; ' + sent + b"\r\n\r\nX\r\n--x--\r\n"
+    assert client.post("/predict", content=body, headers=FORM).json()["results"][0]["filename"] == told
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Multipart/Form-Data; Boundary=x",
+        'multipart/form-data; boundary="x"',
+        "multipart/form-data;charset=utf-8;boundary=x",
+        "multipart/form-data ; boundary=x ",
+        "MULTIPART/FORM-DATA; charset=UTF-8; BOUNDARY=x",
+    ],
+)
+def test_forms_however_they_are_announced(client, kind):
+    body = b'--x\r\nCONTENT-DISPOSITION: form-data; NAME="files"; filename="a.png"\r\n\r\nX\r\n--x--\r\n'
+    (found,) = client.post("/predict", content=body, headers={"Content-Type": kind}).json()["results"]
+    assert found["filename"] == "a.png"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["Image/PNG", "image/png; charset=binary", "image/jpeg;", "IMAGE/x-anything", "Application/Octet-Stream; q=1",
+     "binary/octet-stream", "application/x-www-form-urlencoded; charset=UTF-8", ""],
+)  # fmt: skip
+def test_whole_bodies_however_they_are_announced(client, kind):
+    content = encoded(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    (found,) = client.post("/predict", content=content, headers={"Content-Type": kind}).json()["results"]
+    assert found["score"] is not None
+
+
+@pytest.mark.parametrize(
+    "kind", ["multipart/form-data", "multipart/form-data;", "multipart/form-data; boundary=",
+             'multipart/form-data; boundary=""', "multipart/form-data; charset=utf-8"]
+)  # fmt: skip
+def test_a_form_without_a_boundary(client, kind):
+    response = client.post("/predict", content=b"--x--\r\n", headers={"Content-Type": kind})
+    assert response.status_code == 400
+    assert "lacks its boundary; leave this header to the program" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/", "/model"])
+def test_what_can_be_got_can_be_asked_for_its_head(client, path):
+    response = client.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == client.get(path).headers["content-length"]
+    assert client.head("/predict").status_code == 405
+
+
+@pytest.mark.slow
+def test_what_only_a_real_connection_shows(model_path):
+    """curl waits for "100 Continue" before a large body, and sends a stream of unknown length in chunks."""
+    image = encoded(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    with BENCHMARK["serving"](model_path) as address:
+        place = urlsplit(str(address))
+        with socket.create_connection((place.hostname, place.port), timeout=60) as connection:
+            head = f"POST /predict HTTP/1.1\r\nHost: {place.netloc}\r\nConnection: close\r\n"
+            head += f"Content-Type: image/png\r\nContent-Length: {len(image)}\r\nExpect: 100-continue\r\n\r\n"
+            connection.sendall(head.encode())
+            assert connection.recv(4096).startswith(b"HTTP/1.1 100")
+            connection.sendall(image)
+            with connection.makefile("rb") as answer:
+                assert b" 200 " in answer.readline()
+        chunks = iter([image[:100], image[100:]])
+        response = httpx.post(f"http://{place.netloc}/predict", content=chunks, timeout=60)
+        assert response.request.headers["transfer-encoding"] == "chunked"
+        assert response.json()["results"][0]["score"] is not None
