@@ -211,6 +211,7 @@ class keras_settings(ContextDecorator):  # noqa: N801 - read as a statement: wit
         return type(self)("bfloat16" if self._policy == "mixed_bfloat16" else "float32")
 
     def __enter__(self) -> None:
+        check_not_forked()
         _held.__enter__()
         config = import_keras().config
         self._before = config.dtype_policy()  # Keras keeps one for each thread

@@ -1,9 +1,15 @@
-"""Checks of labels, sample weights and patients, and how they reach the step of a pipeline that uses them."""
+"""Checks of parameters, labels, sample weights and patients, and how these reach the step of a pipeline."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from typing import Any
+import os
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from types import UnionType
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -87,3 +93,73 @@ def check_groups(groups: ArrayLike | None, n: int) -> np.ndarray:
     if (codes < 0).any():
         raise InputError(f"groups lacks the patient of {(codes < 0).sum()} images")
     return codes
+
+
+_NOUNS = {int: "an integer", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(function).items() if name != "return"}
+
+
+def check_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Refuse values of another type than a function or ``__init__`` says that it takes.
+
+    A parameter that says Any, or an array-like, is left to whoever uses it.
+
+    Raises
+    ------
+    ValueError
+        For the first of them, by the name of the parameter.
+    """
+    for name, hint in _hints(function).items():
+        if name == "verbose":
+            hint = hint | bool  # as scikit-learn takes it
+        if name in values and not _is_a(values[name], hint):
+            value = values[name]
+            raise InputError(f"{name}={reprlib.repr(value)} must be {_named(hint)}, not {type(value).__name__}")
+
+
+def checks_types(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Let a public function refuse arguments of another type than its signature says."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        check_types(function, signature.bind(*args, **kwargs).arguments)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    origin = get_origin(hint)
+    if hint is Any or hint == ArrayLike:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is_a(value, part) for part in get_args(hint))
+    if hint is bool:
+        return isinstance(value, bool | np.bool_)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is float:  # NaN is not a number
+        return isinstance(value, Real) and not isinstance(value, bool) and bool(value == value)
+    if origin is not None and issubclass(origin, Iterable):  # their members are looked at where they are used
+        if issubclass(origin, Mapping):
+            return isinstance(value, Mapping)
+        return isinstance(value, Iterable) and not isinstance(value, str | bytes | type | Mapping)
+    return isinstance(value, origin or hint)
+
+
+def _named(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_named(part) for part in get_args(hint)))
+    kind = get_origin(hint) or hint
+    return (
+        _NOUNS.get(kind)
+        or {os.PathLike: "a path", Iterable: "a list", Sequence: "a list", Mapping: "a dict"}.get(kind)
+        or f"a {kind.__name__}"
+    )

@@ -22,7 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from .._keras import check_not_forked, compile_for_prediction, import_keras, keras_settings, resolve_precision
 from .._settings import usual_settings
-from .._validation import check_groups, check_labels
+from .._validation import check_groups, check_labels, check_types
 from ..exceptions import InputError
 from ..images._digests import hash_files
 from ..images.augment import ImageAugmenter
@@ -321,6 +321,7 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
         return parts
 
     def _check_parameters(self) -> None:
+        check_types(type(self).__init__, self.get_params(deep=False))
         for name in ("epochs", "batch_size", "patience"):
             check_number(name, getattr(self, name), Integral, 1)
         check_number("learning_rate", self.learning_rate, Real, 0, open_below=True)

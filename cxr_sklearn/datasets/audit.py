@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..features._image_stats import BLANK, MODES, ImageStats, image_stats
 from ._frame import MIN_IMAGES_PER_CLASS, SPLIT_NAMES, checked_frame, counted, names_no_patient
 
@@ -27,6 +28,7 @@ _MIN_TYPICAL = 10
 
 
 @usual_settings
+@checks_types
 def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto", verbose: int = 0) -> dict[str, Any]:
     """Look for faults that make results wrong: leaks between splits, copies, unreadable files, labels given away.
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from .._io import open_regular, user_path
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..exceptions import DataError
 from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
 from ._names import patient_of
@@ -38,6 +39,7 @@ class _Entry(NamedTuple):
 
 
 @usual_settings
+@checks_types
 def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
@@ -190,6 +192,7 @@ _ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 
 @usual_settings
+@checks_types
 def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
     """Return a table like that of :func:`load_folder` from a CSV file with a row per image.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .._io import user_path
 from .._progress import stderr_is_a_terminal
+from .._validation import checks_types
 from ..exceptions import DataError, DataUnavailableError
 from ._frame import counted
 from .folder import load_folder
@@ -37,6 +38,7 @@ except BaseException as error:
 """
 
 
+@checks_types
 def fetch_chest_xray(directory: str | os.PathLike[str] | None = None) -> Path:
     """Download the Kaggle set of 5,856 chest X-rays, unless it is there already, and return its folder.
 

@@ -15,12 +15,14 @@ import pandas as pd
 
 from .._io import atomic_write, folder_to_write
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..exceptions import DataError, ImageReadError, InputError
 from ..images._digests import hash_files
 from ._frame import DRAWN, any_drawn, checked_frame, counted, mark_drawn, names_no_patient
 
 
 @usual_settings
+@checks_types
 def balanced_subset(
     frame: pd.DataFrame,
     train: int = 240,
@@ -84,6 +86,7 @@ def balanced_subset(
 
 
 @usual_settings
+@checks_types
 def group_split(
     frame: pd.DataFrame, val: float = 0.15, test: float = 0.15, random_state: int | None = None
 ) -> pd.DataFrame:
@@ -178,6 +181,7 @@ _COLUMNS = ("path", "label", "split", "patient", "subtype")
 
 
 @usual_settings
+@checks_types
 def write_subset(frame: pd.DataFrame, directory: str | os.PathLike[str]) -> str:
     """Write the images of a frame into split and class folders, as links where the file system supports them.
 

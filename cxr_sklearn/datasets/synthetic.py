@@ -14,6 +14,7 @@ from scipy import ndimage
 from sklearn.utils import check_random_state
 
 from .._io import folder_to_write
+from .._validation import checks_types
 from ..exceptions import DataError, InputError
 from ._frame import DRAWN, SPLIT_NAMES, mark_drawn
 
@@ -28,6 +29,7 @@ _SPLITS = ("train", "val", "train", "test", "train")
 _IMAGES_PER_PATIENT = (0.4, 0.3, 0.2, 0.1)
 
 
+@checks_types
 def make_radiographs(
     n_patients: int = 200, *, size: int = 224, random_state: RandomState = None
 ) -> tuple[NDArray[np.uint8], pd.DataFrame]:
@@ -76,6 +78,7 @@ def make_radiographs(
     return np.concatenate(images), _describe(kinds, [len(i) for i in images], size, np.random.default_rng(root))
 
 
+@checks_types
 def write_radiographs(
     directory: str | Path, n_patients: int = 200, *, size: int = 224, random_state: RandomState = None
 ) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from scipy.special import log_ndtr, ndtr, ndtri, xlogy
 from scipy.stats import binomtest, chi2, fisher_exact
 
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..exceptions import InputError
 from .metrics import METRICS
 
@@ -47,6 +48,7 @@ class Counts(NamedTuple):
 
 
 @usual_settings
+@checks_types
 def diagnose_discrepancy(
     reported_metrics: Mapping[str, float], confusion_matrix: Mapping[str, int] | ArrayLike
 ) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from .._keras import (
 )
 from .._progress import progress_bar
 from .._settings import usual_settings
+from .._validation import check_types
 from ..exceptions import ImageReadError, InputError
 from ..images._decoding import DECODER
 from ..images.batch import ImageBatch, TakesImages, as_batch, with_index
@@ -132,6 +133,7 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         WeightsUnavailableError
             If the weights are neither on disk nor available for download.
         """
+        check_types(type(self).__init__, self.get_params(deep=False))
         application(self.backbone)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")

@@ -23,6 +23,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 
 from .._io import public, user_path
 from .._sqlite import open_database, transaction
+from .._validation import checks_types
 from ..exceptions import ImageReadError, StoreDamagedError, StoreError
 from ..images._digests import DIGESTS, hash_files, indexed_digests
 from ..images.batch import ImageBatch
@@ -105,6 +106,7 @@ class FeatureStore:
         The SQLite file, ``<directory>/<name>-<fingerprint of the recipe>.sqlite``.
     """
 
+    @checks_types
     def __init__(self, directory: str | os.PathLike[str], name: str, recipe: Mapping[str, Any]) -> None:
         self.path = user_path(directory).absolute() / f"{name}-{fingerprint(recipe)}.sqlite"
         quoted = json.dumps(recipe, sort_keys=True).replace("'", "''")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..exceptions import InputError
 from ..images.batch import every_unreadable
 from ._gradcam import gradcam_maps, gradcam_obstacle
@@ -19,6 +20,7 @@ _CHUNK_SIZE = 16
 
 
 @usual_settings
+@checks_types
 def explain(pipeline: Any, X: Any, method: str = "auto") -> np.ndarray:
     """Map, for each image, the places that raise its score for pneumonia.
 

@@ -32,6 +32,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.pipeline import Pipeline
 
 from .._io import atomic_write, user_path, versions_here
+from .._validation import checks_types
 from ..classifiers.finetuned import FineTunedClassifier
 from ..exceptions import InputError, ModelError, WeightsUnavailableError
 from ..features._backbones import POOLINGS, application, weights_identity
@@ -204,6 +205,7 @@ _OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "vers
 _LONGEST_MANIFEST = 10_000_000
 
 
+@checks_types
 def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Write a model to a file, wholly or not at all.
 
@@ -296,6 +298,7 @@ def keep_model(model: CXRModel, path: Path) -> Path:
         return other
 
 
+@checks_types
 def load_model(
     path: str | os.PathLike[str],
     *,

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
 from .._settings import usual_settings
+from .._validation import check_types
 from ..exceptions import InputError, ModelError
 from ..features.domain import DomainDetector
 from .calibration import calibrated_scores, pneumonia_scores
@@ -72,7 +73,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: Any,
         threshold: float = 0.5,
         *,
         calibrator: CalibratedClassifierCV | None = None,
@@ -116,6 +117,10 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         ModelError
             If the pipeline gives no probabilities of 0 and 1.
         """
+        check_threshold(self.threshold)
+        check_types(type(self).__init__, self.get_params(deep=False))
+        if not hasattr(self.pipeline, "fit") or isinstance(self.pipeline, type):
+            raise InputError(f"pipeline={self.pipeline!r} must be a classifier")
         check_is_fitted(self)
         scores = calibrated_scores(pneumonia_scores(self.pipeline, X), self.calibrator)
         return np.column_stack([1 - scores, scores])

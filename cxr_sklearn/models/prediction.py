@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from sklearn.pipeline import Pipeline
 
 from .._io import user_path, user_path_text
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..datasets._frame import counted
 from ..datasets._walk import other_kind, walk
 from ..exceptions import DataError, InputError
@@ -71,8 +73,9 @@ def _not_read(paths: list[str]) -> str:
 
 
 @usual_settings
+@checks_types
 def predict(
-    model: CXRModel,
+    model: CXRModel | Pipeline,
     paths: Iterable[str | os.PathLike[str]],
     *,
     store: str | os.PathLike[str] | None = "auto",

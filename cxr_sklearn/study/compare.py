@@ -13,6 +13,7 @@ import pandas as pd
 
 from .._io import folder_to_write
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.tables import write_table
@@ -45,6 +46,7 @@ from .search import (
 
 
 @usual_settings
+@checks_types
 def compare(
     frame: pd.DataFrame,
     pipelines: Any = None,

@@ -13,6 +13,7 @@ from sklearn.model_selection import ParameterGrid
 from .._io import folder_to_write
 from .._progress import progress_bar
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
@@ -28,6 +29,7 @@ _FOLDS = 4
 
 
 @usual_settings
+@checks_types
 def learning_curve(
     frame: pd.DataFrame,
     pipelines: Any = None,

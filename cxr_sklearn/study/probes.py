@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress_bar
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..evaluation.probes import figures
 from ..evaluation.tables import CLEAN, STRESS, TABLES, score_rows
 from ..evaluation.thresholds import images_to_choose_on
@@ -20,7 +21,7 @@ from ..exceptions import DataError, InputError
 from ..images.changes import CHANGES, PARTS, Change, ImageOccluder, ImageStresser
 from ..models._steps import after_loader
 from ..models.calibration import pneumonia_scores
-from ..models.model import check_threshold
+from ..models.model import CXRModel, check_threshold
 from .search import Fitted, Splits, calibrated_rows, fit, patient_folds, scores_of
 
 _CHUNK_SIZE = 64
@@ -92,8 +93,9 @@ def stressed(model: Any, change: Change) -> Any | None:
 
 
 @usual_settings
+@checks_types
 def stress_test(
-    model: Pipeline,
+    model: Pipeline | CXRModel,
     frame: pd.DataFrame,
     changes: Sequence[str] | Mapping[str, Change] | None = None,
     *,

@@ -6,7 +6,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
 from .._io import user_path
+from .._validation import checks_types
 from ..classifiers.resampling import BalancedClassifier
 from ..exceptions import RecipeError
 from ..images.loader import ImageLoader
@@ -91,6 +92,7 @@ def default_recipes() -> list[str]:
     return [name for name in recipe_names() if not load_recipe(name).on_request]
 
 
+@checks_types
 def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     """Load a shipped recipe by name, or any recipe by the path of its file.
 
@@ -181,8 +183,10 @@ def candidates_of(
     """
     if isinstance(pipelines, str | os.PathLike):
         pipelines = [pipelines]
-    elif hasattr(pipelines, "fit"):
+    elif hasattr(pipelines, "fit") and not isinstance(pipelines, type):
         pipelines = {"pipeline": pipelines}
+    if not (pipelines is None or isinstance(pipelines, Iterable)) or isinstance(pipelines, type):
+        raise RecipeError(f"pipelines={pipelines!r} must be recipes, or estimators in a dict, {{'mine': pipeline}}")
     if not isinstance(pipelines, Mapping):
         loaded = [_recipe_named(item) for item in (otherwise if pipelines is None else pipelines)]
         if len({recipe.name for recipe in loaded}) < len(loaded):

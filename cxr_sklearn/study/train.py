@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .._settings import usual_settings
+from .._validation import checks_types
 from ..datasets._frame import any_drawn
 from ..evaluation.metrics import compute_metrics
 from ..evaluation.thresholds import choose_threshold, parse_rule
@@ -21,6 +22,7 @@ from .search import Domains, check_options, embed_all, fit_candidate, images_of,
 
 
 @usual_settings
+@checks_types
 def train(
     frame: pd.DataFrame,
     pipeline: Any,

@@ -88,7 +88,7 @@ def test_odd_tables_are_refused(frame, divide, change, message):
         divide(frame.assign(**change))
     with pytest.raises(DataError, match="lacks the columns"):
         divide(frame.drop(columns="split"))
-    with pytest.raises(ValueError, match="expected a table"):
+    with pytest.raises(ValueError, match=r"frame=\[1, 2\] must be a DataFrame, not list"):
         divide([1, 2])
 
 
