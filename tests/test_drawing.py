@@ -70,7 +70,7 @@ def test_threads_that_draw_at_once_leave_the_settings_alone(tmp_path):
         ({"MPLBACKEND": "Qt4Agg"}, b""),
         ({"MPLBACKEND": "module://nowhere.to.be.found"}, b""),
         ({}, b"text.usetex: True\nbackend: nonsense\n"),
-        ({}, "# caf\u00e9\nfont.size: 30\n".encode("latin-1")),
+        ({}, "# \u00e4hnlich\nfont.size: 30\n".encode("latin-1")),
     ],
 )
 def test_settings_that_matplotlib_does_not_start_with(environment, text, tmp_path):

@@ -2,13 +2,24 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import BaggingClassifier, StackingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import FixedThresholdClassifier
+from sklearn.model_selection import (
+    FixedThresholdClassifier,
+    GridSearchCV,
+    GroupKFold,
+    RandomizedSearchCV,
+    cross_val_score,
+    learning_curve,
+)
+from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from cxr_sklearn import AugmentedClassifier, BalancedClassifier, ImageAugmenter, ImageLoader, make_radiographs
@@ -168,3 +179,62 @@ class TestBalanced:
             BalancedClassifier(Recorder(), "oversample").fit(X, y)
         with pytest.raises(ValueError, match=r"KNeighborsClassifier\(\) takes no sample_weight"):
             BalancedClassifier(KNeighborsClassifier()).fit(np.zeros((16, 2)), y)
+
+
+class TestCompositionsOfScikitLearn:
+    """What takes weights or patients gets them, however it is wrapped."""
+
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = (X[:, 0] > 0.8).astype(int)
+    patients = np.arange(60) // 2
+
+    @pytest.mark.parametrize("routing", [False, True])
+    @pytest.mark.parametrize(
+        "head",
+        [
+            GridSearchCV(LogisticRegression(), {"C": [1, 2]}, cv=2),
+            GridSearchCV(make_pipeline(StandardScaler(), LogisticRegression()), {"logisticregression__C": [1]}, cv=2),
+            RandomizedSearchCV(LogisticRegression(), {"C": [1]}, n_iter=1, cv=2),
+            VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft"),
+            StackingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], cv=2),
+            BaggingClassifier(LogisticRegression(), 3, random_state=0),
+            CalibratedClassifierCV(LogisticRegression(), cv=2),
+        ],
+        ids=lambda head: type(head).__name__,
+    )
+    def test_weights_reach_it(self, head, routing):
+        with config_context(enable_metadata_routing=routing):
+            weighted = BalancedClassifier(head, "weights").fit(self.X, self.y).predict_proba(self.X)[:, 1]
+        plain = head.fit(self.X, self.y).predict_proba(self.X)[:, 1]
+        assert weighted.mean() > plain.mean() + 0.03  # the rarer class counts for more
+
+    @pytest.mark.parametrize(
+        "judge",
+        [
+            lambda model, X, y, patients: cross_val_score(
+                model, X, y, cv=GroupKFold(3), params={"groups": patients}, error_score="raise"
+            ),
+            lambda model, X, y, patients: GridSearchCV(
+                model, {"method": ["none", "undersample"]}, cv=GroupKFold(3), error_score="raise"
+            ).fit(X, y, groups=patients),
+            lambda model, X, y, patients: learning_curve(
+                model, X, y, cv=GroupKFold(3), params={"groups": patients}, train_sizes=[0.9], error_score="raise"
+            ),
+        ],
+        ids=["cross_val_score", "GridSearchCV", "learning_curve"],
+    )
+    def test_patients_reach_every_fit_by_metadata_routing(self, judge):
+        with config_context(enable_metadata_routing=True):
+            judge(BalancedClassifier(NeedsPatients(), "none"), self.X, self.y, self.patients)
+
+
+class NeedsPatients(LogisticRegression):
+    """Refuses to be fitted without the patients, of whom each has two images here."""
+
+    __metadata_request__fit = {"groups": True}
+
+    def fit(self, X, y, sample_weight=None, groups=None):
+        assert groups is not None
+        assert len(groups) == len(X)
+        assert len(np.unique(groups)) < len(X)
+        return super().fit(X, y, sample_weight)
