@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from .exceptions import StoreDamagedError, StoreError
 
 #: A page of this size holds seven rows of 512 float32, one of SQLite's default size only one: half the bytes on disk.
 _PAGE_SIZE = 16_384
+#: Seconds until a lock of another process is an error to a reader, and told by a writer, who waits on.
+_PATIENCE = 10
 #: SQLite error codes that the environment causes (lock, permission, disk); any other means that the file is damaged.
 _ENVIRONMENT = (
     *(sqlite3.SQLITE_AUTH, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_INTERRUPT),
@@ -39,7 +43,7 @@ def open_database(path: Path, schema: Sequence[str]) -> Iterator[sqlite3.Connect
         raise StoreError(_explain(path, f"{error.strerror}: {path.parent}")) from error
     inode = _inode(path)
     try:
-        connection = sqlite3.connect(path, timeout=10, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
         connection.text_factory = bytes  # a damaged row may be marked as text, in any encoding
         try:
             _create_tables(connection, schema)
@@ -95,13 +99,24 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
-    """Wait for a lock as long as it takes, several seconds at a time, so that Ctrl-C works in between."""
+    """Wait for a lock as long as it takes, several seconds at a time, so that Ctrl-C works in between.
+
+    Warns
+    -----
+    UserWarning
+        Once, after the first of these times, of which file it waits for.
+    """
+    is_told = False
     while True:
         try:
             connection.execute(statement)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
+            if not is_told:
+                is_told = True
+                ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
+                warnings.warn(f"waiting for another process, which has locked {os.fsdecode(file)}", stacklevel=4)
         else:
             return
 
