@@ -199,24 +199,29 @@ def compare(
         _run_one, write=write, frame=frame, folds=folds, domains=domains, rule=rule, calibrate=calibrate, sanity=sanity,
         stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
     )  # fmt: skip
+    asked = [candidate.name for candidate in candidates if named or candidate.name != SHORTCUTS]
+    _run_all(candidates, run_one, write)
+    if set(asked) <= set(facts["failed"]):
+        raise TrainingError("; ".join(facts["failed"].values()))
+    for reason in facts["failed"].values():
+        warnings.warn(f"{reason}; the report is about the others", stacklevel=4)  # past the decorators
+    return write.metrics
+
+
+def _run_all(candidates: list[Candidate], run_one: Callable[[Candidate], None], write: _Writer) -> None:
+    """Run one candidate after the other, note those that fail, and render the report whatever happens."""
     try:
         for candidate in candidates:
             try:
                 with blaming(candidate.name):
                     run_one(candidate)
             except (TrainingError, ModelError, InputError) as error:
-                facts["failed"][candidate.name] = str(error)
+                write.facts["failed"][candidate.name] = str(error)
                 if write.metrics:
                     write()
     finally:
         if write.metrics:
-            render(folder, write.metrics)
-    asked = [candidate.name for candidate in candidates if named or candidate.name != SHORTCUTS]
-    if set(asked) <= set(facts["failed"]):
-        raise TrainingError("; ".join(facts["failed"].values()))
-    for reason in facts["failed"].values():
-        warnings.warn(f"{reason}; the report is about the others", stacklevel=2)
-    return write.metrics
+            render(write.folder, write.metrics)
 
 
 def _run_one(
