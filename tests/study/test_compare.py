@@ -47,7 +47,9 @@ def test_what_is_written(run):
     metrics, out, _ = run
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     models = {f"models/{name}.skops" for name in FROZEN}
-    assert names == {"scores.csv", "images.csv", "metrics.json", "report.html", "model-card.md"} | models
+    assert (
+        names == {"scores.csv", "images.csv", "metrics.json", "report.html", "model-card.md", "run-files.json"} | models
+    )
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert list(metrics["pipelines"]) == FROZEN
 
@@ -268,7 +270,9 @@ def test_a_failing_recipe_does_not_affect_finished_ones(embedded_frame, tmp_path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "report.html").write_text("of an earlier run")
     with pytest.warns(UserWarning, match="^breaks failed: InvalidParameterError: The 'C' parameter"):
-        metrics = compare(frame, [tmp_path / "breaks.py", "shortcuts"], out=tmp_path / "run", store=store, cv=3)
+        metrics = compare(
+            frame, [tmp_path / "breaks.py", "shortcuts"], out=tmp_path / "run", store=store, cv=3, overwrite=True
+        )
     assert list(metrics["failed"]) == ["breaks"]
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(pd.read_csv(tmp_path / "run" / "scores.csv")["pipeline"]) == {"shortcuts"}
