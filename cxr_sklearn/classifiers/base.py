@@ -54,6 +54,8 @@ def hold_out(examples: Examples, groups: ArrayLike | None, fraction: float, seed
     ValueError
         If there are too few groups for both sides to have every class.
     """
+    if groups is None:
+        _warn_of_unknown_patients()
     classes = np.unique(examples.target)
     by = check_groups(groups, len(examples))
     n_groups = [len(np.unique(by[examples.target == k])) for k in classes]
@@ -76,6 +78,22 @@ def hold_out(examples: Examples, groups: ArrayLike | None, fraction: float, seed
         )
     train, held_out = complete[0]
     return examples.take(train), examples.take(held_out)
+
+
+_has_warned = False
+
+
+def _warn_of_unknown_patients() -> None:
+    """Warn, once in a process, that images are held out one by one."""
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
+        warnings.warn(
+            "early stopping holds images out one by one, so the images of one patient may be on both sides; pass "
+            "groups=patients to fit, or to cross_val_score and searches with sklearn.set_config("
+            'enable_metadata_routing=True) and params={"groups": patients}',
+            stacklevel=4,
+        )
 
 
 #: The fewest training images that are scored after each epoch. Each costs a pass through the network, only for a curve.
@@ -181,7 +199,8 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
             Images for early stopping. A Pipeline does not transform them, so load them first. Without them,
             `validation_fraction` of `X` is held out, by class and group.
         groups : array-like of shape (n,) or None
-            Patients; none of them is on both sides of that hold-out. With None, every image is a patient of its own.
+            Patients; none of them is on both sides of that hold-out. With None, every image is a patient of its own,
+            and a warning says so once in a process.
             With scikit-learn's metadata routing, ``cross_val_score(model, X, y, params={"groups": ...})`` passes them.
 
         Returns
