@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .exceptions import StoreDamagedError, StoreError
 
+log = logging.getLogger("cxr_sklearn")
 #: A page of this size holds seven rows of 512 float32, one of SQLite's default size only one: half the bytes on disk.
 _PAGE_SIZE = 16_384
 #: Seconds until a lock of another process is an error to a reader, and told by a writer, who waits on.
@@ -101,10 +102,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
     """Wait for a lock as long as it takes, several seconds at a time, so that Ctrl-C works in between.
 
-    Warns
-    -----
-    UserWarning
-        Once, after the first of these times, of which file it waits for.
+    After the first of these times, a line in the log says which file it waits for.
     """
     is_told = False
     while True:
@@ -116,7 +114,8 @@ def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
             if not is_told:
                 is_told = True
                 ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
-                warnings.warn(f"waiting for another process, which has locked {os.fsdecode(file)}", stacklevel=4)
+                # Not a warning, which a setting may turn into an error: waiting is no fault.
+                log.warning("waiting for another process, which has locked %s", os.fsdecode(file))
         else:
             return
 
