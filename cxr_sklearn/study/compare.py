@@ -126,8 +126,8 @@ def compare(
     Returns
     -------
     dict
-        The content of ``metrics.json``. A pipeline that fails is not among its "pipelines" but, with the reason, among
-        those that "failed".
+        The content of ``metrics.json``. Its "failed" holds the reason for each pipeline that failed; what was measured
+        of it before, if anything, is in "pipelines".
 
     Warns
     -----
@@ -142,7 +142,7 @@ def compare(
     RecipeError
         If a recipe or an estimator cannot be used.
     TrainingError
-        If all pipelines fail that were asked for.
+        If all pipelines that were asked for fail.
     ValueError
         If another parameter is wrong.
     ImageReadError
@@ -204,7 +204,7 @@ def compare(
     if set(asked) <= set(facts["failed"]):
         raise TrainingError("; ".join(facts["failed"].values()))
     for reason in facts["failed"].values():
-        warnings.warn(f"{reason}; the report is about the others", stacklevel=4)  # past the decorators
+        warnings.warn(f"{reason}; the report lacks results of this pipeline", stacklevel=4)  # past the decorators
     return write.metrics
 
 
@@ -213,10 +213,10 @@ def _run_all(candidates: list[Candidate], run_one: Callable[[Candidate], None], 
     try:
         for candidate in candidates:
             try:
-                with blaming(candidate.name):
-                    run_one(candidate)
+                run_one(candidate)
             except (TrainingError, ModelError, InputError) as error:
-                write.facts["failed"][candidate.name] = str(error)
+                failed = f"{candidate.name} failed: "
+                write.facts["failed"][candidate.name] = failed + str(error).removeprefix(failed)
                 if write.metrics:
                     write()
     finally:
@@ -247,16 +247,20 @@ def _run_one(
     write.facts["pipelines"][name] |= fitted.facts
     changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
     # Changed images come before the model is saved only if its threshold depends on them.
-    first = [changed()] if rule.name == "robust" else []
+    with blaming(name):
+        first = [changed()] if rule.name == "robust" else []
     write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
     with owned(write.folder, *_model_files(name)):
         _keep_model(write.folder / "models", fitted, domains.of(fitted.model), name, write.metrics)
     if sanity:
-        occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
-        permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
+        with blaming(name):
+            occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
+            permuted = permuted_rows(name, fitted.pipeline, train, random_state=random_state, verbose=verbose)
         write(probes=[occluded, permuted])
     if stress and not first:
-        write(probes=[changed()])
+        with blaming(name):
+            later = [changed()]
+        write(probes=later)
 
 
 def _model_files(name: str) -> list[str]:

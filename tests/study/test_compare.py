@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 
@@ -280,7 +281,7 @@ def test_a_failing_recipe_does_not_affect_finished_ones(embedded_frame, tmp_path
     assert list(json.loads((tmp_path / "run" / "metrics.json").read_text())["pipelines"]) == ["shortcuts"]
     page = (tmp_path / "run" / "report.html").read_text()
     for text in (page, (tmp_path / "run" / "model-card.md").read_text().replace("\\", "")):
-        assert "A pipeline is missing. breaks failed: InvalidParameterError: The" in text
+        assert "Results of a pipeline are missing. breaks failed: InvalidParameterError: The" in text
     assert write_results(tmp_path / "run") == metrics
     assert (tmp_path / "run" / "report.html").read_text() == page
 
@@ -317,9 +318,9 @@ class TestPipelinesThatFail:
             (Failing(ZeroDivisionError), "^fails failed: ZeroDivisionError: in several lines"),
             (Failing(AttributeError, "predict"), "^fails failed: AttributeError: while scoring"),
             (Failing(MemoryError, "predict"), "^fails failed: MemoryError"),
-            (Failing(where="outside"), "scores that are not"),
-            (Failing(where="longer"), "scores that are not"),
-            (Failing(where="nan"), "images no score"),
+            (Failing(where="outside"), "^fails failed: .* scores that are not"),
+            (Failing(where="longer"), "^fails failed: .* scores that are not"),
+            (Failing(where="nan"), "^fails failed: .* images no score"),
             (DummyClassifier(strategy="unknown"), "^fails failed: InvalidParameterError"),
             (GridSearchCV(LogisticRegression(), {"C": [-1, -2]}, cv=2), "^fails failed: ValueError: .*All the 4 fits"),
         ],
@@ -346,6 +347,14 @@ class TestPipelinesThatFail:
         page = (tmp_path / "report.html").read_text()  # of the shortcuts, which nobody asked for
         assert "one failed" in page
         assert "two failed" in page
+
+    def test_a_full_disk_is_not_their_failure(self, embedded_frame, tmp_path, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("cxr_sklearn.study.compare.write_table", full)
+        with pytest.raises(OSError, match="No space left"):
+            compare(embedded_frame[0], "shortcuts", out=tmp_path, store=embedded_frame[1], cv=3)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
     def test_who_stops_the_run_stops_it(self, embedded_frame, tmp_path, error):
