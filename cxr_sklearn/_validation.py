@@ -123,6 +123,11 @@ def check_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None
             raise InputError(f"{name}={reprlib.repr(value)} must be {_named(hint)}, not {type(value).__name__}")
 
 
+def check_parameters(estimator: Any) -> None:
+    """Refuse parameters of an estimator of another type than its ``__init__`` says that it takes."""
+    check_types(type(estimator).__init__, estimator.get_params(deep=False))
+
+
 def checks_types(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Let a public function refuse arguments of another type than its signature says."""
     signature = inspect.signature(function)
@@ -161,5 +166,5 @@ def _named(hint: Any) -> str:
     return (
         _NOUNS.get(kind)
         or {os.PathLike: "a path", Iterable: "a list", Sequence: "a list", Mapping: "a dict"}.get(kind)
-        or f"a {kind.__name__}"
+        or f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
     )

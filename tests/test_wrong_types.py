@@ -105,3 +105,9 @@ def test_types_that_are_as_good_are_taken(tmp_path):
     assert isinstance(frame, pd.DataFrame)
     cxr_sklearn.ImageAugmenter(rotation=np.int8(3), shift=0, flip=np.True_).fit(IMAGES)
     assert len(ShortcutFeatures(store=None, verbose=True).fit_transform(IMAGES)) == len(IMAGES)
+
+
+def test_it_is_named_with_its_article():
+    augmented = cxr_sklearn.AugmentedClassifier(LogisticRegression(), augmenter=3)
+    with pytest.raises(CXRError, match="^augmenter=3 must be an ImageAugmenter or None, not int$"):
+        augmented.fit(IMAGES, LABELS)

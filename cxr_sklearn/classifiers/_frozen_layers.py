@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._keras import check_not_forked, compile_for_prediction, filled_up, import_keras, keras_settings
+from .._keras import compile_for_prediction, filled_up, import_keras, keras_settings
 from .._progress import progress_bar
 from ..exceptions import ImageReadError, InputError
 from ..features._backbones import Backbone
@@ -77,8 +77,7 @@ class Cut:
         return tail
 
     def _parts(self) -> tuple[Any, Any]:
-        check_not_forked()
-        with _cutting, keras_settings():
+        with keras_settings(), _cutting:  # in this order: in a forked process, the lock may be taken for ever
             return _cut(self, self.carried is None)
 
 

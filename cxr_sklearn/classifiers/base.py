@@ -20,9 +20,9 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
-from .._keras import check_not_forked, compile_for_prediction, import_keras, keras_settings, resolve_precision
+from .._keras import compile_for_prediction, import_keras, keras_settings, resolve_precision
 from .._settings import usual_settings
-from .._validation import check_groups, check_labels, check_types
+from .._validation import check_groups, check_labels, check_parameters
 from ..exceptions import InputError
 from ..images._digests import hash_files
 from ..images.augment import ImageAugmenter
@@ -317,7 +317,6 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
 
     @keras_settings()
     def _network(self) -> Any:
-        check_not_forked()
         network = _networks.get(self)
         if network is None:
             network = _networks[self] = self._build()
@@ -340,7 +339,7 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
         return parts
 
     def _check_parameters(self) -> None:
-        check_types(type(self).__init__, self.get_params(deep=False))
+        check_parameters(self)
         for name in ("epochs", "batch_size", "patience"):
             check_number(name, getattr(self, name), Integral, 1)
         check_number("learning_rate", self.learning_rate, Real, 0, open_below=True)

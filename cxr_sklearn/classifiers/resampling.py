@@ -17,7 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from .._io import public
-from .._validation import check_groups, check_labels, check_types, fit_params, request_weights
+from .._validation import check_groups, check_labels, check_parameters, fit_params, request_weights
 from ..exceptions import InputError
 from ..images.augment import ImageAugmenter
 from ..images.batch import as_batch
@@ -79,7 +79,7 @@ class ResamplingClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator, A
             If a parameter is wrong, views are needed but `X` is not images, or weights are needed but the classifier
             does not accept them.
         """
-        check_types(type(self).__init__, self.get_params(deep=False))
+        check_parameters(self)
         if not hasattr(self.estimator, "fit") or isinstance(self.estimator, type):
             raise InputError(f"estimator={self.estimator!r} must be a classifier")
         X, labels = indexable(X, check_labels(y, type(self).__name__))

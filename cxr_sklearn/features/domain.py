@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import ReadsEarlierFiles, public
 from .._settings import usual_settings
-from .._validation import check_groups, check_types
+from .._validation import check_groups, check_parameters
 from ..exceptions import InputError
 from ..images.batch import TakesPaths
 from ._image_stats import BLANK, ImageStats, image_stats
@@ -79,7 +79,7 @@ class DomainDetector(ReadsEarlierFiles, TakesPaths, OutlierMixin, BaseEstimator)
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        check_types(type(self).__init__, self.get_params(deep=False))
+        check_parameters(self)
         stats = self._measured(X)
         n = len(stats.rows)
         if n < 10:

@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
 from .._keras import (
-    check_not_forked,
     compile_for_prediction,
     filled_up,
     gpu_is_used,
@@ -28,7 +27,7 @@ from .._keras import (
 )
 from .._progress import progress_bar
 from .._settings import usual_settings
-from .._validation import check_types
+from .._validation import check_parameters
 from ..exceptions import ImageReadError, InputError
 from ..images._decoding import DECODER
 from ..images.batch import ImageBatch, TakesImages, as_batch, with_index
@@ -133,7 +132,7 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         WeightsUnavailableError
             If the weights are neither on disk nor available for download.
         """
-        check_types(type(self).__init__, self.get_params(deep=False))
+        check_parameters(self)
         application(self.backbone)
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling={self.pooling!r} must be one of {POOLINGS}")
@@ -250,8 +249,7 @@ def _check_layer(layer: Any) -> None:
 
 def _load_networks(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
     """Build the networks to maps and to features once per process, for all clones, folds and threads."""
-    check_not_forked()
-    with _loading, keras_settings():
+    with keras_settings(), _loading:  # in this order: in a forked process, the lock may be taken for ever
         return _build_network(backbone, pooling, image_shape)
 
 

@@ -11,7 +11,7 @@ from sklearn.utils import Tags
 
 from .._io import public
 from .._settings import usual_settings
-from .._validation import check_types
+from .._validation import check_parameters
 from ..images.batch import TakesPaths
 from ._image_stats import image_stats
 
@@ -81,7 +81,7 @@ class ShortcutFeatures(TakesPaths, TransformerMixin, BaseEstimator):
         ImageReadError
             If images cannot be read; the error lists every one.
         """
-        check_types(type(self).__init__, self.get_params(deep=False))
+        check_parameters(self)
         stats = image_stats(X, self.store, "Measuring images", self.verbose)
         width, height, mean, contrast = stats.rows[:, :4].T
         # In float32, OpenBLAS 0.3.31 (AVX-512) reads beyond rows of exactly five numbers, and NumPy may warn of

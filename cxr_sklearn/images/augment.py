@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 
 from .._io import public
-from .._validation import check_types
+from .._validation import check_parameters
 from ..exceptions import InputError
 from .batch import ImageBatch, PassesImages, as_batch
 
@@ -141,7 +141,7 @@ class ImageAugmenter(PassesImages, TransformerMixin, BaseEstimator, auto_wrap_ou
         ValueError
             If an amount is negative, or `zoom` or `contrast` is 1 or more, or `random_state` is not an integer.
         """
-        check_types(ImageAugmenter.__init__, self.get_params(deep=False))
+        check_parameters(self)
         as_batch(X)
         for name in ("rotation", "shift", "zoom", "brightness", "contrast"):
             limit = 1 if name in ("zoom", "contrast") else np.inf

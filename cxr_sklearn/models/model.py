@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._io import public
 from .._settings import usual_settings
-from .._validation import check_types
+from .._validation import check_parameters
 from ..exceptions import InputError, ModelError
 from ..features.domain import DomainDetector
 from .calibration import calibrated_scores, pneumonia_scores
@@ -118,7 +118,7 @@ class CXRModel(ClassifierMixin, BaseEstimator):
             If the pipeline gives no probabilities of 0 and 1.
         """
         check_threshold(self.threshold)
-        check_types(type(self).__init__, self.get_params(deep=False))
+        check_parameters(self)
         if not hasattr(self.pipeline, "fit") or isinstance(self.pipeline, type):
             raise InputError(f"pipeline={self.pipeline!r} must be a classifier")
         check_is_fitted(self)
