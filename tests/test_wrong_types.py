@@ -109,5 +109,5 @@ def test_types_that_are_as_good_are_taken(tmp_path):
 
 def test_it_is_named_with_its_article():
     augmented = cxr_sklearn.AugmentedClassifier(LogisticRegression(), augmenter=3)
-    with pytest.raises(CXRError, match="^augmenter=3 must be an ImageAugmenter or None, not int$"):
+    with pytest.raises(CXRError, match=r"^augmenter=3 must be an ImageAugmenter or None, not int$"):
         augmented.fit(IMAGES, LABELS)

@@ -37,6 +37,8 @@ OUT_OF_DOMAIN = (
     "Images that are out of the domain do not look like the radiographs the model was trained on: their scores mean "
     "nothing."
 )
+ModelFile = Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")]
+MovedWeights = Annotated[Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .joblib model, which runs code that is in it.")]
 
 
@@ -87,13 +89,11 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")],
+    model: ModelFile,
     images: Annotated[list[str], typer.Argument(help="Image files, folders of them, or - for paths on stdin.")],
     csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    weights: Annotated[
-        Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
-    ] = None,
+    weights: MovedWeights = None,
     store: Store = "auto",
     trust: Trust = False,
     quiet: Quiet = False,
@@ -123,7 +123,7 @@ def predict(
 
 @app.command()
 def explain(
-    model: Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")],
+    model: ModelFile,
     image: Annotated[Path, typer.Argument(**PATH, help="Image file.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", **PATH, help="Picture to write: .png, .jpg, .tif, .webp, .pdf, .svg.")
@@ -131,9 +131,7 @@ def explain(
     method: Annotated[
         Literal["auto", "gradcam", "occlusion"], typer.Option(help="auto is gradcam where it can be, else occlusion.")
     ] = "auto",
-    weights: Annotated[
-        Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
-    ] = None,
+    weights: MovedWeights = None,
     store: Store = "auto",
     trust: Trust = False,
 ) -> None:

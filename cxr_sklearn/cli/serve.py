@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .app import PATH, app, one_line_errors, say
-from .model import Trust, load_and_warn
+from .app import app, one_line_errors, say
+from .model import ModelFile, MovedWeights, Trust, load_and_warn
 
 HOST = "127.0.0.1"
 
 
 @app.command()
 def serve(
-    model: Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")],
+    model: ModelFile,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
-    weights: Annotated[
-        Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")
-    ] = None,
+    weights: MovedWeights = None,
     trust: Trust = False,
 ) -> None:
     """Score images in the browser, on this machine only. Not a diagnosis."""
