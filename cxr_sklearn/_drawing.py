@@ -24,9 +24,9 @@ def _import_matplotlib() -> Any:
         return importlib.import_module("matplotlib")
     except ImportError:
         raise
-    except Exception:  # noqa: BLE001 - Matplotlib raises what its settings make it stumble over
+    except Exception:  # noqa: BLE001 - bad settings make Matplotlib raise anything
         for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
-            del sys.modules[name]  # attributes of a package that is gone
+            del sys.modules[name]  # else the second import would not make them attributes of the package
         own = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}
         before = {name: os.environ.get(name) for name in own}
         os.environ.update(own)

@@ -42,8 +42,8 @@ def user_path_text(path: str | os.PathLike[str]) -> str:
     return os.fspath(user_path(text)) if text.startswith("~") else text
 
 
-#: Endings of files that people do not give to folders.
-_OF_FILES = {
+#: Endings that people give to files, but not to folders.
+_FILE_ENDINGS = {
     *(".html", ".md", ".csv", ".tsv", ".xlsx", ".json", ".txt", ".pdf", ".zip", ".tar", ".gz", ".skops", ".joblib"),
     *(".png", ".jpg", ".jpeg", ".dcm", ".npz", ".h5", ".keras", ".sqlite", ".py"),
 }
@@ -55,10 +55,10 @@ def folder_to_write(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If there is a file, or the path has the ending of one: who asks for ``report.html`` does not want a folder.
+        If there is a file, or the path has the ending of one: nobody who asks for ``report.html`` wants a folder.
     """
     folder = user_path(path)
-    if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in _OF_FILES):
+    if not folder.is_dir() and (folder.exists() or folder.suffix.lower() in _FILE_ENDINGS):
         raise InputError(f"{folder} {'is' if folder.exists() else 'has the ending of'} a file; give a folder")
     return folder
 

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars in a terminal or a notebook, and else, in a batch queue say, a line a minute."""
+"""Progress on stderr: bars in a terminal or a notebook, and a line a minute elsewhere, as in a batch queue."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from .exceptions import StoreDamagedError, StoreError
 log = logging.getLogger("cxr_sklearn")
 #: A page of this size holds seven rows of 512 float32, one of SQLite's default size only one: half the bytes on disk.
 _PAGE_SIZE = 16_384
-#: Seconds until a lock of another process is an error to a reader, and told by a writer, who waits on.
+#: Seconds after which a lock of another process is an error for a reader; a writer logs it, and goes on waiting.
 _PATIENCE = 10
 #: SQLite error codes that the environment causes (lock, permission, disk); any other means that the file is damaged.
 _ENVIRONMENT = (

@@ -171,7 +171,7 @@ def print_findings(found: Mapping[str, Any]) -> None:
 def load(images: Path, *, tell: bool = False) -> pd.DataFrame:
     """Read a table of images, or a folder; the sizes of the images are not read.
 
-    Commands that do not print what :func:`check` finds `tell` which images were passed by.
+    Commands that do not print what :func:`check` finds `tell` which images were left out.
     """
     from ..datasets.audit import left_out_sentences
     from ..datasets.folder import load_folder, load_frame

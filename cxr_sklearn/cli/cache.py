@@ -22,21 +22,21 @@ def cache(
     action: Annotated[
         Literal["info", "verify", "prune", "clear"],
         typer.Argument(
-            help="info: what is there; verify: read every row; prune: remove what can never be found again; clear: "
+            help="info: what is there; verify: read every row; prune: remove what can never be used again; clear: "
             "remove all features."
         ),
     ] = "info",
     store: Store = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print what is there as JSON (info and verify).")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Clear without a question.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Clear without asking.")] = False,
 ) -> None:
-    """Say what the feature store holds, verify it, and tidy up; files of others in its folder stay."""
+    """Say what the feature store holds, verify it, and tidy up; other files in its folder stay."""
     with one_line_errors():
         from ..features._upkeep import survey
         from ..features.store import store_directory
 
         if store is None:
-            raise typer.BadParameter("none is no store; give a folder, or auto", param_hint="--store")
+            raise typer.BadParameter("with none there is no store; give a folder, or auto", param_hint="--store")
         folder = store_directory(store)
         if action == "prune":
             return _prune(folder)
@@ -89,10 +89,10 @@ def _print(folder: Path, files: list[StoreFile], *, thorough: bool) -> None:
         if file.fault:
             say(f"Fault: {file.path.name}: {file.fault}", style="red")
         if file.lost:
-            say(f"Never found again: {file.path.name}: {file.lost}", style="yellow")
+            say(f"Obsolete: {file.path.name}: {file.lost}", style="yellow")
         elif file.n_lost and not file.fault:
-            say(f"Never found again: {file.path.name}: {file.n_lost:,} of {file.n_rows:,} rows, of images that are no "
-                "longer there or have changed", style="yellow")  # fmt: skip
+            rows = f"{file.n_lost:,} of {file.n_rows:,} rows, of images that have changed or are gone"
+            say(f"Obsolete: {file.path.name}: {rows}", style="yellow")
     if any(file.lost or file.n_lost for file in files):
         say("`cxr-sklearn cache prune` removes it.")
     elif thorough and not any(file.fault for file in files):
@@ -119,7 +119,7 @@ def _clear(folder: Path, files: list[StoreFile], yes: bool) -> None:
         remove(file.path)
     say(f"Removed {what}.")
     if stay := strangers(folder):
-        say(f"{counted(len(stay), 'file or folder')} of others stay there, for example {stay[0].name}.")
+        say(f"What else is in the folder stays there, for example {stay[0].name}.")
 
 
 def _megabytes(count: int) -> str:

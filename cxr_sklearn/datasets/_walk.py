@@ -12,9 +12,7 @@ from .._io import open_regular
 from ..exceptions import DataError
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
-
-
-#: What else people give, and what they should give instead.
+#: What else people give by mistake.
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 _SPREADSHEETS = {".xlsx", ".xlsm", ".xls", ".ods", ".numbers", ".parquet", ".feather"}
 

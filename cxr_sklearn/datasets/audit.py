@@ -289,7 +289,7 @@ def warning_sentences(found: Mapping[str, Any], attrs: Mapping[Any, Any]) -> lis
 
 
 def left_out_sentences(attrs: Mapping[Any, Any]) -> list[str]:
-    """Put into words which image files `load_folder` passed by; `attrs` are those of its frame."""
+    """Put into words which image files `load_folder` left out; `attrs` are those of its frame."""
     n, examples = attrs.get("left_out", (0, []))
     if not n:
         return []

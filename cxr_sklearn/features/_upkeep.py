@@ -1,7 +1,7 @@
-"""Upkeep of a feature store: what is in it, whether it is sound, and what can never be found again.
+"""Upkeep of a feature store: what is in it, whether it is sound, and what can never be used again.
 
-Only files that :func:`is_store_file` knows as ours, by their names and by the tables in them, are ever changed or
-deleted, and files that such a one was renamed to when it was damaged.
+Only files that :func:`is_store_file` recognises by their names and by the tables in them, and those that were damaged
+and set aside, are ever changed or deleted.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class StoreFile:
     recipe : dict
         Everything that a row depends on besides the image; empty for digests and damaged files.
     n_rows, n_lost : int
-        Images, and how many of their rows can never be found again.
+        Images, and how many of their rows can never be used again.
     n_bytes : int
     written : float
         When it was last written, in seconds since 1970.
     lost : str or None
-        Why nothing in the file can ever be found again.
+        Why nothing in the file can ever be used again.
     fault : str or None
         What is wrong with it.
     """
@@ -65,7 +65,7 @@ class StoreFile:
 
 
 def survey(folder: Path, *, thorough: bool = False) -> list[StoreFile]:
-    """Return the files of the store in a folder, sorted by name; `thorough` reads every row.
+    """Return the files of the store in a folder; `thorough` reads every row, and adds files that are not readable.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def _is_called_as_ours(path: Path) -> bool:
 
 
 def _unreadable(path: Path) -> StoreFile:
-    fault = "it is not a feature store, or damaged beyond that; move it elsewhere"
+    fault = "it is not a feature store, or is damaged beyond recognition; move it elsewhere"
     stat = path.stat()
     return StoreFile(path, path.stem, {}, 0, 0, stat.st_size, stat.st_mtime, fault=fault)
 
@@ -96,7 +96,7 @@ def strangers(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path) -> list[str]:
-    """Remove what can never be found again, and say what was removed.
+    """Remove what can never be used again, and say what was removed.
 
     Raises
     ------
@@ -203,7 +203,7 @@ def _recipe(connection: sqlite3.Connection) -> dict[str, Any]:
 def _why_lost(match: re.Match[str], recipe: dict[str, Any]) -> str | None:
     """Return why no estimator of this version looks into a file of features, if none does."""
     if fingerprint(recipe) != match["fingerprint"]:
-        return "its name is not that of its content, so nothing looks into it"
+        return "its name does not fit its content, so nothing looks into it"
     if match["name"] == DESCRIPTORS:
         return None if fingerprint(recipe) == fingerprint(RECIPE) else "another version measured other things"
     if not set(recipe) >= _OF_A_NETWORK:  # a store that somebody made for features of their own
@@ -211,7 +211,7 @@ def _why_lost(match: re.Match[str], recipe: dict[str, Any]) -> str | None:
     if recipe["backbone"] not in applications():
         return f"there is no network {recipe['backbone']!r}"
     if recipe.get("decoder") != DECODER:
-        return "images are decoded in another way now"
+        return "images are decoded differently now"
     weights = str(recipe.get("weights"))
     if weights.startswith("random:") and weights != f"random:{RANDOM_SEED}":
         return "its random weights are drawn with another seed now"

@@ -42,7 +42,7 @@ def store_directory(store: str | os.PathLike[str]) -> Path:
     Raises
     ------
     StoreError
-        If the user has no cache folder, as a number without an account has none.
+        If the user has no home folder, as in a container that runs under a number without an account.
     """
     if store != "auto":
         return user_path(store)

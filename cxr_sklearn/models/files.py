@@ -138,7 +138,7 @@ def dump(parts: Mapping[str, Any], kind: str) -> bytes:
         payload: bytes = skops.io.dumps(dict(parts))
         own = set(skops.io.get_untrusted_types(data=payload)) - TRUSTED
     except Exception as error:  # skops raises what an object's own methods do
-        raise ModelError(f"the pipeline cannot be saved as .skops: {error}; .joblib may do") from error
+        raise ModelError(f"the pipeline cannot be saved as .skops: {error}; try .joblib") from error
     if own:
         raise ModelError(
             f"the pipeline has parts that nobody could load from a .skops file: {', '.join(sorted(own))}; save it as "
@@ -263,7 +263,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     try:  # what would be refused when it is loaded is refused now, while the fitted model is still there
         _model(undump(payload, kind), manifest)
     except ModelError as error:
-        hint = "; .joblib may do" if kind == "skops" else ""
+        hint = "; try .joblib" if kind == "skops" else ""
         raise ModelError(
             f"the pipeline cannot be saved as .{kind}, because it could not be loaded: {error}{hint}"
         ) from error

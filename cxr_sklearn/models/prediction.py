@@ -67,7 +67,7 @@ def _plain(path: str | os.PathLike[str]) -> str:
 def _not_read(paths: list[str]) -> str:
     more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
     return (
-        f"{counted(len(paths), 'image file')} of a kind that is not read, passed by: {', '.join(paths[:3])}{more}; "
+        f"{counted(len(paths), 'image file')} of a kind that is not read, skipped: {', '.join(paths[:3])}{more}; "
         "DICOM files must end in .dcm"
     )
 

@@ -112,7 +112,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses look their module up
     try:
-        # An import would take compiled code for the same if a file has the size and the second of an earlier version.
+        # An import would reuse compiled code of an earlier version that has the same size and time, to the second.
         exec(compile(path.read_bytes(), path, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # a recipe is the user's own code
         raise RecipeError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
@@ -150,7 +150,7 @@ class Candidate:
     balance: str = "none"
 
     def variants(self) -> list[Pipeline]:
-        """Return the pipelines of other parts that a search may choose: one where only numbers and names vary."""
+        """Return the pipelines that differ in their parts, among those that a search tries; often this is just one."""
         grid = self.param_grid or {}
         parts = [
             {key: values for key, values in part.items() if any(isinstance(value, BaseEstimator) for value in values)}

@@ -1,4 +1,4 @@
-"""From the tables of a run to metrics.json, report.html and model-card.md, without Keras."""
+"""The folder of a run: which files are its own, and what is computed from its tables, without Keras."""
 
 from __future__ import annotations
 

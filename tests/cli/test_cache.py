@@ -28,7 +28,7 @@ def test_info(folder):
     assert done.exit_code == 0
     assert f"2 files of the feature store in {folder}" in done.output
     assert "just now" in done.output
-    assert "Never found again: VGG16-old-" in done.output
+    assert "Obsolete: VGG16-old-" in done.output
     assert call("--store", folder).output == done.output
 
 
@@ -76,7 +76,7 @@ def test_clear_asks_first(folder):
 def test_clear_without_a_question(folder):
     done = call("clear", "--store", folder, "--yes")
     assert "Removed 2 files of the feature store" in done.output
-    assert "1 file or folder of others stay there, for example notes.txt" in done.output
+    assert "What else is in the folder stays there, for example notes.txt" in done.output
     assert (folder / "notes.txt").read_text() == "mine"
 
 

@@ -61,7 +61,7 @@ def test_what_is_there(tmp_path):
     [
         ("descriptors", {"measures": ["width"]}, "another version measured other things"),
         ("VGG17-avg", {**NETWORK, "backbone": "VGG17"}, "there is no network 'VGG17'"),
-        ("VGG16-avg", {**NETWORK, "decoder": DECODER - 1}, "decoded in another way"),
+        ("VGG16-avg", {**NETWORK, "decoder": DECODER - 1}, "decoded differently"),
         ("VGG16-avg", {**NETWORK, "weights": "random:9"}, "drawn with another seed"),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_the_embedder_writes_is_not_lost(embedded_frame):
 def test_a_file_that_was_renamed_is_lost(tmp_path):
     path = filled(tmp_path)
     path.rename(tmp_path / "VGG16-avg-00000000.sqlite")
-    assert "its name is not that of its content" in survey(tmp_path)[0].lost
+    assert "its name does not fit its content" in survey(tmp_path)[0].lost
     prune(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
