@@ -337,13 +337,13 @@ def _patients(table: pd.DataFrame) -> pd.Series:
         warnings.warn(
             f"patients {' and '.join(map(repr, doubtful[0]))} differ in case, spaces or leading zeros alone, and count "
             f"as different patients{_and_more(len(doubtful) - 1)}",
-            stacklevel=3,
+            stacklevel=5,  # past the decorators
         )
     if rounded := [name for name in unique if _ROUNDED.fullmatch(name)]:
         warnings.warn(
             f"patient {rounded[0]!r} is a number that a spreadsheet rounded: several patients may have become one"
             f"{_and_more(len(rounded) - 1)}",
-            stacklevel=3,
+            stacklevel=5,
         )
     return patients
 

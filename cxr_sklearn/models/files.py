@@ -524,7 +524,7 @@ def _warn_of_versions(path: Path, manifest: Mapping[str, Any]) -> None:
     others = [f"{name} {saved[name]} (here {here})" for name, here in versions_here().items()
               if name in saved and saved[name] != here]  # fmt: skip
     if others:
-        warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=3)
+        warnings.warn(f"{path} was saved with {', '.join(others)}; its scores may differ", stacklevel=4)
 
 
 def _settle(model: CXRModel, store: Any, weights: str | os.PathLike[str] | None) -> None:

@@ -66,6 +66,8 @@ def train(
     ------
     DataError
         If the train split lacks a class, has fewer patients of one than folds, or there are leaks.
+    TrainingError
+        If the pipeline fails.
     RecipeError, ImageReadError, WeightsUnavailableError, StoreError, ValueError
         As :func:`compare`.
     """
@@ -97,7 +99,7 @@ def train(
             warnings.warn(
                 f"{candidate.name} has no ImageLoader, so its images cannot be changed: its threshold is chosen by "
                 "Youden's index on unchanged images",
-                stacklevel=2,
+                stacklevel=4,  # past the decorators
             )
     chosen = choose_threshold(fitted.scores, rule, changed)
     threshold = float(chosen["value"])

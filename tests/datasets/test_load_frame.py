@@ -83,9 +83,10 @@ def test_numbers_that_became_floats(write):
     ("one", "other"), [("P1", "p1"), ("P 1", "P1"), ("007", "7.0"), ("P01", "P1"), ("\uff21", "A")]
 )
 def test_patients_that_look_alike_are_warned_of(write, one, other):
-    with pytest.warns(UserWarning, match="differ in case, spaces or leading zeros alone"):
+    with pytest.warns(UserWarning, match="differ in case, spaces or leading zeros alone") as noted:
         frame = load_frame(write(f"path,label,patient\nx/a.png,0,{one}\nx/person3_virus_4.png,1,{other}\n"))
     assert frame["patient"].nunique() == 2
+    assert noted[0].filename == __file__  # the line of the caller
 
 
 def test_patients_that_differ_are_not_warned_of(write):
