@@ -92,7 +92,7 @@ def _warn_of_unknown_patients() -> None:
             "early stopping holds images out one by one, so the images of one patient may be on both sides; pass "
             "groups=patients to fit, or to cross_val_score and searches with sklearn.set_config("
             'enable_metadata_routing=True) and params={"groups": patients}',
-            stacklevel=4,
+            stacklevel=5,  # past the decorator of fit
         )
 
 
