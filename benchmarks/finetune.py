@@ -17,7 +17,7 @@ import numpy as np
 from common import conclude, figure
 
 from cxr_sklearn import FineTunedClassifier, make_radiographs
-from cxr_sklearn._keras import dtype_policy, import_keras
+from cxr_sklearn._keras import import_keras, keras_settings
 from cxr_sklearn.classifiers import _frozen_layers as cut
 from cxr_sklearn.classifiers import _training as training
 from cxr_sklearn.features._backbones import Backbone
@@ -85,7 +85,7 @@ def time_whole(images: np.ndarray, y: np.ndarray, precision: str) -> float:
     vgg = Backbone("VGG16", "random", "random:0", None, precision).network((SIZE, SIZE, 3))
     for layer in vgg.layers:
         layer.trainable = layer.name.startswith("block5")
-    with dtype_policy(keras, precision):
+    with keras_settings(precision):
         pixels = keras.Input((SIZE, SIZE, 3))
         h = vgg(keras.applications.vgg16.preprocess_input(pixels))
         h = keras.layers.GlobalAveragePooling2D()(h)

@@ -38,7 +38,13 @@ def cnn():
 
 def tuned():
     return FineTunedClassifier(
-        "MobileNet", weights="random", epochs=1, batch_size=8, precision="float32", random_state=0
+        "MobileNet",
+        weights="random",
+        trainable_from="conv_pw_13",
+        epochs=1,
+        batch_size=8,
+        precision="float32",
+        random_state=0,
     )
 
 

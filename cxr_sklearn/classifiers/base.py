@@ -173,7 +173,7 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
     patience: int
     augmenter: ImageAugmenter | None
     precision: str
-    random_state: int | None
+    random_state: int | np.random.RandomState | None
     verbose: int
 
     @usual_settings

@@ -120,7 +120,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         that was finished returns at once. While the network is trained, the file has up to five times its size. It is
         not removed afterwards; you may do so. Needs an integer `random_state`.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-    random_state : int or None, default=None
+    random_state : int, RandomState or None, default=None
         The same seed on the same machine gives the same weights.
     verbose : int, default=0
         1 shows progress bars: epoch, time left and AUC.
@@ -184,7 +184,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         carry_frozen: bool = False,
         checkpoint: str | os.PathLike[str] | None = None,
         precision: str = "auto",
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.backbone = backbone

@@ -66,7 +66,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
     augmenter : ImageAugmenter or None, default=None
         Draws a new view of every training image for each epoch.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-    random_state : int or None, default=None
+    random_state : int, RandomState or None, default=None
         The same seed on the same machine gives the same weights.
     verbose : int, default=0
         1 shows a progress bar.
@@ -110,7 +110,7 @@ class ScratchCNNClassifier(KerasImageClassifier):
         patience: int = 8,
         augmenter: ImageAugmenter | None = None,
         precision: str = "auto",
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ) -> None:
         self.filters = filters

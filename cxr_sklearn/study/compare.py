@@ -28,7 +28,7 @@ from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import Candidate, candidates_of, default_recipes
-from .run_folder import RESULTS, claim, owned, remove_results, render, write_metrics
+from .run_folder import RESULTS, claim, owned, prepare, remove_results, render, write_metrics
 from .search import (
     CLASSES,
     Domains,
@@ -167,7 +167,6 @@ def compare(
         raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
     names = [*RESULTS, *(file for candidate in candidates for file in _model_files(candidate.name))]
     claim(folder, names, overwrite=overwrite)
-    (folder / "models").mkdir(exist_ok=True)
     frame = images_of(frame, SPLIT_NAMES, with_both_classes=("train", "test"), cv=cv)
     train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     for target, label in CLASSES:
@@ -181,6 +180,8 @@ def compare(
     for candidate in candidates:
         domains.of(candidate.pipeline)
     images = describe_images(frame, checked)
+    prepare(folder)
+    (folder / "models").mkdir(exist_ok=True)
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}

@@ -21,7 +21,7 @@ from ..features.embedder import FrozenEmbedder
 from ..models._steps import networks_of
 from ._metadata import check_images
 from .recipes import Candidate, candidates_of, default_recipes, load_recipe
-from .run_folder import claim, owned
+from .run_folder import claim, owned, prepare
 from .search import blaming, embed_all, fit, images_of, patient_folds, scores_of, search
 
 SMALLEST = 30
@@ -98,6 +98,7 @@ def learning_curve(
     sizes = _sizes(train["patient"].nunique())
     both, _ = check_images(pd.concat([train, measured]), store, allow_leaks=allow_leaks, verbose=verbose)
     train, measured = both.iloc[: len(train)], both.iloc[len(train) :]
+    prepare(folder)
     draws = [(n, repeat) for n in sizes for repeat in range(1 if n == sizes[-1] else n_repeats)]
     rows: list[tuple[Any, ...]] = []
     for candidate in candidates:

@@ -28,12 +28,11 @@ RESULTS = ("metrics.json", "report.html", "model-card.md", *(f"{name}.csv" for n
 
 
 def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
-    """Make sure, before any work, that a run can write its files into a folder and replaces only those of runs.
+    """Make sure, before any work, that a run replaces only files of runs.
 
     Parameters
     ----------
     folder : Path
-        Created if missing.
     names : sequence of str
         The files that the run will write or remove, relative to `folder`.
     overwrite : bool
@@ -43,8 +42,6 @@ def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> Non
     ------
     DataError
         If there are such files and `overwrite` is False.
-    OSError
-        If the folder cannot be written to.
     """
     foreign = [name for name in names if os.path.lexists(folder / name) and not _is_own(folder, name)]
     if foreign and not overwrite:
@@ -52,6 +49,10 @@ def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> Non
             f"{folder} holds files that no run wrote, or that were changed since: {', '.join(foreign)}; choose another "
             "folder, move them, or replace them with overwrite=True (--overwrite)"
         )
+
+
+def prepare(folder: Path) -> None:
+    """Create a folder for a run if it is missing, and make sure that it can be written to."""
     folder.mkdir(parents=True, exist_ok=True)
     _list_own(folder, _own_files(folder))
 

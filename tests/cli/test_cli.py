@@ -74,7 +74,7 @@ def test_compare_and_report(embedded_frame, tmp_path):
     assert json.loads((out / "metrics.json").read_text()) == metrics
 
 
-@pytest.mark.filterwarnings("default:the model of row_means is not kept")
+@pytest.mark.filterwarnings("default:the model is kept as")
 def test_compare_with_changed_images(embedded_frame, tmp_path):
     frame, store = embedded_frame
     folder = Path(os.path.commonpath(frame["path"].tolist()))

@@ -225,7 +225,7 @@ def test_every_number_comes_from_the_tables(run):
 def test_the_facts_are_named(run):
     metrics, _, _ = run
     assert all(set(facts) >= FACTS for facts in metrics["pipelines"].values())
-    assert set(metrics) == {"pipelines", "comparisons", "verdict", "data", "run", "learning_curve"}
+    assert set(metrics) == {"pipelines", "comparisons", "verdict", "data", "run", "learning_curve", "failed"}
 
 
 def test_every_two_pipelines_are_compared_on_the_same_images(run):

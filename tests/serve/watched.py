@@ -70,6 +70,9 @@ def main(model, folder, *images):
     before = below(Path(folder))
     with watch as written:  # to show that writes are recorded
         loaded = load_model(model, trusted=True)
+        loaded.domain.set_params(store="auto")
+        stores = [name for name in loaded.pipeline.get_params() if name.split("__")[-1] == "store"]
+        loaded.pipeline.set_params(**dict.fromkeys(stores, "auto"))
         loaded.domain.predict(np.zeros((1, 80, 80), dtype=np.uint8))
         loaded.pipeline.predict_proba(images[:1])
     print(

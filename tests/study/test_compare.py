@@ -110,7 +110,7 @@ def test_test_images_decide_nothing(run, embedded_frame, tmp_path):
 def test_balance_reaches_every_pipeline_that_it_can(run, embedded_frame, tmp_path, balance, of_shortcuts):
     _, out, _ = run
     frame, store = embedded_frame
-    with pytest.warns(UserWarning, match="the model of row_means is not kept"):
+    with pytest.warns(UserWarning, match=r"the model is kept as .*row_means\.joblib"):
         metrics = compare(frame, [ROW_MEANS, "shortcuts"], out=tmp_path, store=store, cv=3, balance=balance)
     assert {name: facts["balance"] for name, facts in metrics["pipelines"].items()} == {
         "row_means": balance,
@@ -424,7 +424,7 @@ def moved_to_val(frame, n_patients):
 def test_changed_images_are_scored_and_reported(embedded_frame, tmp_path, n_moved, source, calibrate):
     frame, store = embedded_frame
     frame, out = moved_to_val(frame, n_moved), tmp_path / "run"
-    with pytest.warns(UserWarning, match="the model of row_means is not kept"):
+    with pytest.warns(UserWarning, match=r"the model is kept as .*row_means\.joblib"):
         metrics = compare(frame, [ROW_MEANS], out=out, store=store, cv=3, stress=True, calibrate=calibrate)
     scores, probes = (pd.read_csv(out / f"{table}.csv") for table in ("scores", "probes"))
     assert set(probes["pipeline"]) == {"row_means"}
@@ -457,7 +457,7 @@ def test_changed_images_are_calibrated_as_the_others_are(embedded_frame, tmp_pat
     frame, store = embedded_frame
     clean = []
     for calibrate in (None, "sigmoid"):
-        with pytest.warns(UserWarning, match="is not kept"):
+        with pytest.warns(UserWarning, match="the model is kept as"):
             compare(frame, [ROW_MEANS], out=tmp_path, store=store, cv=3, stress=True, calibrate=calibrate)
         probes = pd.read_csv(tmp_path / "probes.csv")
         clean.append(probes[probes["probe"] == "stress:noisy"]["score"].to_numpy())
@@ -476,7 +476,7 @@ def test_nothing_is_changed_unless_asked(run):
 def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_path, n_moved, split):
     frame, store = embedded_frame
     frame = moved_to_val(frame, n_moved)
-    with pytest.warns(UserWarning, match="the model of row_means is not kept"):
+    with pytest.warns(UserWarning, match=r"the model is kept as .*row_means\.joblib"):
         metrics = compare(frame, [ROW_MEANS], out=tmp_path, store=store, cv=3, threshold="robust")
     scores, probes = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("scores", "probes"))
     clean = scores[(scores["pipeline"] == "row_means") & (scores["split"] == split)]
@@ -494,7 +494,7 @@ def test_a_robust_threshold_is_chosen_on_changed_images_too(embedded_frame, tmp_
 def test_one_fold_and_a_robust_threshold_are_reported_alike_twice(embedded_frame, tmp_path, lang, calibrate):
     frame, store = embedded_frame
     options = {"store": store, "cv": 1, "threshold": "robust", "calibrate": calibrate, "lang": lang}
-    with pytest.warns(UserWarning, match="is not kept"):
+    with pytest.warns(UserWarning, match="the model is kept as"):
         metrics = compare(frame, [ROW_MEANS], out=tmp_path, **options)
     assert metrics["run"]["stress"]
     assert [facts["crop"] for facts in metrics["pipelines"].values()] == [1.0, 1.0]
@@ -576,7 +576,7 @@ def test_estimators_in_variables(embedded_frame, tmp_path, mine, steps, balance)
         with pytest.raises(ValueError, match="does not accept the sample_weight parameter"):
             compare(frame, {"mine": mine}, out=tmp_path, store=store, cv=3, balance=balance)
         return
-    with pytest.warns(UserWarning, match="the model of mine is not kept"):
+    with pytest.warns(UserWarning, match=r"the model is kept as .*mine\.joblib"):
         metrics = compare(frame, {"mine": mine}, out=tmp_path, store=store, cv=3, sanity=True, balance=balance)
     assert set(metrics["pipelines"]) == {"mine", "shortcuts"}
     facts = metrics["pipelines"]["mine"]
@@ -589,7 +589,7 @@ def test_estimators_in_variables(embedded_frame, tmp_path, mine, steps, balance)
 
 def test_recipes_and_estimators_side_by_side(embedded_frame, tmp_path):
     frame, store = embedded_frame
-    with pytest.warns(UserWarning, match="is not kept"):
+    with pytest.warns(UserWarning, match="the model is kept as"):
         metrics = compare(
             frame, {"rows": ROW_MEANS, "mine": make_pipeline(features(), head())}, out=tmp_path, store=store, cv=3
         )
@@ -617,7 +617,7 @@ def test_what_cannot_be_compared(embedded_frame, tmp_path, pipelines, message):
 def test_each_image_is_decoded_once_to_be_measured(decoded, tmp_path):
     """By the check; brightness, domain detectors, the recipe "shortcuts" and its folds take what that found."""
     frame = write_radiographs(tmp_path / "images", 40, size=48, random_state=0)
-    with pytest.warns(UserWarning, match="is not kept"):
+    with pytest.warns(UserWarning, match="the model is kept as"):
         compare(frame, ["shortcuts", ROW_MEANS], out=tmp_path / "run", store=None, cv=3, sanity=True)
     assert {path: n for (path, size), n in decoded.items() if size == SIZE} == dict.fromkeys(frame["path"], 1)
     decoded.clear()
@@ -666,7 +666,7 @@ def test_the_saved_model_decides_as_the_report_says(embedded_frame, tmp_path):
     frame, store = embedded_frame
     thirds = make_pipeline(ImageLoader(size=8), OwnFeatures(), DummyClassifier())
     for rule, calibrate in (("sensitivity=.99", "isotonic"), ("youden", None), ("specificity=.99", "temperature")):
-        with pytest.warns(UserWarning, match="is not kept"):
+        with pytest.warns(UserWarning, match="the model is kept as"):
             metrics = compare(
                 frame, {"mine": thirds}, out=tmp_path, store=store, cv=3, threshold=rule, calibrate=calibrate
             )
@@ -689,7 +689,7 @@ def test_names_that_no_model_file_can_have(embedded_frame, tmp_path, name):
 
 def test_an_infinite_parameter_stands_in_the_report(embedded_frame, tmp_path):
     frame, store = embedded_frame
-    with pytest.warns(UserWarning, match="is not kept"):
+    with pytest.warns(UserWarning, match="the model is kept as"):
         metrics = compare(frame, {"mine": (make_pipeline(features(), head()), {"logisticregression__C": [np.inf]})},
                           out=tmp_path, store=store, cv=2)  # fmt: skip
     assert metrics["pipelines"]["mine"]["best_params"] == {"logisticregression__C": "inf"}
