@@ -32,12 +32,15 @@ def cache(
 ) -> None:
     """Say what the feature store holds, verify it, and tidy up; other files in its folder stay."""
     with one_line_errors():
+        from ..exceptions import InputError
         from ..features._upkeep import survey
         from ..features.store import store_directory
 
         if store is None:
             raise typer.BadParameter("with none there is no store; give a folder, or auto", param_hint="--store")
         folder = store_directory(store)
+        if folder.is_file():
+            raise InputError(f"{folder} is a file; give the folder that the store is in")
         if action == "prune":
             return _prune(folder)
         files = survey(folder, thorough=action == "verify")

@@ -279,11 +279,15 @@ def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
     rows: dict[int, list[str]] = {}
     reader = csv.reader(text[start:], delimiter=separator, skipinitialspace=True, strict=True)
     next(reader, None)
+    end = reader.line_num
     for row in reader:
+        first, end = end + 1, reader.line_num
         cells = [cell.strip() for cell in row]
         if not any(cells) or _is_comment(cells, names, file.parent):
+            if any(cells) and end > first:  # rows may be in what its quotation mark opened
+                raise DataError(f"{file}, row {first + start}: a quotation mark in the comment is not closed there")
             continue
-        number = reader.line_num + start
+        number = end + start
         if any(cells[len(names) :]):
             raise DataError(f"{file}, row {number}: it has more cells than there are columns")
         rows[number] = (cells + [""] * len(names))[: len(names)]
@@ -331,7 +335,7 @@ def _patients(table: pd.DataFrame) -> pd.Series:
     unique = patients.dropna().unique().tolist()
     alike: dict[str, list[str]] = {}
     for name in unique:
-        key = re.sub(r"\s|(?<!\d)0+(?=\d)", "", unicodedata.normalize("NFKC", name).casefold())
+        key = re.sub(r"\s|(?<!\d)0+(?=\d)", "", _visible(unicodedata.normalize("NFKC", name).casefold()))
         alike.setdefault(key, []).append(name)
     if doubtful := [names for names in alike.values() if len(names) > 1]:
         warnings.warn(
@@ -346,6 +350,11 @@ def _patients(table: pd.DataFrame) -> pd.Series:
             stacklevel=5,
         )
     return patients
+
+
+def _visible(text: str) -> str:
+    """Return a text without characters that are not seen, such as spaces without width."""
+    return "".join(character for character in text if unicodedata.category(character) != "Cf")
 
 
 def _and_more(count: int) -> str:

@@ -40,7 +40,8 @@ _MAX_REASON = 200
 _OBJECTS = re.compile(r"""<[^<>]* at 0x[0-9a-f]+>|b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*"|bytearray\(.*\)""")
 #: Group and element, little-endian, with which a DICOM file without a preamble begins.
 _FIRST_ELEMENTS = [
-    bytes((group, 0, element, 0)) for group, element in ((2, 0), (8, 0), (8, 1), (8, 5), (8, 8), (8, 22))
+    bytes((group, 0, element, 0))
+    for group, element in ((2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 22))
 ]
 #: Switches of Pillow's modules that decide what is read: half an image of a damaged file, say. Pixels have limits here.
 _SWITCHES = {

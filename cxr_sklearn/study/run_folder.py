@@ -24,6 +24,7 @@ from ._metadata import describe_data
 
 #: The files that runs wrote into a folder, with their digests.
 OWN_FILES = "run-files.json"
+_PROGRAM = "cxr_sklearn"
 RESULTS = ("metrics.json", "report.html", "model-card.md", *(f"{name}.csv" for name in TABLES))
 
 
@@ -41,14 +42,18 @@ def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> Non
     Raises
     ------
     DataError
-        If there are such files and `overwrite` is False.
+        If there are such files and `overwrite` is False, or if a folder has the name of a file.
     """
     foreign = [name for name in names if os.path.lexists(folder / name) and not _is_own(folder, name)]
+    if os.path.lexists(folder / OWN_FILES) and _listed(folder) is None:
+        foreign.append(OWN_FILES)
     if foreign and not overwrite:
         raise DataError(
             f"{folder} holds files that no run wrote, or that were changed since: {', '.join(foreign)}; choose another "
             "folder, move them, or replace them with overwrite=True (--overwrite)"
         )
+    if folders := [name for name in (*names, OWN_FILES) if (folder / name).is_dir()]:
+        raise DataError(f"{folder} holds folders that are called as files of a run: {', '.join(folders)}; move them")
 
 
 def prepare(folder: Path) -> None:
@@ -83,17 +88,25 @@ def remove_results(folder: Path, names: Sequence[str], *, overwrite: bool = Fals
 
 
 def _own_files(folder: Path) -> dict[str, str | None]:
+    return _listed(folder) or {}
+
+
+def _listed(folder: Path) -> dict[str, str | None] | None:
+    """Return what the list in a folder names; None if there is no list, or none of ours."""
     try:
-        own: dict[str, str | None] = json.loads((folder / OWN_FILES).read_text(encoding="utf-8"))["files"]
+        content = json.loads((folder / OWN_FILES).read_text(encoding="utf-8"))
+        if content["program"] != _PROGRAM:
+            return None
+        own: dict[str, str | None] = content["files"]
         return {
             str(name): sha for name, sha in own.items() if not Path(name).is_absolute() and ".." not in Path(name).parts
         }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or not one of ours
-        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _list_own(folder: Path, files: dict[str, str | None]) -> None:
-    text = json.dumps({"files": files, "program": "cxr_sklearn"}, indent=2)
+    text = json.dumps({"files": files, "program": _PROGRAM}, indent=2)
     with atomic_write(folder / OWN_FILES) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
 

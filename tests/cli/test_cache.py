@@ -80,6 +80,13 @@ def test_clear_without_a_question(folder):
     assert (folder / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("action", ["info", "verify", "prune", "clear"])
+def test_a_file_is_no_store(folder, action):
+    done = call(action, "--store", folder / "notes.txt")
+    assert done.exit_code == 1
+    assert "notes.txt is a file; give the folder that the store is in" in done.output
+
+
 @pytest.mark.parametrize("arguments", [["sweep"], ["info", "--store", "none"]])
 def test_wrong_usage(arguments):
     assert call(*arguments).exit_code == 2

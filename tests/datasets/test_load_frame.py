@@ -80,7 +80,7 @@ def test_numbers_that_became_floats(write):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("P1", "p1"), ("P 1", "P1"), ("007", "7.0"), ("P01", "P1"), ("\uff21", "A")]
+    ("one", "other"), [("P1", "p1"), ("P 1", "P1"), ("007", "7.0"), ("P01", "P1"), ("\uff21", "A"), ("P1\u200b", "P1")]
 )
 def test_patients_that_look_alike_are_warned_of(write, one, other):
     with pytest.warns(UserWarning, match="differ in case, spaces or leading zeros alone") as noted:
@@ -115,6 +115,12 @@ def test_patients_that_a_spreadsheet_rounded_are_warned_of(write):
 )
 def test_comments_blank_lines_and_headers_of_several_lines(write, text):
     assert load_frame(write(text))["label"].tolist() == ["normal"]
+
+
+def test_a_comment_never_takes_rows_along(write):
+    text = 'path,label\nx/a.png,0\n# the next one, "see there\nx/person3_virus_4.png,1\n# for its number, 7"\n'
+    with pytest.raises(DataError, match="row 3: a quotation mark in the comment is not closed there"):
+        load_frame(write(text))
 
 
 def test_lines_are_still_counted_as_an_editor_counts_them(write):

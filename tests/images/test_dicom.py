@@ -349,7 +349,8 @@ def test_files_without_a_preamble(tmp_path, levels, syntax):
     content = dicom_bytes(dicom_dataset(levels, syntax=syntax))
     bare = dicom_bytes(dicom_dataset(levels, syntax=syntax))[132:]
     n_meta = 12 + int.from_bytes(bare[8:12], "little")  # the first element gives the length of the others
-    for name, body in (("meta", bare), ("bare", bare[n_meta:])):
+    # Some programs leave out the length, and the version after it.
+    for name, body in (("meta", bare), ("no length", bare[12:]), ("no version", bare[26:]), ("bare", bare[n_meta:])):
         (tmp_path / name).write_bytes(body)
         (tmp_path / "whole").write_bytes(content)
         np.testing.assert_array_equal(load_path(tmp_path / name), load_path(tmp_path / "whole"))

@@ -102,7 +102,7 @@ def test_a_list_never_leads_out_of_its_folder(tmp_path, name):
     mine = tmp_path / "mine.csv"
     mine.write_text("mine")
     name = str(mine) if name.startswith("/") else name
-    (folder / "run-files.json").write_text(json.dumps({"files": {name: None}}))
+    (folder / "run-files.json").write_text(json.dumps({"files": {name: None}, "program": "cxr_sklearn"}))
     remove_results(folder, [])
     assert mine.is_file()
 
@@ -113,6 +113,24 @@ def test_a_damaged_list_makes_every_file_foreign(tmp_path, text):
     (tmp_path / "scores.csv").write_text("mine")
     with pytest.raises(DataError, match=r"scores\.csv"):
         claim(tmp_path, ["scores.csv"])
+
+
+def test_a_list_of_another_program_is_neither_followed_nor_replaced(embedded_frame, tmp_path):
+    list_of_others = json.dumps({"files": {"thesis.txt": None}})
+    (tmp_path / "run-files.json").write_text(list_of_others)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"no run wrote, or that were changed since: run-files\.json; choose"):
+        quick(embedded_frame, tmp_path)
+    assert result(tmp_path) == {"run-files.json": list_of_others.encode(), "thesis.txt": b"mine"}
+    quick(embedded_frame, tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "run-files.json"])
+def test_a_folder_is_never_replaced(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=f"folders that are called as files of a run: {name}; move them"):
+        claim(tmp_path, ["scores.csv"], overwrite=True)
 
 
 def test_a_link_or_folder_of_a_results_name_is_refused(tmp_path):
