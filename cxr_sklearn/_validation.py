@@ -120,7 +120,8 @@ def check_types(function: Callable[..., Any], values: Mapping[str, Any]) -> None
             hint = hint | bool  # as scikit-learn takes it
         if name in values and not _is_a(values[name], hint):
             value = values[name]
-            raise InputError(f"{name}={reprlib.repr(value)} must be {_named(hint)}, not {type(value).__name__}")
+            search = "; of a search, pass its best_estimator_" if hasattr(value, "best_estimator_") else ""
+            raise InputError(f"{name}={reprlib.repr(value)} must be {_named(hint)}, not {type(value).__name__}{search}")
 
 
 def check_parameters(estimator: Any) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
-from .app import Store, app, console, one_line_errors, plain_table, printable, say
+from .app import Store, app, console, one_line_errors, plain_table, printable, say, stderr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,7 +118,13 @@ def _clear(folder: Path, files: list[StoreFile], yes: bool) -> None:
     what = f"{counted(len(files), 'file')} of the feature store in {folder.absolute()}"
     if files and not yes:
         size = _megabytes(sum(file.n_bytes for file in files))
-        typer.confirm(printable(f"Remove {what} ({size})? The features are computed again"), abort=True, err=True)
+        question = printable(f"Remove {what} ({size})? The features are computed again")
+        try:
+            typer.confirm(question, abort=True, err=True)
+        except typer.Abort:
+            if not sys.stdin or not sys.stdin.isatty():
+                say("Nothing is removed; --yes clears without a question.", stderr)
+            raise
     for file in files:
         remove(file.path)
     say(f"Removed {what}.")

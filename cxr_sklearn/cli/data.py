@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from .app import PATH, Images, Quiet, Store, app, console, load, one_line_errors, plain_table, print_findings, say
+from .app import (
+    PATH,
+    Images,
+    Quiet,
+    Store,
+    app,
+    console,
+    load,
+    one_line_errors,
+    plain_table,
+    print_findings,
+    say,
+    show_warning,
+)
 
 
 @app.command()
@@ -110,13 +123,16 @@ def subset(
 ) -> None:
     """Draw a balanced subset by patient, as links, with a manifest; the same seed draws the same images."""
     with one_line_errors():
-        from ..datasets._frame import counted
+        from ..datasets._frame import counted, names_no_patient
+        from ..datasets.audit import unknown_patients_sentence
         from ..datasets.splits import balanced_subset, write_subset
         from ..exceptions import InputError
 
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise InputError(f"{out} lies inside {images}, where its images would count again; choose another folder")
         drawn = balanced_subset(load(images, tell=True), train, val, test, random_state=seed)
+        if n := int(names_no_patient(drawn).sum()):
+            show_warning(unknown_patients_sentence(n))
         how = write_subset(drawn, out)
         who = f"{counted(len(drawn), 'image')} of {counted(drawn['patient'].nunique(), 'patient')}"
         say(f"{who} in {out} ({how}), listed with their patients in {out / 'manifest.csv'}")

@@ -279,13 +279,19 @@ def warning_sentences(found: Mapping[str, Any], attrs: Mapping[Any, Any]) -> lis
     """Put into words what else readers of the results should know, as found by :func:`check` and `load_folder`."""
     said = [*_of_splits(found), *_of_copies(found)]
     if n := found["patients_unknown"]:
-        who = f"{counted(n, 'image')} of unknown patients"
-        said.append(f"{who}: each is treated as a separate patient, so leaks may go undetected")
+        said.append(unknown_patients_sentence(n))
     said += _of_giveaways(found)
     for kind, meaning in (("blank", "blank"), ("inverted", "like a negative of the others")):
         if paths := found[kind]:
             said.append(f"{counted(len(paths), 'image')} look{'s' * (len(paths) == 1)} {meaning}: {_some(paths)}")
     return said + left_out_sentences(attrs)
+
+
+def unknown_patients_sentence(n: int) -> str:
+    """Put into words that the patients of `n` images are unknown."""
+    return (
+        f"{counted(n, 'image')} of unknown patients: each is treated as a separate patient, so leaks may go undetected"
+    )
 
 
 def left_out_sentences(attrs: Mapping[Any, Any]) -> list[str]:

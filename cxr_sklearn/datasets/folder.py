@@ -266,8 +266,10 @@ def _read(file: Path) -> pd.DataFrame:
             return _cells(file, lines)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a table of comma-separated values in UTF-8: {error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file} is not text in UTF-8 ({error}); save the table as CSV UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{file} is not a table of comma-separated values: {error}") from error
 
 
 def _cells(file: Path, lines: TextIO) -> pd.DataFrame:

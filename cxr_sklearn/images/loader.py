@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -97,10 +98,16 @@ class ImageLoader(
             return ImageBatch(as_batch(values)._sources, decoding)
         if values.ndim == 2 and values.shape[1] == 1:
             values = values[:, 0]
-        if values.ndim != 1 or not all(isinstance(path, str | os.PathLike | bytes) for path in values):
+        strange = (
+            [i for i, path in enumerate(values) if not isinstance(path, str | os.PathLike | bytes)]
+            if values.ndim == 1
+            else []
+        )
+        if values.ndim != 1 or strange:
+            what = f", with {reprlib.repr(values[strange[0]])} at position {strange[0]}" if strange else ""
             raise InputError(
                 f"expected one path per image (a list, array, Series or one-column DataFrame of str), but got shape "
-                f"{values.shape} and dtype {values.dtype}"
+                f"{values.shape} and dtype {values.dtype}{what}"
             )
         sources = np.empty(len(values), dtype=object)
         sources[:] = [path if isinstance(path, bytes) else user_path_text(path) for path in values]

@@ -142,7 +142,9 @@ def loaded(steps: list[Any], X: Any) -> tuple[ImageBatch, list[Any]]:
     """Return the images that the pipeline loads, not decoded yet, and the steps that are left for them."""
     places = [i for i, step in enumerate(steps) if isinstance(step, ImageLoader)]
     if not places:
-        raise InputError("the pipeline has no ImageLoader, so there are no images of one size to draw maps of")
+        raise InputError(
+            "the pipeline has no ImageLoader as a step of its own, so there are no images of one size to draw maps of"
+        )
     for step in steps[: places[0] + 1]:
         X = step.transform(X)
     return as_batch(X), steps[places[0] + 1 :]

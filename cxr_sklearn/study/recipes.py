@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import StackingClassifier
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
 
@@ -230,7 +231,10 @@ def _candidate(name: str, source: Any, options: dict[str, Any]) -> Candidate:
 
 
 def _check(what: str, pipeline: Pipeline, grid: Any) -> None:
-    if not hasattr(pipeline, "predict_proba"):
+    last = steps_of(pipeline)[-1]
+    # Unfitted, it does not know yet that its default final estimator gives probabilities.
+    stacks = isinstance(last, StackingClassifier) and last.final_estimator is None
+    if not hasattr(pipeline, "predict_proba") and not stacks:
         raise RecipeError(f"{what} has no predict_proba; end it in a probabilistic classifier")
     try:
         for candidate in ParameterGrid(grid or {}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from .._progress import progress_bar
 from .._validation import fit_params
 from ..classifiers.base import KerasImageClassifier
 from ..classifiers.resampling import METHODS
-from ..datasets._frame import checked_frame
+from ..datasets._frame import checked_frame, counted
 from ..evaluation.tables import score_rows
 from ..evaluation.thresholds import images_to_choose_on
 from ..exceptions import CXRError, DataError, InputError, ModelError, TrainingError
@@ -333,7 +334,12 @@ def images_of(frame: pd.DataFrame, splits: Sequence[str], *, with_both_classes: 
         fewer training patients than `cv`.
     """
     if isinstance(frame, pd.DataFrame) and "split" in frame:
-        frame = frame[frame["split"].notna()]
+        in_a_split = frame["split"].notna()
+        if len(frame) and not in_a_split.any():
+            raise DataError("the images are in no splits: `cxr-sklearn subset` or cxr_sklearn.group_split draws them")
+        if n_unsplit := int((~in_a_split).sum()):
+            warnings.warn(f"{counted(n_unsplit, 'image')} in no split, left out", stacklevel=3)
+        frame = frame[in_a_split]
     frame = checked_frame(frame)
     frame = frame[frame["split"].isin(splits)]
     for split in with_both_classes:

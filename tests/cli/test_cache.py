@@ -66,7 +66,9 @@ def test_prune(folder):
 
 def test_clear_asks_first(folder):
     before = sorted(folder.iterdir())
-    assert call("clear", "--store", folder).exit_code == 1  # nobody answers
+    unanswered = call("clear", "--store", folder)
+    assert unanswered.exit_code == 1
+    assert "--yes clears without a question" in unanswered.output
     assert call("clear", "--store", folder, input="n\n").exit_code == 1
     assert sorted(folder.iterdir()) == before
     assert call("clear", "--store", folder, input="y\n").exit_code == 0

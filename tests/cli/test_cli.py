@@ -207,6 +207,14 @@ def test_subset(tmp_path):
     assert call("check", tmp_path / "a" / "manifest.csv").exit_code == 0
 
 
+def test_subset_tells_of_unknown_patients(tmp_path):
+    frame = write_radiographs(tmp_path / "set", 20, size=32, random_state=0)
+    for number, path in enumerate(map(Path, frame["path"])):
+        path.rename(path.with_name(f"scan {number}.jpeg"))
+    done = call("subset", tmp_path / "set", tmp_path / "out", "--train", 2, "--val", 1, "--test", 1)
+    assert "8 images of unknown patients" in done.stderr
+
+
 @pytest.mark.parametrize("layout", ["kaggle", "lower case", "no splits", "no val"])
 def test_subset_of_every_layout(tmp_path, layout):
     for i in range(12):

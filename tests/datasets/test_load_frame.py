@@ -49,6 +49,8 @@ def test_columns_in_any_order_and_case_with_what_else_is_known(write):
 def test_what_spreadsheets_write(write, separator):
     text = "path,label,patient\r\nx/a.png, normal,Müller\r\n".replace(",", separator)
     assert load_frame(write(text, "utf-8-sig"))["patient"].tolist() == ["Müller"]
+    with pytest.raises(DataError, match=r"not text in UTF-8.*save the table as CSV UTF-8"):
+        load_frame(write(text, "cp1252"))
 
 
 def test_a_patient_may_be_called_anything_else(write):
@@ -182,7 +184,7 @@ def test_invalid_tables(write, text, message):
 def test_files_that_cannot_be_read(write, tmp_path):
     with pytest.raises(DataError, match="No such file"):
         load_frame(tmp_path / "absent.csv")
-    with pytest.raises(DataError, match="is not a table"):
+    with pytest.raises(DataError, match="is not text in UTF-8"):
         load_frame(write("path,label\nx/ä.png,0\n", "latin-1"))
 
 

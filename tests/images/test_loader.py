@@ -37,6 +37,11 @@ def test_anything_else_is_refused(X):
         ImageLoader().transform(X)
 
 
+def test_the_first_cell_that_is_no_path_is_named():
+    with pytest.raises(ValueError, match="with nan at position 1"):
+        ImageLoader().transform(pd.Series(["a.png", float("nan")], dtype=object))
+
+
 WRONG = [*({"size": size} for size in (0, (3, 4, 5), "big")), {"resize": "squash"},
          *({"crop": crop} for crop in (0, 1.1, True, "0.8", np.nan))]  # fmt: skip
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 from sklearn.base import clone
+from sklearn.ensemble import StackingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import ParameterGrid
 from sklearn.pipeline import Pipeline
@@ -162,6 +163,12 @@ def test_recipes_that_cannot_be_used(tmp_path, name, text, message):
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(tmp_path / name if name.endswith(".py") else name).build()
     assert isinstance(caught.value, CXRError | ValueError)
+
+
+def test_a_stack_with_its_default_last_step_is_taken():
+    stack = Pipeline([("scale", StandardScaler()), ("stack", StackingClassifier([("a", LogisticRegression())]))])
+    (candidate,) = candidates_of({"stack": stack}, ())
+    assert candidate.pipeline.fit(np.eye(10), [0, 1] * 5).predict_proba(np.eye(10)).shape == (10, 2)
 
 
 def test_the_cnns_of_the_original_study_differ_in_their_filters_alone():

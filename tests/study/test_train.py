@@ -17,6 +17,14 @@ def frame(tmp_path_factory):
     return write_radiographs(tmp_path_factory.mktemp("radiographs"), 40, size=48, random_state=0)
 
 
+def test_images_in_no_split_are_told_of(frame):
+    with pytest.raises(DataError, match="in no splits: `cxr-sklearn subset`"):
+        train(frame.assign(split=None), "shortcuts", cv=2)
+    some = frame.assign(split=frame["split"].mask(frame.index == frame.index[frame["split"] == "train"][0]))
+    with pytest.warns(UserWarning, match="1 image in no split, left out"):
+        train(some, "shortcuts", cv=2)
+
+
 def test_it_gives_what_compare_gives_and_does_not_look_at_test(frame, tmp_path):
     blind = frame.assign(path=frame["path"].where(frame["split"] != "test", "absent" + frame["path"]))
     model = train(blind, "shortcuts", store=tmp_path / "store", cv=3)
