@@ -97,7 +97,7 @@ def stressed(model: Any, change: Change) -> Any | None:
 def stress_test(
     model: Pipeline | CXRModel,
     frame: pd.DataFrame,
-    changes: Sequence[str] | Mapping[str, Change] | None = None,
+    changes: str | Sequence[str] | Mapping[str, Change] | None = None,
     *,
     threshold: float | None = None,
     verbose: int = 0,
@@ -114,7 +114,7 @@ def stress_test(
         Fitted on 0 (normal) and 1 (pneumonia), with an :class:`ImageLoader`.
     frame : DataFrame of n rows
         With `path` and `target`, and images of both classes: best the validation images.
-    changes : sequence of str, or mapping of str to callable, default=None
+    changes : str, sequence of str, or mapping of str to callable, default=None
         Which of "bright", "gamma", "blurred", "collimated", "tilted", "noisy", "small" and "combined" to try; None
         tries all. A mapping names changes of your own, callables from and to grey pixels ``uint8 (H, W)`` of any size.
         Features of changed images are stored under the ``repr`` of the change, which must therefore describe it
@@ -179,7 +179,7 @@ def stress_test(
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("change")
 
 
-def _chosen(changes: Sequence[str] | Mapping[str, Change] | None) -> dict[str, Change]:
+def _chosen(changes: str | Sequence[str] | Mapping[str, Change] | None) -> dict[str, Change]:
     if changes is None:
         return CHANGES
     if not isinstance(changes, Mapping):
