@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import ContextDecorator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -195,28 +196,18 @@ def _write(name: str, value: Any) -> None:
 _held = Held(_DEFAULTS, _read, _write)
 
 
-class keras_settings(ContextDecorator):  # noqa: N801 - read as a statement: with keras_settings():
+@contextmanager
+def keras_settings(precision: str = "float32") -> Iterator[None]:
     """Compute with Keras' defaults, whatever ``keras.json``, ``keras.config`` and the environment say.
 
-    Parameters
-    ----------
-    precision : {"float32", "bfloat16"}
-        The precision in which layers are built.
+    Layers are built in the given precision, "float32" or "bfloat16". The backend stays the user's.
     """
-
-    def __init__(self, precision: str = "float32") -> None:
-        self._policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
-
-    def _recreate_cm(self) -> keras_settings:  # as a decorator, every call has a block of its own
-        return type(self)("bfloat16" if self._policy == "mixed_bfloat16" else "float32")
-
-    def __enter__(self) -> None:
-        check_not_forked()
-        _held.__enter__()
+    check_not_forked()
+    with _held:
         config = import_keras().config
-        self._before = config.dtype_policy()  # Keras keeps one for each thread
-        config.set_dtype_policy(self._policy)
-
-    def __exit__(self, *exception: object) -> None:
-        import_keras().config.set_dtype_policy(self._before)
-        _held.__exit__(*exception)
+        before = config.dtype_policy()  # Keras keeps one for each thread
+        config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+        try:
+            yield
+        finally:
+            config.set_dtype_policy(before)

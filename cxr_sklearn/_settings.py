@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ContextDecorator
 from threading import Lock
@@ -38,6 +39,9 @@ class Held(ContextDecorator):
     ) -> None:
         self._values, self._read, self._write = values, read, write
         self._lock = Lock()
+        if hasattr(os, "register_at_fork"):  # a child would wait forever for a lock that another thread holds
+            release = self._lock.release
+            os.register_at_fork(before=self._lock.acquire, after_in_parent=release, after_in_child=release)
         self._n_open = 0
         self._users: dict[Any, Any] = {}
 
@@ -45,16 +49,22 @@ class Held(ContextDecorator):
         with self._lock:
             if not self._n_open:
                 self._users = {name: self._read(name) for name in self._values}
-                for name, value in self._values.items():
-                    self._write(name, value)
+                try:
+                    self._write_all(self._values)
+                except BaseException:
+                    self._write_all(self._users)
+                    raise
             self._n_open += 1
 
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._n_open -= 1
             if not self._n_open:
-                for name, value in self._users.items():
-                    self._write(name, value)
+                self._write_all(self._users)
+
+    def _write_all(self, values: Mapping[Any, Any]) -> None:
+        for name, value in values.items():
+            self._write(name, value)
 
 
 def usual_settings(function: Callable[P, Result]) -> Callable[P, Result]:

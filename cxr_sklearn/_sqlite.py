@@ -104,15 +104,15 @@ def _execute_patiently(connection: sqlite3.Connection, statement: str) -> None:
 
     After the first of these times, a line in the log says which file it waits for.
     """
-    is_told = False
+    has_logged = False
     while True:
         try:
             connection.execute(statement)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
-            if not is_told:
-                is_told = True
+            if not has_logged:
+                has_logged = True
                 ((_, _, file),) = connection.execute("PRAGMA database_list").fetchall()
                 # Not a warning, which a setting may turn into an error: waiting is no fault.
                 log.warning("waiting for another process, which has locked %s", os.fsdecode(file))

@@ -6,6 +6,7 @@ import locale
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 import warnings
 
@@ -102,7 +103,6 @@ def right(drawn, tmp_path_factory):
         pytest.param(lambda: located("C"), id="locale"),
         pytest.param(lambda: switched(ImageFile, "LOAD_TRUNCATED_IMAGES", True), id="truncated images"),
         pytest.param(lambda: switched(Image, "MAX_IMAGE_PIXELS", 10), id="pixels"),
-        pytest.param(lambda: pytest.MonkeyPatch.context(), id="nothing"),
     ],
 )
 def test_a_run_does_not_depend_on_settings(drawn, right, tmp_path, setting):
@@ -169,6 +169,41 @@ def test_settings_are_restored_when_the_last_thread_has_ended():
     leave.set()
     thread.join()
     assert value == {"name": "the user's"}
+
+
+def test_a_setting_that_cannot_be_held_leaves_the_others_as_they_were():
+    values = {"first": "the user's", "second": "the user's"}
+
+    def write(name, value):
+        if (name, value) == ("second", "ours"):
+            raise ValueError("not here")
+        values[name] = value
+
+    held = Held({"first": "ours", "second": "ours"}, values.get, write)
+    with pytest.raises(ValueError, match="not here"):
+        held.__enter__()
+    assert values == {"first": "the user's", "second": "the user's"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks here")
+def test_a_forked_child_does_not_wait_for_threads_that_it_lacks():
+    """Settings are held and released all the time in another thread, so some fork meets their lock taken."""
+    program = textwrap.dedent("""
+        import os, threading
+        from cxr_sklearn._settings import Held
+        held = Held({"name": "ours"}, {"name": "the user's"}.get, lambda name, value: None)
+        def busy():
+            while True:
+                with held: pass
+        threading.Thread(target=busy, daemon=True).start()
+        for _ in range(200):
+            if not (child := os.fork()):
+                with held: pass
+                os._exit(0)
+            os.waitpid(child, 0)
+        os._exit(0)
+    """)
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=60, check=False).returncode == 0
 
 
 def trained():

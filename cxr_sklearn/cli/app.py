@@ -168,16 +168,16 @@ def print_findings(found: Mapping[str, Any]) -> None:
             say(f"{kind[:-1].capitalize()}: {sentence}", style=style)
 
 
-def load(images: Path, *, tell: bool = False) -> pd.DataFrame:
+def load(images: Path, *, warn: bool = False) -> pd.DataFrame:
     """Read a table of images, or a folder; the sizes of the images are not read.
 
-    Commands that do not print what :func:`check` finds `tell` which images were left out.
+    With `warn`, as for commands that do not print what :func:`check` finds, a warning says which images were left out.
     """
     from ..datasets.audit import left_out_sentences
     from ..datasets.folder import load_folder, load_frame
 
     is_table = images.is_file() or (images.suffix.lower() == ".csv" and not images.is_dir())
     frame = load_frame(images, sizes=False) if is_table else load_folder(images, sizes=False)
-    for sentence in left_out_sentences(frame.attrs) if tell else []:
+    for sentence in left_out_sentences(frame.attrs) if warn else []:
         show_warning(sentence)
     return frame

@@ -39,6 +39,8 @@ def cache(
 
         if store is None:
             raise typer.BadParameter("with none there is no store; give a folder, or auto", param_hint="--store")
+        if as_json and action in ("prune", "clear"):
+            raise typer.BadParameter(f"{action} prints no JSON; info and verify do", param_hint="--json")
         folder = store_directory(store)
         if folder.is_file():
             raise InputError(f"{folder} is a file; give the folder that the store is in")
@@ -77,6 +79,9 @@ def _as_json(folder: Path, files: list[StoreFile]) -> dict[str, Any]:
 def _print(folder: Path, files: list[StoreFile], *, thorough: bool) -> None:
     from ..datasets._frame import counted
 
+    if not folder.exists():
+        say(f"There is no folder {folder.absolute()} yet.")
+        return
     size = _megabytes(sum(file.n_bytes for file in files))
     say(f"{counted(len(files), 'file')} of the feature store in {folder.absolute()}, {size}")
     if not files:
@@ -98,7 +103,7 @@ def _print(folder: Path, files: list[StoreFile], *, thorough: bool) -> None:
             rows = f"{file.n_lost:,} of {file.n_rows:,} rows, of images that have changed or are gone"
             say(f"Obsolete: {file.path.name}: {rows}", style="yellow")
     if any(file.lost or file.n_lost for file in files):
-        say("`cxr-sklearn cache prune` removes it.")
+        say("`cxr-sklearn cache prune` removes what is obsolete.")
     elif thorough and not any(file.fault for file in files):
         say("Every row is sound.")
 

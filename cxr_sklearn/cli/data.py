@@ -130,7 +130,7 @@ def subset(
 
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise InputError(f"{out} lies inside {images}, where its images would count again; choose another folder")
-        drawn = balanced_subset(load(images, tell=True), train, val, test, random_state=seed)
+        drawn = balanced_subset(load(images, warn=True), train, val, test, random_state=seed)
         if n := int(names_no_patient(drawn).sum()):
             show_warning(unknown_patients_sentence(n))
         how = write_subset(drawn, out)

@@ -71,7 +71,7 @@ def train(
         (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
         for variant in candidate.variants():
             check_saveable(variant, save)
-        model = run(load(images, tell=True), pipeline, weights=weights, store=store, balance=balance,
+        model = run(load(images, warn=True), pipeline, weights=weights, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=not quiet)  # fmt: skip
         kept = keep_model(model, save)

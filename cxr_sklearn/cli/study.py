@@ -107,7 +107,7 @@ def compare(
         _print_summary(metrics)
         print_findings(metrics["run"])
         say(f"Report: {out / 'report.html'}")
-    if metrics["failed"]:  # a warning has told which, and why
+    if metrics["failed"]:  # a warning says which, and why
         raise typer.Exit(1)
 
 
@@ -135,12 +135,15 @@ def report(
         str | None, typer.Option(metavar=RULES, help="Another rule for where scores become decisions.")
     ] = None,
     lang: Annotated[Literal["en", "es"] | None, typer.Option(help="Another language of the report.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a report and model card that were changed since.")
+    ] = False,
 ) -> None:
     """Compute the metrics again from the tables of a run and render the report, without Keras."""
     with one_line_errors():
         from ..study.run_folder import write_results
 
-        metrics = write_results(run, threshold=threshold, lang=lang)
+        metrics = write_results(run, threshold=threshold, lang=lang, overwrite=overwrite)
         _print_summary(metrics)
         if before := metrics["run"].get("threshold_before"):
             say(f"A second look at test: the models in {run / 'models'} still decide at the thresholds by {before!r}.",
@@ -172,14 +175,17 @@ def learning_curve(
     with one_line_errors():
         from ..evaluation.summary import learning_facts
         from ..study.learning_curve import learning_curve as run
-        from ..study.run_folder import write_results
+        from ..study.run_folder import COMPUTED, claim, write_results
 
-        table = run(load(images, tell=True), pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
+        has_report = (out / "metrics.json").is_file()
+        if has_report:
+            claim(out, COMPUTED, overwrite=overwrite)
+        table = run(load(images, warn=True), pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=not quiet)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")
-        if (out / "metrics.json").is_file():
-            shown = write_results(out)["learning_curve"]
+        if has_report:
+            shown = write_results(out, overwrite=overwrite)["learning_curve"]
             say(f"Report: {out / 'report.html'}" if shown else "The report there is of other images and leaves it out.")
 
 

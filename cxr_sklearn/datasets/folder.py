@@ -113,7 +113,10 @@ def _entries(folder: Path) -> tuple[list[_Entry], list[str]]:
     entries, others = [], []
     found = list(walk(folder))
     # A folder that holds class folders is not one itself, as where a whole project is called pneumonia.
-    holders = {parts[:i] for parts, *_ in found for i in [0, *(j + 1 for j in _classes(parts)[:-1])] if _classes(parts)}
+    holders: set[tuple[str, ...]] = set()
+    for parts, *_ in found:
+        if classes := _classes(parts):
+            holders |= {(), *(parts[: i + 1] for i in classes[:-1])}
     for parts, images, passed_by in found:
         others += passed_by
         end = _classes(parts)[-1] + 1 if _classes(parts) else 0

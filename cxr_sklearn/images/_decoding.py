@@ -43,7 +43,8 @@ _FIRST_ELEMENTS = [
     bytes((group, 0, element, 0))
     for group, element in ((2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 22))
 ]
-#: Switches of Pillow's modules that decide what is read: half an image of a damaged file, say. Pixels have limits here.
+#: Switches of Pillow's modules that decide what is read: half an image of a damaged file, say. Its limit on pixels is
+#: replaced by our own.
 _SWITCHES = {
     (ImageFile, "LOAD_TRUNCATED_IMAGES"): False,
     (Image, "MAX_IMAGE_PIXELS"): None,

@@ -119,7 +119,7 @@ class Header:
 
     @property
     def unused_low_bits(self) -> int:
-        """How many bits below the lowest that is used: other devices may keep anything there."""
+        """How many bits lie below the lowest one that is used; they may hold anything."""
         return self.high_bit + 1 - self.bits_stored
 
     @property

@@ -75,7 +75,7 @@ def set_store(model: Any, store: Any) -> None:
 
 
 def keeps_nothing(model: Any) -> bool:
-    """Whether a model could keep rows of images, and every part of it was told not to."""
+    """Whether a model could keep rows of images, and every part of it has its store turned off."""
     stores = [part.store for part in parts_of(model) if isinstance(part, _KEEPS_ROWS)]
     return bool(stores) and all(store is None for store in stores)
 
@@ -274,7 +274,7 @@ def describe_networks(pipeline: Any) -> list[dict[str, Any]]:
             "layer": ", ".join(network.layer) if isinstance(network.layer, list | tuple) else network.layer,
             "pooling": network.pooling,
             "trainable_from": getattr(network, "trainable_from", None),
-            "weights": Path(network.weights).name,  # as they are if they are "imagenet" or "random"
+            "weights": Path(network.weights).name,  # which leaves "imagenet" and "random" as they are
             "weights_id": weights_identity(network.backbone, network.weights),
             "precision": resolve_precision(network.precision),
         }

@@ -18,7 +18,7 @@ from ..datasets._frame import MIN_IMAGES_PER_CLASS
 from ..evaluation.tables import TABLES, write_table
 from ..exceptions import DataError, InputError
 from ..features.embedder import FrozenEmbedder
-from ..models._steps import networks_of
+from ..models._steps import describe_networks, networks_of
 from ._metadata import check_images
 from .recipes import Candidate, candidates_of, default_recipes, load_recipe
 from .run_folder import claim, owned, prepare
@@ -93,6 +93,8 @@ def learning_curve(
     options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
     candidates = candidates_of(pipelines, frozen_recipes(), **options)
     claim(folder, ["learning_curve.csv"], overwrite=overwrite)
+    for candidate in candidates:
+        describe_networks(candidate.pipeline)  # as in compare, missing weights are found out at once
     frame = images_of(frame, ("train", "val"), with_both_classes=("train",), cv=_FOLDS)
     train, measured, source = _parts(frame, random_state)
     sizes = _sizes(train["patient"].nunique())

@@ -25,7 +25,9 @@ from ._metadata import describe_data
 #: The files that runs wrote into a folder, with their digests.
 OWN_FILES = "run-files.json"
 _PROGRAM = "cxr_sklearn"
-RESULTS = ("metrics.json", "report.html", "model-card.md", *(f"{name}.csv" for name in TABLES))
+#: What is computed from the tables.
+COMPUTED = ("metrics.json", "report.html", "model-card.md")
+RESULTS = (*COMPUTED, *(f"{name}.csv" for name in TABLES))
 
 
 def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -69,9 +71,11 @@ def owned(folder: Path, *names: str) -> Iterator[None]:
     They are noted before as well, without digests, so that those of a run that is killed meanwhile count as its own.
     """
     _list_own(folder, _own_files(folder) | dict.fromkeys(names))
-    yield
-    there: dict[str, str | None] = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
-    _list_own(folder, {name: sha for name, sha in _own_files(folder).items() if name not in names} | there)
+    try:
+        yield
+    finally:
+        there: dict[str, str | None] = {name: _digest(folder / name) for name in names if (folder / name).is_file()}
+        _list_own(folder, {name: sha for name, sha in _own_files(folder).items() if name not in names} | there)
 
 
 def remove_results(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -123,7 +127,11 @@ def _digest(path: Path) -> str:
 
 @usual_settings
 def write_results(
-    folder: str | os.PathLike[str], *, threshold: str | float | None = None, lang: str | None = None
+    folder: str | os.PathLike[str],
+    *,
+    threshold: str | float | None = None,
+    lang: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Compute the metrics of a run from its tables again, and render the report again.
 
@@ -136,6 +144,8 @@ def write_results(
         test, so metrics.json keeps the first rule as "threshold_before", and the report warns of a second look.
     lang : {"en", "es"}, optional
         Another language of the report.
+    overwrite : bool, default=False
+        Whether to replace ``metrics.json``, ``report.html`` and ``model-card.md`` even if they were changed since.
 
     Returns
     -------
@@ -145,12 +155,14 @@ def write_results(
     Raises
     ------
     DataError
-        If a file is missing or damaged, or if `threshold` is "robust" and the run changed no images.
+        If a file is missing or damaged, one that would be replaced was changed since or is not a run's, or if
+        `threshold` is "robust" and the run changed no images.
     ValueError
         If `threshold` or `lang` is wrong.
     """
     folder = user_path(folder)
     facts = read_metrics(folder)
+    claim(folder, COMPUTED, overwrite=overwrite)
     run = facts["run"]
     if threshold is not None:
         first = run.pop("threshold_before", run["threshold"])

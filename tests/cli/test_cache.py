@@ -46,7 +46,7 @@ def test_the_store_is_where_it_always_is(folder, monkeypatch):
     monkeypatch.setenv("CXR_SKLEARN_CACHE", str(folder))
     assert str(folder) in call("info").output
     monkeypatch.setenv("CXR_SKLEARN_CACHE", str(folder / "absent"))
-    assert "0 files of the feature store" in call("info").output
+    assert "There is no folder" in call("info").output
     assert not (folder / "absent").exists()
 
 
@@ -80,6 +80,19 @@ def test_clear_without_a_question(folder):
     assert "Removed 2 files of the feature store" in done.output
     assert "What else is in the folder stays there, for example notes.txt" in done.output
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path):
+    done = call("info", "--store", tmp_path / "nowhere")
+    assert done.exit_code == 0
+    assert "There is no folder" in done.output
+
+
+@pytest.mark.parametrize("action", ["prune", "clear"])
+def test_what_is_removed_is_not_said_in_json(folder, action):
+    done = call(action, "--json", "--store", folder)
+    assert done.exit_code == 2
+    assert "prints no JSON" in done.output
 
 
 @pytest.mark.parametrize("action", ["info", "verify", "prune", "clear"])

@@ -221,5 +221,5 @@ def test_scores_alone_give_the_report_again(rendered, tmp_path):
     stale = json.loads(json.dumps(metrics))
     stale["pipelines"]["shortcuts"]["test"]["accuracy"]["value"] = 2
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(stale))
-    assert write_results(tmp_path / "run") == metrics
+    assert write_results(tmp_path / "run", overwrite=True) == metrics
     assert (tmp_path / "run" / "report.html").read_text() == html

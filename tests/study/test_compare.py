@@ -23,7 +23,7 @@ from cxr_sklearn.datasets import audit
 from cxr_sklearn.datasets._frame import checked_frame
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
-from cxr_sklearn.exceptions import DataError, InputError, RecipeError, TrainingError
+from cxr_sklearn.exceptions import DataError, InputError, RecipeError, TrainingError, WeightsUnavailableError
 from cxr_sklearn.features._image_stats import SIZE
 from cxr_sklearn.models.files import load_model
 from cxr_sklearn.report.words import words
@@ -258,6 +258,26 @@ def test_a_trained_network_leaves_its_curves_and_a_diagnosis(tmp_path):
     assert "How the training went" in page
     assert write_results(tmp_path / "run") == metrics  # as `cxr-sklearn report` does
     assert (tmp_path / "run" / "report.html").read_text() == page
+
+
+def test_missing_weights_are_found_out_before_images_are_looked_at(embedded_frame, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxr_sklearn.study.compare.check_images", None)
+    with pytest.raises(WeightsUnavailableError, match=r"nowhere\.h5"):
+        compare(embedded_frame[0], ["vgg16_logistic"], out=tmp_path / "run", weights=tmp_path / "nowhere.h5", cv=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipeline_that_fails_in_a_probe_keeps_its_results(embedded_frame, tmp_path, monkeypatch):
+    frame, store = embedded_frame
+
+    def fails(name, *_, **__):
+        raise ValueError("no labels like these")
+
+    monkeypatch.setattr("cxr_sklearn.study.compare.permuted_rows", fails)
+    with pytest.warns(UserWarning, match="shortcuts failed: ValueError: no labels like these; the report lacks"):
+        metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, sanity=True)
+    assert list(metrics["pipelines"]) == list(metrics["failed"]) == ["shortcuts"]
+    assert (tmp_path / "models" / "shortcuts.skops").is_file()
 
 
 def test_a_failing_recipe_does_not_affect_finished_ones(embedded_frame, tmp_path):

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -84,14 +86,40 @@ def test_reports_that_are_rendered_again_stay_the_runs_own(embedded_frame, tmp_p
     quick(embedded_frame, tmp_path)
 
 
-def test_what_a_killed_run_was_writing_is_its_own(tmp_path):
-    def killed():
-        with owned(tmp_path, "scores.csv"):
-            (tmp_path / "scores.csv").write_text("half")
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("name", ["report.html", "model-card.md", "metrics.json"])
+def test_a_report_that_was_changed_by_hand_is_not_rendered_over(embedded_frame, tmp_path, name):
+    quick(embedded_frame, tmp_path)
+    changed = (tmp_path / name).read_text() + "\n"
+    (tmp_path / name).write_text(changed)
+    with pytest.raises(DataError, match=f"changed since: {name}"):
+        write_results(tmp_path, lang="es")
+    assert (tmp_path / name).read_text() == changed
+    write_results(tmp_path, lang="es", overwrite=True)
+    assert (tmp_path / name).read_text() != changed
+    write_results(tmp_path, lang="en")  # by now it is the run's own
 
-    with pytest.raises(KeyboardInterrupt):
-        killed()
+
+def test_after_a_failure_a_file_of_a_results_name_is_nobodys(tmp_path):
+    def fails():
+        with owned(tmp_path, "scores.csv"):
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        fails()
+    (tmp_path / "scores.csv").write_text("mine")
+    with pytest.raises(DataError, match=r"scores\.csv"):
+        claim(tmp_path, ["scores.csv"])
+
+
+def test_what_a_killed_run_was_writing_is_its_own(tmp_path):
+    program = (
+        "import os, pathlib, sys\nfrom cxr_sklearn.study.run_folder import owned\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "with owned(folder, 'scores.csv'):\n"
+        "    (folder / 'scores.csv').write_text('half')\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, tmp_path], check=False).returncode == -9
     claim(tmp_path, ["scores.csv"])
 
 
