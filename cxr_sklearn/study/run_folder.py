@@ -15,10 +15,10 @@ import pandas as pd
 
 from .._io import atomic_write, user_path
 from .._settings import usual_settings
-from ..evaluation.summary import learning_facts, summarise
+from ..evaluation.summary import choose_thresholds, learning_facts, summarise
 from ..evaluation.tables import TABLES, read_scores, read_table
 from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError
+from ..exceptions import DataError, InputError
 from ..report.words import words
 from ._metadata import describe_data
 
@@ -27,6 +27,8 @@ OWN_FILES = "run-files.json"
 _PROGRAM = "cxr_sklearn"
 #: What is computed from the tables.
 COMPUTED = ("metrics.json", "report.html", "model-card.md")
+#: The kind of a run of :func:`evaluate`, and what stands there for the rule: every model carries its threshold.
+EVALUATE = "evaluate"
 RESULTS = (*COMPUTED, *(f"{name}.csv" for name in TABLES))
 
 
@@ -165,6 +167,8 @@ def write_results(
     # Tables and a metrics.json that somebody put into a folder themselves are what a report is asked of.
     claim(folder, COMPUTED if _listed(folder) else COMPUTED[1:], overwrite=overwrite)
     run = facts["run"]
+    if threshold is not None and run.get("kind") == EVALUATE:
+        raise InputError("the models of this run carry their thresholds; cxr_sklearn.adapt and `adapt` change them")
     if threshold is not None:
         first = run.pop("threshold_before", run["threshold"])
         run["threshold"] = str(parse_rule(str(threshold)))
@@ -211,11 +215,16 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
         raise DataError(f"scores.csv has pipelines that metrics.json lacks: {', '.join(sorted(unknown))}")
+    probes = read_table(folder, "probes")
+    if facts["run"].get("kind") == EVALUATE:
+        thresholds = {name: known["threshold"] for name, known in facts["pipelines"].items()}
+    else:
+        thresholds = choose_thresholds(scores, parse_rule(facts["run"]["threshold"]), probes)
     summary = summarise(
         scores,
-        parse_rule(facts["run"]["threshold"]),
+        thresholds,
         images=images,
-        probes=read_table(folder, "probes"),
+        probes=probes,
         training=training,
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
     )
