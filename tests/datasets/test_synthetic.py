@@ -314,22 +314,26 @@ class TestStyleB:
         score_here, score_there = (model.predict_proba(x)[:, 1] for x in (features[test], moved))
         other_target = other["target"].to_numpy()
         auc_here, auc_there = roc_auc_score(target[test], score_here), roc_auc_score(other_target, score_there)
-        assert auc_there > max(0.6, auc_here - 0.16)
+        assert auc_there > auc_here - 0.12
 
         def youden(y: NDArray[np.int64], score: NDArray[np.float64]) -> float:
             fpr, tpr, thresholds = roc_curve(y, score)
             return float(thresholds[np.argmax(tpr - fpr)])
 
-        def specificity(y: NDArray[np.int64], score: NDArray[np.float64], threshold: float) -> float:
-            return float(recall_score(y, score >= threshold, pos_label=0))
+        def rates(y: NDArray[np.int64], score: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+            """Sensitivity and specificity."""
+            return np.array([recall_score(y, score >= threshold, pos_label=label) for label in (1, 0)])
 
         threshold = youden(target[train], held_out)
-        assert specificity(target[test], score_here, threshold) > 0.55
-        assert specificity(other_target, score_there, threshold) < 0.25
+        here_rates = rates(target[test], score_here, threshold)
+        there_rates = rates(other_target, score_there, threshold)
+        assert here_rates.sum() > 1.3
+        assert there_rates[0] > 0.9
+        assert there_rates[1] < 0.2
         half = (other["split"] == "train").to_numpy()  # whole patients, as all splits
-        mended = youden(other_target[half], score_there[half])
-        assert specificity(other_target[~half], score_there[~half], mended) > 0.5
-        assert recall_score(other_target[~half], score_there[~half] >= mended) > 0.5
+        mended = rates(other_target[~half], score_there[~half], youden(other_target[half], score_there[half]))
+        assert mended[1] > there_rates[1] + 0.3
+        assert mended.sum() > 1.1
 
 
 def test_style_a_is_drawn_as_ever() -> None:
