@@ -100,6 +100,8 @@ def threshold_sentence(threshold: Mapping[str, Any], say: Words) -> str:
     rule = parse_rule(threshold["rule"])
     by = say(f"rule.{rule.name}", value=f"{rule.value:g}")
     key = threshold["source"]
+    if key in ("model", "adapted"):
+        return say(f"source.{key}", rule=by)
     if key == "out-of-fold":
         key = "few" if threshold["n_val"] else "absent"
     return say(f"source.{key}", rule=by, n=grouped(threshold["n_images"]), rarer=threshold["n_val_rarer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -131,7 +132,10 @@ def evaluate(
     with progress_bar("Scoring", len(named) * len(cohort), show=verbose > 0) as advance:
 
         def run_one(name: str) -> None:
-            write(scores=[_scores(name, named[name], cohort)])
+            start = time.perf_counter()
+            rows = _scores(name, named[name], cohort)
+            facts["pipelines"][name]["seconds"] |= {"fitting": 0.0, "scoring": time.perf_counter() - start}
+            write(scores=[rows])
             advance(len(cohort))
 
         run_all(named, run_one, write)
