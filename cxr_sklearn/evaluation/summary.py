@@ -16,6 +16,7 @@ from .diagnosis import diagnose
 from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
 from .probes import occlusion_facts, permutation_facts, stress_facts
+from .sample_size import sample_sizes
 from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
 from .tables import STRESS
 from .thresholds import Rule, choose_threshold
@@ -114,8 +115,9 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
         "at_half": _with_intervals(compute_metrics(target, score, 0.5), half, draws.at_half) | {"confusion": half},
         "sensitivity_at_specificity": _sensitivities(target, score, draws),
         "roc_band": {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()},
-        "calibration": calibration_facts(target, score, draws),
+        "calibration": calibration_facts(test["patient"], target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
+        "sample_size": sample_sizes(test["patient"], target, score, cut),
         "errors": confident_errors(test, cut),
     }
 

@@ -38,6 +38,13 @@ def with_interval(found: Mapping[str, Any], say: Words) -> str:
     return f"{decimal(found['value'], say)} ({between(found['ci95'], say)})"
 
 
+def markdown_cell(text: str) -> str:
+    """Escape a text for a cell of a Markdown table."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
+
+
 def listed(names: Sequence[str], say: Words) -> str:
     """Join names with commas and a final "and"."""
     return say("label.and").join(part for part in (", ".join(names[:-1]), names[-1]) if part)
@@ -103,6 +110,15 @@ def threshold_sentence(threshold: Mapping[str, Any], say: Words) -> str:
     if key == "out-of-fold":
         key = "few" if threshold["n_val"] else "absent"
     return say(f"source.{key}", rule=by, n=grouped(threshold["n_images"]), rarer=threshold["n_val_rarer"])
+
+
+def sample_size_sentence(needed: Mapping[str, Any], say: Words) -> str:
+    """Say how many images the next validation needs, at one prevalence."""
+    if needed["reason"]:
+        return say(f"sample_size.{needed['reason']}")
+    counts = {key: grouped(needed[key]) for key in ("images", "pneumonia", "patients")}
+    criterion = say(f"sample_size.{needed['criterion']}")
+    return say("sample_size.needed", **counts, prevalence=f"{needed['prevalence']:.2f}", criterion=criterion)
 
 
 def group_name(row: Mapping[str, Any], say: Words) -> str:
