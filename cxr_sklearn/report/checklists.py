@@ -17,7 +17,7 @@ from .words import Words
 ABOUT = "about.toml"
 STATES = ("answered", "partly", "open", "development")
 CHECKLISTS = ("tripod_ai", "claim", "stard_ai")
-#: Groups of images that the package makes itself, so that they say nothing about kinds of people.
+#: Groups of images that every report has, and that say nothing about kinds of people.
 _OWN_GROUPS = ("subtype", "series", "brightness")
 #: Columns that tell hospitals apart.
 _HOSPITALS = ("site", "hospital", "centre", "center")
@@ -120,7 +120,7 @@ def _facts(metrics: Mapping[str, Any], labels: Mapping[str, str], say: Words) ->
     is_evaluation = run.get("kind") == "evaluate"
     splits = {split: counts for split, counts in data["splits"].items() if counts["images"]}
     groups = {row["attribute"] for facts in pipelines.values() for row in facts["subgroups"]}
-    by = sorted(group.removeprefix("by_") for group in groups.difference(_OWN_GROUPS))
+    by = [column for column in best.get("by") or {} if column.lower() not in _OWN_GROUPS]
     hospitals = [name for name in by if name.lower() in _HOSPITALS]
     calibrated = [
         f"{labels[name]}: {say('method.' + facts['calibrated'])}"
