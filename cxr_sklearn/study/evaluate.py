@@ -25,6 +25,7 @@ from ..models._steps import crop_of, describe_networks
 from ..models.development import seen_before
 from ..models.files import load_model
 from ..models.model import CXRModel, as_model
+from ..report.checklists import read_about
 from ..report.words import words
 from ._metadata import DIGEST, STATS, check_images, describe_images, describe_run, known_patients
 from ._writer import Writer, run_all
@@ -116,6 +117,7 @@ def evaluate(
     folder = folder_to_write(out)
     named = named_models(models, store, folder)
     claim(folder, RESULTS, overwrite=overwrite)
+    read_about(folder)  # an error in it is found now
     cohort = _cohort(frame, split)
     cohort, checked = check_images(cohort, store, allow_leaks=allow_leaks, verbose=verbose)
     warned = _seen(named, cohort, allow_leaks)
