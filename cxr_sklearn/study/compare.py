@@ -267,6 +267,7 @@ def _keep_model(
     found = metrics["pipelines"][name]
     metadata = {
         "recipe": name,
+        "description": found["description"],
         "best_params": {key: str(value) for key, value in found["best_params"].items()},
         "balance": found["balance"],
         "threshold_rule": found["threshold"]["rule"],

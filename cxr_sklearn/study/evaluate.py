@@ -250,7 +250,7 @@ def _facts_of(model: CXRModel) -> dict[str, Any]:
         "created": known.get("created"),
     }
     return {
-        "description": known.get("recipe") or type(model.pipeline).__name__,
+        "description": known.get("description") or known.get("recipe") or type(model.pipeline).__name__,
         "crop": crop_of(model.pipeline),
         "balance": known.get("balance", "none"),
         "best_params": known.get("best_params") or {},
