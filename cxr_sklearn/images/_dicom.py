@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
+from pydicom import charset, config
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
@@ -28,6 +29,7 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
+from .._settings import Held
 from ._pixels import MAX_PIXELS, RefusedError, check_pixels, row_blocks, scale_to_8_bit
 
 _PREAMBLE_BYTES = 132
@@ -234,11 +236,24 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 Levels = Callable[[np.ndarray], np.ndarray]
 
 
+def _say_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+#: While debugging, pydicom logs what it reads, and it quotes a character set that it does not know.
+_pydicom_switches = Held(
+    {(config, "debugging"): False, (charset, "warn_and_log"): _say_nothing},
+    read=lambda switch: getattr(*switch),
+    write=lambda switch, value: setattr(switch[0], switch[1], value),
+)
+
+
 @contextmanager
 def _own_words() -> Iterator[None]:
     """Replace messages of pydicom and NumPy: they may quote a value, which can be a name in a damaged file."""
     try:
-        yield
+        with _pydicom_switches:
+            yield
     except (RefusedError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - damaged data can raise anything
@@ -252,6 +267,13 @@ def size_and_mode(file: BinaryIO) -> tuple[int, int, str]:
         if not header.has("Columns"):
             raise header.no_image()
         return header.columns, header.rows, header.photometric
+
+
+def elements(file: BinaryIO, keywords: list[str]) -> dict[str, bytes]:
+    """Return elements as they are in the file but for their padding, empty where they are absent."""
+    with _own_words():
+        header = Header.read(file, keywords)
+        return {keyword: header.raw(keyword).strip(b"\0 ") for keyword in keywords}
 
 
 def grey_pixels(file: BinaryIO) -> np.ndarray:
