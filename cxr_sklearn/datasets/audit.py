@@ -126,11 +126,11 @@ def _counts(rows: pd.DataFrame) -> list[dict[Any, Any]]:
 
 def _in_several_splits(rows: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """Return the splits of patients who are in several, and the paths of their images."""
-    by_patient = rows[rows["split"].notna()].groupby("patient")
-    splits = {str(patient): _in_order(names) for patient, names in by_patient["split"].unique().items()}
-    shared = {patient: names for patient, names in splits.items() if len(names) > 1}
-    paths = {patient: by_patient.get_group((patient,))["path"].tolist() for patient in shared}
-    return {"patients_in_several_splits": shared, "paths_in_several_splits": paths}
+    used = rows[rows["split"].notna()]
+    splits = used.groupby("patient")["split"].unique()
+    shared = {str(patient): _in_order(names) for patient, names in splits.items() if len(names) > 1}
+    paths = used[used["patient"].isin(shared)].groupby("patient")["path"].agg(list)
+    return {"patients_in_several_splits": shared, "paths_in_several_splits": paths.to_dict()}
 
 
 def _in_order(splits: Iterable[str]) -> list[str]:
