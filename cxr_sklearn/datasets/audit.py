@@ -130,7 +130,10 @@ def _in_several_splits(rows: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     splits = used.groupby("patient")["split"].unique()
     shared = {str(patient): _in_order(names) for patient, names in splits.items() if len(names) > 1}
     paths = used[used["patient"].isin(shared)].groupby("patient")["path"].agg(list)
-    return {"patients_in_several_splits": shared, "paths_in_several_splits": paths.to_dict()}
+    return {
+        "patients_in_several_splits": shared,
+        "paths_in_several_splits": {str(patient): names for patient, names in paths.items()},
+    }
 
 
 def _in_order(splits: Iterable[str]) -> list[str]:
