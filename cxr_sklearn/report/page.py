@@ -24,6 +24,8 @@ from .sentences import (
     group_name,
     grouped,
     pipeline_labels,
+    shift_measures,
+    shift_pair,
     threshold_sentence,
     verdict_sentences,
     with_interval,
@@ -54,6 +56,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     errors = [error for facts in pipelines.values() for kind in facts["errors"].values() for error in kind]
     shared = {
         "failed": {},  # of runs of 0.1.0
+        "split_shift": [],
         **metrics,
         "labels": labels,
         "random_weights": any(label != name for name, label in labels.items()),
@@ -99,6 +102,8 @@ def _environment(say: Words) -> Environment:
         "p": lambda value: say("pairs.below") if value < 0.001 else f"{value:.3f}",
         "threshold_sentence": lambda threshold: threshold_sentence(threshold, say),
         "finding_sentence": lambda finding: finding_sentence(finding, say),
+        "shift_pair": lambda entry: shift_pair(entry, say),
+        "shift_measures": lambda entry: shift_measures(entry, say),
         "group_name": lambda row: group_name(row, say),
         "file_name": lambda path: Path(path).name,
         "cell": _markdown_cell,
