@@ -120,10 +120,9 @@ def _print_shift(entries: list[dict[str, Any]]) -> None:
         shown = plain_table("Which split is it?", "label", "by", "patients", "AUC", "95 % interval")
         for entry in known:
             by = {"grey": "grey levels"}.get(entry["kind"], entry["kind"])
-            shown.add_row(
-                f"{entry['a']} or {entry['b']}", entry["label"], by, " and ".join(f"{n:,}" for n in entry["drawn"]), f"{entry['auc']:.2f}",
-                " to ".join(f"{end:.2f}" for end in entry["ci95"]),
-            )  # fmt: skip
+            which, drawn = f"{entry['a']} or {entry['b']}", " and ".join(f"{n:,}" for n in entry["drawn"])
+            ends = " to ".join(f"{end:.2f}" for end in entry["ci95"])
+            shown.add_row(which, entry["label"], by, drawn, f"{entry['auc']:.2f}", ends)
         console.print(shown)
     few = dict.fromkeys(f"{entry['label']} {entry['a']} and {entry['b']}" for entry in entries if entry["auc"] is None)
     if few:

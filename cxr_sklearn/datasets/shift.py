@@ -109,7 +109,7 @@ def split_shift(rows: pd.DataFrame, drawn: np.ndarray, columns: Mapping[str, Any
         AUC at least as high, and "p_holm", corrected for the length of the list; "told_apart", whether that is below
         .05; "measures", those that differ by themselves, the strongest first, each with its "measure", "what" differs
         ("level" or "spread"), "auc" (above .5 if it is higher, or more spread, in b), "p" (Mann-Whitney's, corrected
-        for all measures of the entry) and "medians" on both sides. With fewer than ``MIN_PATIENTS`` patients on a side
+        for all measures of the entry) and "medians" on both sides, to four digits. With fewer than ``MIN_PATIENTS`` patients on a side
         nothing can be told, and everything from "auc" on is None.
 
     References
@@ -205,9 +205,7 @@ def shift_sentences(found: Iterable[Mapping[str, Any]]) -> list[str]:
         if entry["told_apart"]:
             a, b, (low, high) = entry["a"], entry["b"], entry["ci95"]
             who = f"{entry['drawn'][0]:,} and {entry['drawn'][1]:,} patients"
-            shown = [
-                f"{_MEASURES.get(one['measure'], one['measure'])} {_how(one)}" for one in entry["measures"][:_SHOWN]
-            ]
+            shown = [_difference(measure) for measure in entry["measures"][:_SHOWN]]
             differing = f"; in {b}: {', '.join(shown)}" if shown else ""
             said.append(
                 f"{entry['label']} images of {a} and {b} can be told apart by {_NAMES[entry['kind']]}: "
@@ -216,11 +214,9 @@ def shift_sentences(found: Iterable[Mapping[str, Any]]) -> list[str]:
     return said
 
 
-def _how(measure: Mapping[str, Any]) -> str:
-    is_more = measure["auc"] > 0.5
-    if measure["what"] == "spread":
-        return "varies more" if is_more else "varies less"
-    return "is higher" if is_more else "is lower"
+def _difference(measure: Mapping[str, Any]) -> str:
+    verbs = ("is lower", "is higher") if measure["what"] == "level" else ("varies less", "varies more")
+    return f"{_MEASURES.get(measure['measure'], measure['measure'])} {verbs[measure['auc'] > 0.5]}"
 
 
 def _tell_apart(values: np.ndarray, on_b: np.ndarray, names: Sequence[str] | None) -> dict[str, Any]:
@@ -306,13 +302,13 @@ def _telling(
     """Return the measures that differ by themselves, the strongest first, each once."""
     n_b, n_a = int(on_b.sum()), int((~on_b).sum())
     tests = [mannwhitneyu(column[on_b], column[~on_b], method="asymptotic") for column in described.T]
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "measure": names[i],
             "what": what,
             "auc": float(test.statistic / n_a / n_b),
             "p": p,
-            "medians": [float(np.median(values[side, i])) for side in (~on_b, on_b)],
+            "medians": [float(f"{np.median(values[side, i]):.4g}") for side in (~on_b, on_b)],
         }
         for (i, what), test, p in zip(of_column, tests, _holm([test.pvalue for test in tests]), strict=True)
         if p < _ALPHA

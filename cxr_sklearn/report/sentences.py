@@ -123,9 +123,9 @@ def shift_measures(entry: Mapping[str, Any], say: Words) -> str:
     for found in entry["measures"] or ():
         is_more = found["auc"] > 0.5
         key = ("higher" if is_more else "lower") if found["what"] == "level" else ("more" if is_more else "less")
-        a, b = (f"{median:.4g}" for median in found["medians"])
+        a, b = (f"{median:g}" for median in found["medians"])
         said.append(say(f"shift.{key}", measure=say(f"shift.measure.{found['measure']}"), a=a, b=b))
-    return "; ".join(said) or "–"
+    return "; ".join(said)
 
 
 def finding_sentence(finding: Mapping[str, Any], say: Words) -> str:
