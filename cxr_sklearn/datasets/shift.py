@@ -109,8 +109,8 @@ def split_shift(rows: pd.DataFrame, drawn: np.ndarray, columns: Mapping[str, Any
         AUC at least as high, and "p_holm", corrected for the length of the list; "told_apart", whether that is below
         .05; "measures", those that differ by themselves, the strongest first, each with its "measure", "what" differs
         ("level" or "spread"), "auc" (above .5 if it is higher, or more spread, in b), "p" (Mann-Whitney's, corrected
-        for all measures of the entry) and "medians" on both sides, to four digits. With fewer than ``MIN_PATIENTS`` patients on a side
-        nothing can be told, and everything from "auc" on is None.
+        for all measures of the entry) and "medians" on both sides, to four digits. With fewer than ``MIN_PATIENTS``
+        patients on a side nothing can be told, and everything from "auc" on is None.
 
     References
     ----------

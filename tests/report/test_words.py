@@ -2,6 +2,7 @@ import string
 
 import pytest
 
+from cxr_sklearn.datasets.shift import KINDS
 from cxr_sklearn.exceptions import InputError
 from cxr_sklearn.report.words import LANGUAGES, catalogue, words
 
@@ -29,6 +30,8 @@ UNSAID = {
     "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beating_shortcuts", "verdict.sanity_failed",
     "verdict.best_but_shortcuts", "verdict.worse_than_shortcuts", "method.reversed", "data.patients_unknown",
     "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
+    "shift.absent", "shift.higher", "shift.lower", "shift.more", "shift.less", "shift.side.development",
+    "shift.side.cohort", *(f"shift.measure.{name}" for names in KINDS.values() for name in names),
 }  # fmt: skip
 
 
