@@ -107,7 +107,7 @@ def test_files_with_colours_on_one_side():
 
 
 def test_features_that_differ_along_a_direction_that_no_label_chose():
-    rows, stats = patients(80, 80)
+    rows, _ = patients(80, 80)
     drawn = draw_patients(rows)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(len(drawn), 5)) @ rng.normal(size=(5, 300)) + 0.1 * rng.normal(size=(len(drawn), 300))
