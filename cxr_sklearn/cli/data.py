@@ -107,6 +107,7 @@ def _print_check(images: Path, found: dict[str, Any]) -> None:
     say(f"Modes: {'; '.join(modes) or 'none'}")
     aucs = [f"{name} {'unknown' if auc is None else format(auc['value'], '.2f')}" for name, auc in found["auc"].items()]
     say(f"AUC of the label without a look at the picture: {', '.join(aucs)} (.50 is chance)")
+    _print_shift(found["split_shift"])
     for path, reason in found["unreadable"].items():
         say(f"Unreadable: {path}: {reason}", style="red")
     print_findings(found)
@@ -116,6 +117,22 @@ def _print_check(images: Path, found: dict[str, Any]) -> None:
         say("Not fit for use as it is.", style="red")
     else:
         say("No leaks, and every file can be read.")
+
+
+def _print_shift(entries: list[dict[str, Any]]) -> None:
+    """Print how well the splits can be told apart, where there are patients enough."""
+    known = [entry for entry in entries if entry["auc"] is not None]
+    if known:
+        shown = plain_table("Which split is it?", "label", "by", "patients", "AUC", "95 % interval")
+        for entry in known:
+            by = {"grey": "grey levels"}.get(entry["kind"], entry["kind"])
+            which, drawn = f"{entry['a']} or {entry['b']}", " and ".join(f"{n:,}" for n in entry["drawn"])
+            ends = " to ".join(f"{end:.2f}" for end in entry["ci95"])
+            shown.add_row(which, entry["label"], by, drawn, f"{entry['auc']:.2f}", ends)
+        console.print(shown)
+    few = dict.fromkeys(f"{entry['label']} {entry['a']} and {entry['b']}" for entry in entries if entry["auc"] is None)
+    if few:
+        say(f"Too few patients to tell whether these are drawn alike: {', '.join(few)}")
 
 
 @app.command()

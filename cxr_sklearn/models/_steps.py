@@ -231,6 +231,21 @@ def _fill(model: Any, X: Any, verbose: int, filled: list[Any]) -> Any:
     return None
 
 
+def kept_features(model: Any, X: Any) -> np.ndarray | None:
+    """Return the features of the images that an unfitted model begins with; None unless they come from a store.
+
+    They are known before a fit where nothing but steps that pass images on comes before a FrozenEmbedder.
+    """
+    for step in steps_of(model):
+        if isinstance(step, ImageLoader | PassesImages):
+            X = clone(step).fit(X).transform(X)
+        elif isinstance(step, FrozenEmbedder) and step.store is not None:
+            return np.asarray(clone(step).set_params(verbose=0).fit(X).transform(X))
+        else:
+            return None
+    return None
+
+
 def _inside(model: BaseEstimator) -> Iterator[BaseEstimator]:
     """Yield the estimators that an unfitted one was given."""
     for value in model.get_params(deep=False).values():

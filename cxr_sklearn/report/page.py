@@ -36,6 +36,8 @@ from .sentences import (
     markdown_cell,
     pipeline_labels,
     sample_size_sentence,
+    shift_measures,
+    shift_pair,
     threshold_sentence,
     verdict_sentences,
     with_interval,
@@ -72,6 +74,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     shared = {
         "failed": {},  # of runs of 0.1.0
         "is_evaluation": metrics["run"].get("kind") == "evaluate",
+        "split_shift": [],
         **metrics,
         "labels": labels,
         "random_weights": any(label != name for name, label in labels.items()),
@@ -123,6 +126,8 @@ def _environment(say: Words) -> Environment:
         "adapted_sentences": lambda adapted: [adapted_sentence(step, say) for step in adapted],
         "sample_size_sentence": lambda needed: sample_size_sentence(needed, say),
         "finding_sentence": lambda finding: finding_sentence(finding, say),
+        "shift_pair": lambda entry: shift_pair(entry, say),
+        "shift_measures": lambda entry: shift_measures(entry, say),
         "group_name": lambda row: group_name(row, say),
         "file_name": lambda path: Path(path).name,
         "cell": markdown_cell,

@@ -155,6 +155,23 @@ def group_name(row: Mapping[str, Any], say: Words) -> str:
     return say(f"attribute.{row['attribute']}", group=group)
 
 
+def shift_pair(entry: Mapping[str, Any], say: Words) -> str:
+    """Name the two sides, and the class, of an entry of "split_shift"."""
+    sides = {key: say(f"shift.side.{entry[key]}") for key in ("a", "b")}
+    return say("shift.pair", **sides, label=say(f"label.{entry['label']}").lower())
+
+
+def shift_measures(entry: Mapping[str, Any], say: Words) -> str:
+    """Say which measures differ by themselves between the two sides of an entry of "split_shift"."""
+    said = []
+    for found in entry["measures"] or ():
+        is_more = found["auc"] > 0.5
+        key = ("higher" if is_more else "lower") if found["what"] == "level" else ("more" if is_more else "less")
+        a, b = (f"{median:g}" for median in found["medians"])
+        said.append(say(f"shift.{key}", measure=say(f"shift.measure.{found['measure']}"), a=a, b=b))
+    return "; ".join(said)
+
+
 def finding_sentence(finding: Mapping[str, Any], say: Words) -> str:
     """Put a finding of the diagnosis into words."""
     if finding["finding"] == "memorises":

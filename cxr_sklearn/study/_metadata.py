@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from .._io import versions_here
 from ..datasets._frame import SPLIT_NAMES, names_no_patient
 from ..datasets._names import series_of
 from ..datasets.audit import audit
+from ..datasets.shift import draw_patients, shift_sentences, split_shift
 from ..exceptions import DataError, ImageReadError
 from ..features._image_stats import MEASURES
+from ..models._steps import kept_features
 from ..models.development import describe_development
+from .recipes import Candidate
 
 #: Column of a run's frame with the row of :class:`ImageStats` of each image.
 STATS = "image_stats"
@@ -57,6 +60,25 @@ def check_images(
             "(`cxr-sklearn check --json` lists all), or go on with --allow-leaks (allow_leaks=True); the report says so"
         )
     return frame.assign(**{STATS: list(stats.rows), DIGEST: stats.digests}), found
+
+
+def check_features(frame: pd.DataFrame, candidates: Sequence[Candidate], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the findings of a check whether kept features tell the splits apart, if any pipeline keeps some.
+
+    They are those of the first candidate that keeps them, whose name stands in the entries as "pipeline".
+    """
+    drawn = draw_patients(frame)
+    paths = frame["path"].iloc[drawn]
+    for candidate in candidates:
+        if (features := kept_features(candidate.pipeline, paths)) is not None:
+            told = split_shift(frame, drawn, {"features": features})
+            told = [{**entry, "pipeline": candidate.name} for entry in told]
+            return {
+                **found,
+                "split_shift": [*found["split_shift"], *told],
+                "warnings": [*found["warnings"], *shift_sentences(told)],
+            }
+    return dict(found)
 
 
 def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:

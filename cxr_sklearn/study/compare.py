@@ -24,7 +24,7 @@ from ..models.files import keep_model
 from ..models.model import CXRModel
 from ..report.checklists import read_about
 from ..report.words import words
-from ._metadata import check_images, describe_images, describe_run, development_of
+from ._metadata import check_features, check_images, describe_images, describe_run, development_of
 from ._writer import Writer, run_all
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import Candidate, candidates_of, default_recipes
@@ -188,7 +188,6 @@ def compare(
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
-    run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     data = {"synthetic": any_drawn(frame["path"])}
     facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": data, "run": run}
     for candidate in candidates:
@@ -198,6 +197,9 @@ def compare(
             "balance": candidate.balance,
             **embed_all(candidate.pipeline, frame, verbose),
         }
+    checked = check_features(frame, candidates, checked)
+    run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
+    facts["split_shift"] = checked["split_shift"]
     write = Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
     run_one = partial(
         _run_one, write=write, frame=frame, folds=folds, domains=domains, rule=rule, calibrate=calibrate, sanity=sanity,

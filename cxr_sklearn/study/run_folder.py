@@ -232,6 +232,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
     data = {**describe_data(images if len(images) else one, images), "synthetic": facts["data"]["synthetic"]}
     metrics = {**summary, "pipelines": pipelines, "failed": facts.get("failed", {}), "data": data, "run": facts["run"]}
+    metrics["split_shift"] = facts.get("split_shift", [])  # runs of earlier versions have none
     curve = read_table(folder, "learning_curve")
     metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)

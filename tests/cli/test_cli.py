@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cxr_sklearn import ImageLoader, load_folder, load_model, save_model, write_radiographs
 from cxr_sklearn.cli import app
+from cxr_sklearn.datasets import shift
 
 from ..conftest import ROOT, write_image
 from ..images.test_decoding import write_png_header
@@ -169,6 +170,7 @@ class TestCheck:
         assert "24 images of 24 patients" in said
         assert "train normal 6 6 train pneumonia virus 6 6 test normal 6 6 test pneumonia virus 6 6" in said
         assert "Warning: there is no val split" in said
+        assert "Too few patients to tell whether these are drawn alike: normal train and test, pneumonia train" in said
         assert said.endswith("No leaks, and every file can be read.")
 
     def test_leaks_and_unreadable_files(self, tmp_path):
@@ -191,6 +193,14 @@ class TestCheck:
         found = json.loads(done.stdout)
         assert found["identical"][0]["splits"] == ["train", "test"]
         assert len(found["leaks"]) == 1
+
+    def test_which_split_is_it(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(shift, "MIN_PATIENTS", 6)
+        said = " ".join(call("check", folder_of(tmp_path)).output.split())
+        assert "Which split is it? label by patients AUC 95 % interval" in said
+        assert "train or test normal size 6 and 6 0.50 0.50 to 0.50" in said
+        assert "train or test pneumonia grey levels 6 and 6" in said
+        assert "Too few" not in said
 
     def test_a_table_of_images(self, tmp_path):
         folder_of(tmp_path)

@@ -238,3 +238,28 @@ def test_scores_alone_give_the_report_again(rendered, tmp_path):
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(stale))
     assert write_results(tmp_path / "run", overwrite=True) == metrics
     assert (tmp_path / "run" / "report.html").read_text() == html
+
+
+def test_how_splits_differ_and_what_was_not_tested(rendered, tmp_path):
+    _, metrics = read(rendered["en"])
+    few, *_, of_features = metrics["split_shift"]
+    assert (few["kind"], of_features["kind"], of_features["pipeline"]) == ("size", "features", "vgg16_logistic")
+    told = few | {
+        "kind": "grey", "patients": [700, 90], "drawn": [600, 90], "auc": 0.7123, "ci95": [0.6, 0.8], "p": 0.001,
+        "p_holm": 0.004, "told_apart": True,
+        "measures": [{"measure": "contrast", "what": "level", "auc": 0.3, "p": 0.001, "medians": [61.5, 48.25]}],
+    }  # fmt: skip
+    data = read_scores(rendered["en"]), read_table(rendered["en"], "training")
+    for entries in ([few, told, of_features], []):
+        write_report(metrics | {"split_shift": entries}, *data, tmp_path)
+        section = shown((tmp_path / "report.html").read_text().partition('<h2 id="shift">')[2].partition("<h2 id")[0])
+        card = (tmp_path / "model-card.md").read_text().partition("### Are the splits")[2].partition("## Outcome")[0]
+        for text in (section, card):
+            assert ("0.712" in text and "0.600 to 0.800" in text) == bool(entries)
+            assert ("contrast: lower, median 48.25 against 61.5" in text) == bool(entries)
+            assert ("kept features of vgg16" in text.replace("\\", "")) == bool(entries)
+            assert ("too few patients" in text) == bool(entries)
+            assert ("Not tested in this run." in text) != bool(entries)
+        assert ("600 of 700" in section) == bool(entries)
+    del metrics["split_shift"]  # as in runs of earlier versions
+    write_report(metrics, *data, tmp_path)

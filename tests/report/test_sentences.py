@@ -1,11 +1,14 @@
 import pytest
 
+from cxr_sklearn.datasets.shift import KINDS
 from cxr_sklearn.report.sentences import (
     between,
     decimal,
     grouped,
     listed,
     sample_size_sentence,
+    shift_measures,
+    shift_pair,
     threshold_sentence,
     verdict_sentences,
 )
@@ -116,3 +119,32 @@ def test_shortcuts_alone():
     facts = metrics(best="shortcuts")
     facts["pipelines"] = {"shortcuts": facts["pipelines"]["shortcuts"] | {"sanity": None}}
     assert "to beat" not in said(facts)
+
+
+@pytest.mark.parametrize(
+    ("say", "sentence"),
+    [
+        (EN, "brightness: higher, median 127.4 against 112; width: lower, median 900 against 1234; "
+             "fine detail: varies more; border against centre: varies less"),
+        (ES, "brillo: mayor, mediana 127.4 frente a 112; anchura: menor, mediana 900 frente a 1234; "
+             "detalle fino: varía más; borde frente al centro: varía menos"),
+    ],
+)  # fmt: skip
+def test_measures_that_tell_two_splits_apart(say, sentence):
+    found = [
+        {"measure": "brightness", "what": "level", "auc": 0.7, "medians": [112.0, 127.4]},
+        {"measure": "width", "what": "level", "auc": 0.35, "medians": [1234.0, 900.0]},
+        {"measure": "detail", "what": "spread", "auc": 0.6, "medians": [-2.0, -2.0]},
+        {"measure": "border", "what": "spread", "auc": 0.4, "medians": [-80.0, -81.0]},
+    ]
+    assert shift_measures({"measures": found}, say) == sentence
+    assert shift_measures({"measures": None}, say) == ""
+
+
+def test_every_measure_and_every_side_has_a_name():
+    for name in (name for names in KINDS.values() for name in names):
+        found = {"measure": name, "what": "spread", "auc": 0.6, "medians": [0.0, 0.0]}
+        assert shift_measures({"measures": [found]}, EN).endswith(": varies more")
+    entry = {"a": "development", "b": "cohort", "label": "normal"}
+    assert shift_pair(entry, EN) == "development or this cohort, normal"
+    assert shift_pair(entry | {"a": "train", "b": "test", "label": "pneumonia"}, ES) == "train o test, neumonía"

@@ -2,6 +2,7 @@ import string
 
 import pytest
 
+from cxr_sklearn.datasets.shift import KINDS
 from cxr_sklearn.exceptions import InputError
 from cxr_sklearn.report.words import LANGUAGES, catalogue, words
 
@@ -31,6 +32,8 @@ UNSAID = {
     "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
     "sample_size.separated", "sample_size.alike", "sample_size.observed_expected", "sample_size.slope",
     "sample_size.roc_auc", "sample_size.net_benefit", "checklist.development", "checklist.elsewhere",
+    "shift.absent", "shift.higher", "shift.lower", "shift.more", "shift.less", "shift.side.development",
+    "shift.side.cohort", *(f"shift.measure.{name}" for names in KINDS.values() for name in names),
 }  # fmt: skip
 
 

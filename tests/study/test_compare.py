@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from cxr_sklearn import ImageLoader, ShortcutFeatures, compare, load_folder, load_frame, train, write_radiographs
-from cxr_sklearn.datasets import audit
+from cxr_sklearn.datasets import audit, shift
 from cxr_sklearn.datasets._frame import checked_frame
 from cxr_sklearn.evaluation.diagnosis import diagnose
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
@@ -724,3 +724,21 @@ def test_nothing_to_fit(embedded_frame, tmp_path):
     ):
         with pytest.raises(RecipeError, match="there is no pipeline"):
             run_of()
+
+
+def test_kept_features_may_tell_the_splits_apart(embedded_frame, tmp_path, monkeypatch):
+    frame, store = embedded_frame
+    monkeypatch.setattr(shift, "MIN_PATIENTS", 10)
+    options = {"weights": "random", "store": store, "cv": 2}
+    metrics = compare(frame, "vgg16_logistic", out=tmp_path / "run", **options)
+    entries = metrics["split_shift"]
+    assert [(one["a"], one["b"], one["label"]) for one in entries if one["kind"] == "features"] == [
+        ("train", split, label) for split in ("val", "test") for label in ("normal", "pneumonia")
+    ]
+    assert {one.get("pipeline") for one in entries} == {None, "vgg16_logistic"}
+    assert all(0 < one["ci95"][0] < one["auc"] < one["ci95"][1] < 1 for one in entries if one["kind"] != "size")
+    assert write_results(tmp_path / "run", lang="es")["split_shift"] == entries
+    assert "características guardadas de vgg16" in (tmp_path / "run" / "report.html").read_text()
+    # Features that nothing keeps would have to be computed for this alone.
+    alone = compare(frame, "shortcuts", out=tmp_path / "other", **options)
+    assert {one["kind"] for one in alone["split_shift"]} == {"size", "grey"}
