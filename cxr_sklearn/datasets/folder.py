@@ -202,11 +202,11 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     Parameters
     ----------
     csv_file : path
-        With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order; others are
-        ignored. Paths are relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is
-        "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and
-        whatever else spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines,
-        and lines that begin with #, are skipped.
+        With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order. Paths are
+        relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is "train", "val",
+        "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and whatever else
+        spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines, and lines that
+        begin with #, are skipped.
     sizes : bool or "auto", default="auto"
         As for :func:`load_folder`.
 
@@ -214,7 +214,8 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     -------
     DataFrame
         As :func:`load_folder` returns it, sorted by path. Without a patient in the table, the file's name decides, as
-        in :func:`load_folder`.
+        in :func:`load_folder`. Further columns of the table, such as age or sex, follow as text, with their names in
+        small letters; one whose name occurs twice, or is that of another column above, is left out.
 
     Raises
     ------
@@ -259,7 +260,10 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         )
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
-    return _frame_of(table.assign(path=path, label=label, split=split, patient=_patients(table)), path, sizes)
+    frame = _frame_of(table.assign(path=path, label=label, split=split, patient=_patients(table)), path, sizes)
+    names = table.columns.tolist()
+    further = [name for name in names if name and name not in frame and names.count(name) == 1]
+    return frame.join(table[further].set_axis(path), on="path")
 
 
 def _read(file: Path) -> pd.DataFrame:

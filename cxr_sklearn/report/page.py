@@ -13,15 +13,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._io import atomic_write
 from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
+from ..evaluation.subgroups import COLUMN_RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
 from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
 from .sentences import (
     between,
+    column_group,
     curve_labels,
     decimal,
     finding_sentence,
     group_name,
+    group_rate,
     grouped,
     pipeline_labels,
     threshold_sentence,
@@ -64,6 +67,9 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
         "rates": RATES,
+        "column_rates": COLUMN_RATES,
+        # All pipelines are tested on the same images, which the same columns divide.
+        "columns": next(iter(pipelines.values()))["by"],
         # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in pipelines.values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
@@ -100,6 +106,8 @@ def _environment(say: Words) -> Environment:
         "threshold_sentence": lambda threshold: threshold_sentence(threshold, say),
         "finding_sentence": lambda finding: finding_sentence(finding, say),
         "group_name": lambda row: group_name(row, say),
+        "group_rate": lambda found: group_rate(found, say),
+        "column_group": lambda group, column, kind: column_group(group, column, kind, say),
         "file_name": lambda path: Path(path).name,
         "cell": _markdown_cell,
     }

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from .._io import versions_here
 from ..datasets._frame import SPLIT_NAMES, names_no_patient
 from ..datasets._names import series_of
 from ..datasets.audit import audit
+from ..evaluation.columns import BY, text_of
 from ..exceptions import DataError, ImageReadError
 from ..features._image_stats import MEASURES
 
@@ -55,11 +56,11 @@ def check_images(
     return frame.assign(**{STATS: list(stats.rows)}), found
 
 
-def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of ``images.csv``, from what :func:`check_images` returned.
+def describe_images(frame: pd.DataFrame, found: Mapping[str, Any], by: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the rows of ``images.csv``, from what :func:`check_images` and :func:`check_columns` returned.
 
     `series` is that of a normal radiograph of the Kaggle set, `brightness` the mean grey level (0 to 255), and `copies`
-    a number that an image shares with its copies, identical or nearly so.
+    a number that an image shares with its copies, identical or nearly so. The columns `by` are called ``by_<name>``.
     """
     groups = [*found["identical"], *found["near_identical"]]
     # The later number counts: a near-identical group includes the groups of identical files in it.
@@ -69,6 +70,7 @@ def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFra
         series=frame["path"].map(lambda path: series_of(Path(path).name)),
         brightness=np.stack(frame[STATS].to_list())[:, MEASURES.index("mean")],
         copies=frame["path"].map(copies).astype("Int64"),
+        **{BY + name: text_of(frame[name]) for name in by},
     )
 
 
