@@ -16,7 +16,15 @@ from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
 from ..evaluation.subgroups import COLUMN_RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
-from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
+from .figures import (
+    benefit_figure,
+    learning_figure,
+    reliability_figure,
+    roc_figure,
+    scores_figure,
+    thumbnail,
+    training_figure,
+)
 from .sentences import (
     between,
     column_group,
@@ -78,6 +86,8 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     figures = {
         "roc": _drawn(say, roc_figure, scores, pipelines, labels),
         "reliability": _drawn(say, reliability_figure, pipelines, labels),
+        "distributions": _drawn(say, scores_figure, scores, labels),
+        "benefit": _drawn(say, benefit_figure, pipelines, labels),
         "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
         "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
         "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(error["path"] for error in errors)},
