@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .app import PATH, Images, Quiet, Store, app, load, one_line_errors, print_findings, say
+from .app import PATH, DicomIdentity, Images, Quiet, Store, app, load, one_line_errors, print_findings, say
 from .model import ModelFile, MovedWeights, Trust, load_and_warn
-from .study import RULES, Language, Overwrite, print_summary
+from .study import RULES, By, Language, Overwrite, columns, print_summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,8 @@ def evaluate(
     split: Annotated[
         Literal["all", "train", "val", "test"], typer.Option(help="The images to use, by their split.")
     ] = "all",
+    by: By = None,
+    dicom_identity: DicomIdentity = False,
     weights: MovedWeights = None,
     store: Store = "auto",
     trust: Trust = False,
@@ -46,7 +48,7 @@ def evaluate(
             if file.resolve().is_relative_to(out.resolve()):
                 raise InputError(f"{file} lies in {out}, whose files would be replaced; choose another --out")
             named[file.stem] = load_and_warn(file, trust, store, weights)
-        metrics = run(named, load(images), out=out, split=split, store=store, allow_leaks=allow_leaks, lang=lang,
+        metrics = run(named, load(images, dicom_identity=dicom_identity), out=out, split=split, by=columns(by), store=store, allow_leaks=allow_leaks, lang=lang,
                       overwrite=overwrite, verbose=not quiet)  # fmt: skip
         print_summary(metrics)
         print_findings(metrics["run"])
@@ -74,6 +76,7 @@ def adapt(
         Literal["auto", "none", "intercept", "sigmoid"],
         typer.Option(help="How to calibrate the scores; auto decides by the number of labelled images."),
     ] = "auto",
+    dicom_identity: DicomIdentity = False,
     weights: MovedWeights = None,
     store: Store = "auto",
     trust: Trust = False,
@@ -90,7 +93,7 @@ def adapt(
         if save.exists() and (model.resolve() == save.resolve() or not save.is_file()):
             raise InputError(f"{save} would be overwritten; choose another file with --save")
         known = load_and_warn(model, trust, store, weights)
-        cohort = None if images is None else _cohort(images, is_labelled=prevalence is None)
+        cohort = None if images is None else _cohort(images, prevalence is None, dicom_identity)
         adapted = run(known, cohort, prevalence=None if prevalence is None else _shares(prevalence),
                       threshold=threshold, calibrate=calibrate, store=store, verbose=not quiet)  # fmt: skip
         kept = keep_model(adapted, save)
@@ -98,11 +101,13 @@ def adapt(
         say(f"Model: {kept} ({kept.stat().st_size / 1e6:.1f} MB)")
 
 
-def _cohort(images: Path, *, is_labelled: bool) -> pd.DataFrame | list[str]:
+def _cohort(images: Path, is_labelled: bool, dicom_identity: bool) -> pd.DataFrame | list[str]:
     """Return a frame, or the paths of images in a folder where nobody asks for labels."""
     from ..models.prediction import image_paths
 
-    return load(images, warn=True) if is_labelled or images.is_file() else image_paths([images])
+    if is_labelled or images.is_file() or dicom_identity:
+        return load(images, warn=True, dicom_identity=dicom_identity)
+    return image_paths([images])
 
 
 def _shares(text: str) -> float | tuple[float, ...]:

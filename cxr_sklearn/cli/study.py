@@ -43,6 +43,16 @@ Pipelines = Annotated[
     typer.Option(help="Recipe, by name or by the path of your own file (default: all shipped but the slow ones)."),
 ]
 
+By = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN[,COLUMN]...", help="Divide the test images by these columns of the table."),
+]
+
+
+def columns(by: list[str] | None) -> list[str]:
+    """Return the names of columns that were given, separated by commas or one at a time."""
+    return [name.strip() for names in by or () for name in names.split(",") if name.strip()]
+
 
 @app.command()
 def compare(
@@ -66,6 +76,7 @@ def compare(
         bool,
         typer.Option("--stress", help="Also change the validation images, to choose between pipelines without test."),
     ] = False,
+    by: By = None,
     folds: Annotated[
         int, typer.Option(min=1, help="Folds of the cross-validation; 1 fits once and holds a tenth out.")
     ] = 5,
@@ -98,6 +109,7 @@ def compare(
             calibrate=calibrate,
             sanity=sanity,
             stress=stress,
+            by=columns(by),
             cv=folds,
             n_jobs=jobs,
             random_state=seed,

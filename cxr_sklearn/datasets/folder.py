@@ -228,11 +228,11 @@ def load_frame(
     Parameters
     ----------
     csv_file : path
-        With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order; others are
-        ignored. Paths are relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is
-        "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and
-        whatever else spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines,
-        and lines that begin with #, are skipped.
+        With the columns `path` and `label` and, optionally, `patient`, `split` and `subtype`, in any order. Paths are
+        relative to the folder of the file. A label is "normal" or "pneumonia", or 0 or 1; a split is "train", "val",
+        "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and whatever else
+        spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines, and lines that
+        begin with #, are skipped.
     sizes, dicom_identity
         As for :func:`load_folder`.
 
@@ -240,7 +240,8 @@ def load_frame(
     -------
     DataFrame
         As :func:`load_folder` returns it, sorted by path. Without a patient in the table, the file's name decides, as
-        in :func:`load_folder`.
+        in :func:`load_folder`. Further columns of the table, such as age or sex, follow as text, with their names in
+        small letters; one whose name occurs twice, or is that of another column above, is left out.
 
     Raises
     ------
@@ -287,7 +288,16 @@ def load_frame(
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
     table = table.assign(path=path, label=label, split=split, patient=_patients(table))
-    return _frame_of(table, path, sizes, dicom_identity)
+    frame = _frame_of(table, path, sizes, dicom_identity)
+    names = table.columns.tolist()
+    read_from_files = {"age", "sex"} if dicom_identity else set()
+    further = [
+        name for name in names if name and names.count(name) == 1 and (name not in frame or name in read_from_files)
+    ]
+    # What the table says goes before what the files say.
+    return frame.drop(columns=[name for name in further if name in frame]).join(
+        table[further].set_axis(path), on="path"
+    )
 
 
 def _read(file: Path) -> pd.DataFrame:

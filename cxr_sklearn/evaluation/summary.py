@@ -17,7 +17,15 @@ from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
 from .probes import occlusion_facts, permutation_facts, stress_facts
 from .sample_size import sample_sizes
-from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
+from .subgroups import (
+    confident_errors,
+    divisions_of,
+    elsewhere,
+    groups_of,
+    n_group_comparisons,
+    rates_by_column,
+    rates_by_group,
+)
 from .tables import STRESS
 from .thresholds import Rule, choose_threshold
 
@@ -50,8 +58,8 @@ def summarise(
     Returns
     -------
     dict
-        "pipelines" by name, "comparisons" of every pair, and the "verdict". Except under "at_half", decisions are taken
-        at the pipeline's threshold.
+        "pipelines" by name, "comparisons" of every pair, the number of "group_comparisons", and the "verdict". Except
+        under "at_half", decisions are taken at the pipeline's threshold.
 
     Raises
     ------
@@ -62,12 +70,14 @@ def summarise(
     cuts = {name: float(thresholds[name]["value"]) for name in by_name}
     first, wide = _test_scores(by_name)
     draws = bootstrap(first["patient"], first["target"], {name: wide[name] for name in by_name}, cuts)
-    groups = groups_of(images[images["split"] == "test"])
+    tested = images[images["split"] == "test"]
+    groups, divisions = groups_of(tested), divisions_of(tested)
     pipelines = {}
     for name, rows in by_name.items():
         test = rows[rows["split"] == "test"]
         found = _of_one(rows, test, thresholds[name], draws[name])
         found["subgroups"] = rates_by_group(test, groups, cuts[name])
+        found["by"] = rates_by_column(test, divisions, cuts[name])
         tried = probes[probes["pipeline"] == name]
         found["sanity"] = None
         if len(permuted := tried[tried["probe"] == "permuted"]):
@@ -77,7 +87,12 @@ def summarise(
         found["stress"] = stress_facts(rows, tried, cuts[name])
         pipelines[name] = found
     pairs = compare_pairs(first["target"], wide, cuts, draws)
-    return {"pipelines": pipelines, "comparisons": pairs, "verdict": verdict(pipelines, pairs)}
+    return {
+        "pipelines": pipelines,
+        "comparisons": pairs,
+        "group_comparisons": n_group_comparisons(pipelines),
+        "verdict": verdict(pipelines, pairs),
+    }
 
 
 def choose_thresholds(scores: pd.DataFrame, rule: Rule, probes: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from .._io import atomic_write
 from ..exceptions import DataError
+from .columns import BY
 
 
 class Table(NamedTuple):
@@ -27,7 +28,7 @@ _SCORED = ("path", "patient", "split", "fold", "pipeline", "target", "score")
 TABLES = {
     # One row per image and pipeline; the split is "train" for out-of-fold scores, which have a fold.
     "scores": Table(_SCORED, ("path", "patient", "split", "pipeline"), ("fold",)),
-    # One row per image, with facts besides its scores.
+    # One row per image, with facts besides its scores. Columns by_<name>, of the user's, may follow.
     "images": Table(
         ("path", "split", "patient", "target", "subtype", "series", "brightness", "copies"),
         ("path", "split", "patient", "subtype", "series"),
@@ -70,7 +71,9 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     again = f"`cxr-sklearn {table.written_by}` writes it anew"
     try:
         # Only empty cells are missing values: a patient may be called NA.
-        rows = pd.read_csv(path, dtype=dict.fromkeys(table.text, "str"), keep_default_na=False, na_values=[""])
+        divide = [column for column in pd.read_csv(path, nrows=0).columns if column.startswith(BY)]
+        text = dict.fromkeys([*table.text, *divide], "str")
+        rows = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise DataError(f"{path} is not a table ({error}); {again}") from error
     if missing := [column for column in table.columns if column not in rows]:

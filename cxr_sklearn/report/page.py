@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .._io import atomic_write
 from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
+from ..evaluation.subgroups import COLUMN_RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
 from .checklists import ABOUT, answer_checklists, read_about
@@ -28,10 +29,12 @@ from .figures import (
 from .sentences import (
     adapted_sentence,
     between,
+    column_group,
     curve_labels,
     decimal,
     finding_sentence,
     group_name,
+    group_rate,
     grouped,
     markdown_cell,
     pipeline_labels,
@@ -85,6 +88,9 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "metric_names": METRICS,
         "decision_metrics": DECISION_METRICS,
         "rates": RATES,
+        "column_rates": COLUMN_RATES,
+        # All pipelines are tested on the same images, which the same columns divide.
+        "columns": next(iter(pipelines.values()))["by"],
         # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in pipelines.values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
@@ -129,6 +135,8 @@ def _environment(say: Words) -> Environment:
         "shift_pair": lambda entry: shift_pair(entry, say),
         "shift_measures": lambda entry: shift_measures(entry, say),
         "group_name": lambda row: group_name(row, say),
+        "group_rate": lambda found: group_rate(found, say),
+        "column_group": lambda group, column, kind: column_group(group, column, kind, say),
         "file_name": lambda path: Path(path).name,
         "cell": markdown_cell,
     }

@@ -172,6 +172,25 @@ def shift_measures(entry: Mapping[str, Any], say: Words) -> str:
     return "; ".join(said)
 
 
+def column_group(group: str | None, column: str, kind: str, say: Words) -> str:
+    """Name a group of a column of the user's."""
+    if group is None:
+        return say("by.unknown")
+    if column == "subtype" and group in ("bacteria", "virus"):
+        return say(f"group.{group}")
+    if kind == "age":
+        return say("by.years", band=group.replace("-", "\N{EN DASH}"))
+    return group
+
+
+def group_rate(found: Mapping[str, Any] | None, say: Words) -> str:
+    """Write the rate of a group with its interval, and say where it depends on few images or one patient."""
+    if found is None:
+        return say("label.undefined")
+    ends = between(found["ci95"], say) if found["patients"] > 1 else say("by.one_patient")
+    return f"{decimal(found['value'], say)} ({ends}{'; ' + say('by.few') if found['few'] else ''})"
+
+
 def finding_sentence(finding: Mapping[str, Any], say: Words) -> str:
     """Put a finding of the diagnosis into words."""
     if finding["finding"] == "memorises":

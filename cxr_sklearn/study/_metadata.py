@@ -19,6 +19,7 @@ from ..datasets._frame import SPLIT_NAMES, names_no_patient
 from ..datasets._names import series_of
 from ..datasets.audit import audit
 from ..datasets.shift import draw_patients, shift_sentences, split_shift
+from ..evaluation.columns import BY, text_of
 from ..exceptions import DataError, ImageReadError
 from ..features._image_stats import MEASURES
 from ..models._steps import kept_features
@@ -81,11 +82,11 @@ def check_features(frame: pd.DataFrame, candidates: Sequence[Candidate], found: 
     return dict(found)
 
 
-def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of ``images.csv``, from what :func:`check_images` returned.
+def describe_images(frame: pd.DataFrame, found: Mapping[str, Any], by: Sequence[str] = ()) -> pd.DataFrame:
+    """Return the rows of ``images.csv``, from what :func:`check_images` and :func:`check_columns` returned.
 
     `series` is that of a normal radiograph of the Kaggle set, `brightness` the mean grey level (0 to 255), and `copies`
-    a number that an image shares with its copies, identical or nearly so.
+    a number that an image shares with its copies, identical or nearly so. The columns `by` are called ``by_<name>``.
     """
     groups = [*found["identical"], *found["near_identical"]]
     # The later number counts: a near-identical group includes the groups of identical files in it.
@@ -95,6 +96,7 @@ def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFra
         series=frame["path"].map(lambda path: series_of(Path(path).name)),
         brightness=np.stack(frame[STATS].to_list())[:, MEASURES.index("mean")],
         copies=frame["path"].map(copies).astype("Int64"),
+        **{BY + name: text_of(frame[name]) for name in by},
     )
 
 

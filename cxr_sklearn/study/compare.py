@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from .._io import folder_to_write
 from .._settings import usual_settings
 from .._validation import checks_types
 from ..datasets._frame import SPLIT_NAMES, any_drawn
+from ..evaluation.columns import check_columns
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.thresholds import Rule, parse_rule
 from ..exceptions import DataError, ModelError, RecipeError, TrainingError
@@ -59,6 +61,7 @@ def compare(
     calibrate: str | None = None,
     sanity: bool = False,
     stress: bool = False,
+    by: str | Sequence[str] = (),
     allow_leaks: bool = False,
     cv: int = 5,
     n_jobs: int | None = None,
@@ -107,6 +110,9 @@ def compare(
         Also score changed validation images, as :func:`stress_test` does, to choose between pipelines without a look
         at test. If there are too few of these, each pipeline is fitted once more, without the first fold of the
         training images, and scores that fold.
+    by : str or sequence of str, default=()
+        Columns of `frame` by which to divide the test images, such as ``("sex", "age")``. Age in years is put into
+        bands, other numbers with more than 12 values into quartiles; text is taken by value.
     allow_leaks : bool, default=False
         Whether to go on if images or patients are on both sides of a split; the report says so.
     cv : int, default=5
@@ -137,8 +143,8 @@ def compare(
     Raises
     ------
     DataError
-        If a split or a class is missing, a class has fewer training patients than folds, there are leaks, or `out`
-        holds files that a run would replace but did not write.
+        If a split or a class is missing, a class has fewer training patients than folds, there are leaks, a column
+        `by` is missing or cannot divide the images, or `out` holds files that a run would replace but did not write.
     RecipeError
         If a recipe or an estimator cannot be used.
     TrainingError
@@ -156,6 +162,7 @@ def compare(
     """
     rule = parse_rule(str(threshold))
     words(lang)
+    by = check_columns(frame, by)
     folder = folder_to_write(out)
     read_about(folder)  # an error here if the report could not use it
     check_options(balance, calibrate, cv, n_jobs)
@@ -182,7 +189,7 @@ def compare(
     domains = Domains(store, train)
     for candidate in candidates:
         domains.of(candidate.pipeline)
-    images = describe_images(frame, checked)
+    images = describe_images(frame, checked, by)
     prepare(folder)
     (folder / "models").mkdir(exist_ok=True)
 

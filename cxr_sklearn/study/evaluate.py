@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from .._progress import progress_bar
 from .._settings import usual_settings
 from .._validation import checks_types
 from ..datasets._frame import SPLIT_NAMES, any_drawn, checked_frame, counted
+from ..evaluation.columns import check_columns
 from ..evaluation.tables import score_rows
 from ..exceptions import DataError, InputError, ModelError, TrainingError
 from ..models._steps import crop_of, describe_networks
@@ -44,6 +45,7 @@ def evaluate(
     *,
     out: str | os.PathLike[str],
     split: str = ALL,
+    by: str | Sequence[str] = (),
     store: str | os.PathLike[str] | None = "auto",
     allow_leaks: bool = False,
     lang: str = "en",
@@ -67,6 +69,8 @@ def evaluate(
         missing.
     split : {"all", "train", "val", "test"}, default="all"
         The images to use. On the test split of the run that made a model, its figures equal those of that run.
+    by : str or sequence of str, default=()
+        Further columns of the frame that divide the report, as for :func:`compare`.
     store : str, path or None, default="auto"
         As for :func:`load_model` and :class:`FrozenEmbedder`.
     allow_leaks : bool, default=False
@@ -114,6 +118,7 @@ def evaluate(
     words(lang)
     if split not in (ALL, *SPLIT_NAMES):
         raise InputError(f"split={split!r} must be one of {(ALL, *SPLIT_NAMES)}")
+    by = check_columns(frame, by)
     folder = folder_to_write(out)
     named = named_models(models, store, folder)
     claim(folder, RESULTS, overwrite=overwrite)
@@ -121,7 +126,7 @@ def evaluate(
     cohort = _cohort(frame, split)
     cohort, checked = check_images(cohort, store, allow_leaks=allow_leaks, verbose=verbose)
     warned = _seen(named, cohort, allow_leaks)
-    images = describe_images(cohort, checked)
+    images = describe_images(cohort, checked, by)
     prepare(folder)
 
     run = {**describe_run(0, 0), "kind": EVALUATE, "threshold": EVALUATE, "stress": False, "lang": lang}

@@ -59,9 +59,9 @@ def train(
     CXRModel
         The fitted pipeline with its threshold, its calibrator if one was asked for, a :class:`DomainDetector` of the
         training images, and as metadata "recipe", "description", "best_params", "balance", "threshold_rule",
-        "threshold_source", "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are validation images of both
-        classes, "val"), "data", "synthetic" and "development", by which :func:`evaluate` knows images and patients
-        again. :func:`save_model` makes a file of it.
+        "threshold_source", "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are
+        validation images of both classes, "val"), "data", "synthetic" and "development", by which :func:`evaluate`
+        knows images and patients again. :func:`save_model` makes a file of it.
 
     Raises
     ------

@@ -273,6 +273,20 @@ def test_compare_refuses_leaks(tmp_path):
     assert "Leak: " in done.output
 
 
+def test_compare_divides_the_report_by_columns_of_the_table(tmp_path):
+    paths = sorted(path.relative_to(tmp_path) for path in folder_of(tmp_path / "set").rglob("*.png"))
+    rows = [f"{path},{path.parts[2]},{path.parts[1]},{'MF'[i % 2]},{i % 3},{i}" for i, path in enumerate(paths)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split,Sex,Site,age", *rows]))
+    options = ["compare", tmp_path / "labels.csv", "--pipeline", "shortcuts", "--folds", 3, "--out", tmp_path / "run"]
+    line = fails(*options, "--by", "sex,siet")
+    assert "there is no column 'siet' to divide by; the table has 'subtype', 'width', 'height', 'mode', 'sex'" in line
+    assert not (tmp_path / "run").exists()
+    done = call(*options, "--by", "Sex, age", "--by", "site")
+    assert done.exit_code == 0, done.output
+    divided = json.loads((tmp_path / "run" / "metrics.json").read_text())["pipelines"]["shortcuts"]["by"]
+    assert {name: len(division["groups"]) for name, division in divided.items()} == {"sex": 2, "age": 3, "site": 3}
+
+
 def test_help_names_every_command():
     done = call("--help")
     assert done.exit_code == 0

@@ -35,6 +35,16 @@ def test_path_and_label_are_enough(write, tmp_path):
     assert frame.columns.tolist() == folder.columns.tolist()
 
 
+def test_further_columns_follow_as_text(write):
+    head = "Path,Sex at  Birth,label,mode,site,site,,Age"
+    frame = load_frame(write(f"{head}\nx/person3_virus_4.png,f,1,RGB,1,2,3,NA\nx/a.png, m,0,RGB,1,2,3,7\n"))
+    assert frame.columns[-2:].tolist() == ["sex at birth", "age"]
+    assert frame["sex at birth"].tolist() == ["m", "f"]  # sorted by path, as the rest
+    assert frame["age"].fillna("missing").tolist() == ["7", "missing"]
+    assert set(frame) & {"site", ""} == set()
+    assert frame["mode"].tolist() == ["L", "L"]  # of the image, not of the table
+
+
 def test_columns_in_any_order_and_case_with_what_else_is_known(write):
     frame = load_frame(
         write("Split,Age,Patient,Label,Path\ntrain,3,007,1,x/a.png\nTEST,4,12,0,x/person3_virus_4.png\n")
@@ -42,7 +52,7 @@ def test_columns_in_any_order_and_case_with_what_else_is_known(write):
     assert frame["patient"].tolist() == ["007", "12"]
     assert frame["split"].tolist() == ["train", "test"]
     assert frame["label"].tolist() == ["pneumonia", "normal"]
-    assert "age" not in frame
+    assert frame["age"].tolist() == ["3", "4"]
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

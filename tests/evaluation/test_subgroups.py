@@ -1,9 +1,23 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
-from cxr_sklearn.evaluation.subgroups import confident_errors, elsewhere, groups_of, predictive_values, rates_by_group
+from cxr_sklearn.evaluation.subgroups import (
+    COLUMN_RATES,
+    COMPARED,
+    confident_errors,
+    divisions_of,
+    elsewhere,
+    groups_of,
+    n_group_comparisons,
+    predictive_values,
+    rates_by_column,
+    rates_by_group,
+)
 
 
 @pytest.fixture
@@ -55,6 +69,126 @@ def test_images_without_a_group(images):
     bare = images.assign(subtype=None, series=None, brightness=7.0)
     assert rates_by_group(scored(images), groups_of(bare), 0.5) == []
     assert rates_by_group(scored(images), groups_of(images[:0]), 0.5) == []
+
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def patients():
+    """Simulated scores with the sex, which is missing for some, and age of each patient."""
+    rows = pd.read_csv(HERE / "subgroup_scores.csv", dtype={"sex": "str", "age": "str"})
+    return rows.rename(columns={"sex": "by_sex", "age": "by_age"})
+
+
+def by_column(rows, threshold=0.5):
+    return rates_by_column(rows, divisions_of(rows), threshold)
+
+
+def test_rates_of_columns_are_those_of_fairlearn(patients):
+    wanted = pd.read_csv(HERE / "subgroups.csv")  # make_subgroups.py wrote it
+    found = by_column(patients)
+    rates = {
+        (column, row["group"] or "not known", metric): row[metric]["value"]
+        for column, division in found.items()
+        for row in division["groups"]
+        for metric in COLUMN_RATES
+    }
+    rates |= {
+        (column, "difference", largest["metric"]): largest["value"]
+        for column, division in found.items()
+        for largest in division["differences"]
+    }
+    oracle = wanted.set_index(["column", "group", "metric"])["value"].to_dict()
+    assert len(rates) == 7 * 7 + 2 * 3
+    compared = {key for key in rates if key in oracle}
+    assert len(compared) == 7 * 7 + 3
+    assert {key: rates[key] for key in compared} == pytest.approx({key: oracle[key] for key in compared})
+
+
+def test_groups_of_columns_and_what_they_depend_on(patients):
+    found = by_column(patients)
+    assert found["sex"]["kind"] == "values"
+    assert [row["group"] for row in found["sex"]["groups"]] == ["F", "M", None]
+    assert [row["group"] for row in found["age"]["groups"]] == ["0-17", "18-39", "40-64", "65+"]
+    women = patients[patients["by_sex"] == "F"]
+    row = found["sex"]["groups"][0]
+    assert (row["images"], row["patients"]) == (len(women), women["patient"].nunique())
+    sick = women[women["target"] == 1]
+    recall = row["recall"]
+    assert (recall["images"], recall["patients"], recall["few"]) == (len(sick), sick["patient"].nunique(), False)
+    assert recall["ci95"][0] < recall["value"] < recall["ci95"][1]
+    called = women[women["score"] >= 0.5]
+    assert row["precision"]["images"] == len(called)
+    unknown = found["sex"]["groups"][2]
+    assert unknown["recall"]["few"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_largest_difference_allows_for_the_number_of_pairs(patients):
+    sex, age = by_column(patients)["sex"]["differences"], by_column(patients)["age"]["differences"]
+    assert [largest["metric"] for largest in sex] == list(COMPARED)
+    recall, older = sex[0], age[0]
+    assert recall["groups"] == ["M", "F"]  # the group that is not known is not compared
+    assert recall["pairs"] == 1
+    assert recall["supported"]
+    assert 0 < recall["ci95"][0] < recall["value"] < recall["ci95"][1]
+    assert older["pairs"] == 6
+    of_band = {"0-17": range(18), "18-39": range(18, 40), "40-64": range(40, 65), "65+": range(65, 121)}
+    ages = [str(age) for band in older["groups"] for age in of_band[band]]
+    two = patients.assign(by_age=patients["by_age"].where(patients["by_age"].isin(ages)))
+    alone = by_column(two)["age"]["differences"][0]
+    assert (alone["groups"], alone["pairs"]) == (older["groups"], 1)
+    assert alone["value"] == older["value"]
+    assert older["ci95"][0] < alone["ci95"][0] < alone["ci95"][1] < older["ci95"][1]
+    pipelines = {name: {"by": by_column(patients)} for name in "ab"}
+    assert n_group_comparisons(pipelines) == 2 * 3 * (1 + 6)
+
+
+def test_a_column_of_one_class_is_set_against_all_of_the_other(images):
+    rows = scored(images).assign(by_subtype=images["subtype"].astype("str"))
+    found = by_column(rows)["subtype"]
+    assert found["only"] == "pneumonia"
+    bacteria, virus = found["groups"]
+    assert (bacteria["group"], bacteria["images"], bacteria["recall"]["value"]) == ("bacteria", 10, 1)
+    assert (virus["group"], virus["images"], virus["recall"]["value"]) == ("virus", 10, 0)
+    assert bacteria["specificity"] == virus["specificity"]
+    assert (bacteria["specificity"]["value"], bacteria["specificity"]["images"]) == (0.75, 20)
+    assert bacteria["roc_auc"]["value"] == 1
+    assert virus["roc_auc"]["value"] == 0.75
+    assert [bacteria[metric] for metric in ("precision", "npv", "accuracy", "called_pneumonia")] == [None] * 4
+    normal = by_column(rows.assign(by_series=images["series"].astype("str")))["series"]
+    assert normal["only"] == "normal"
+    assert normal["groups"][0]["recall"]["images"] == 20
+
+
+def test_pneumonia_without_a_subtype_is_a_group_and_normal_images_are_not(images):
+    subtype = images["subtype"].where(images["subtype"] != "virus").astype("str")
+    found = by_column(scored(images).assign(by_subtype=subtype))["subtype"]
+    assert [(row["group"], row["images"]) for row in found["groups"]] == [("bacteria", 10), (None, 10)]
+
+
+def test_groups_of_one_class_or_of_one_patient(images):
+    target = images["target"]
+    column = np.where(target == 1, "sick", np.where(images.index < 4, "first", "others"))
+    groups = {row["group"]: row for row in by_column(scored(images).assign(by_x=column))["x"]["groups"]}
+    assert groups["sick"]["specificity"] is None
+    assert groups["sick"]["roc_auc"] is None
+    assert groups["others"]["recall"] is None
+    assert groups["first"]["patients"] == 1
+    specificity = groups["first"]["specificity"]
+    assert (specificity["value"], specificity["ci95"], specificity["few"]) == (0.5, None, True)
+
+
+def test_a_column_that_is_empty_on_test(images):
+    found = by_column(scored(images).assign(by_x=pd.Series(None, images.index, dtype="str")))["x"]
+    assert [row["group"] for row in found["groups"]] == [None]
+    assert (found["only"], found["differences"]) == (None, [])
+
+
+def test_no_columns(images):
+    assert by_column(scored(images)) == {}
+    assert rates_by_column(scored(images), divisions_of(images[:0]), 0.5) == {}
 
 
 def test_the_worst_errors_come_first():

@@ -187,6 +187,7 @@ def expected(rows, images, cut):
             "false_negatives": missed.sort_values("score")[["path", "score"]].head(4).to_dict("records"),
             "false_positives": alarms.sort_values("score")[["path", "score"]].iloc[::-1].head(4).to_dict("records"),
         },
+        "by": {},
         "sanity": None,
         "stress": None,
         "diagnosis": [],
@@ -235,7 +236,8 @@ def test_every_number_comes_from_the_tables(run):
 def test_the_facts_are_named(run):
     metrics, _, _ = run
     assert all(set(facts) >= FACTS for facts in metrics["pipelines"].values())
-    assert set(metrics) == {"pipelines", "comparisons", "verdict", "data", "run", "learning_curve", "failed"}
+    assert set(metrics) == {"pipelines", "comparisons", "group_comparisons", "verdict", "data", "run", "learning_curve",
+                            "failed"}  # fmt: skip
 
 
 def test_every_two_pipelines_are_compared_on_the_same_images(run):

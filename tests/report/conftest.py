@@ -14,6 +14,9 @@ from cxr_sklearn.report.words import words
 from cxr_sklearn.study.run_folder import write_results
 from cxr_sklearn.study.search import training_table
 
+#: A name of a column as nobody would expect it.
+ODD = '<b>Ort|"ñ"</b> `x` {0}'
+
 
 def recording(lang, said):
     say = words(lang)
@@ -36,7 +39,16 @@ def rendered(embedded_frame, said, tmp_path_factory):
     """Folder of a run by language; its tables include epochs, probes and a learning curve."""
     frame, store = embedded_frame
     first = tmp_path_factory.mktemp("report")
-    compare(frame, ["vgg16_logistic", "shortcuts"], out=first, weights="random", store=store, cv=3)
+    number = pd.Series(pd.factorize(frame["patient"])[0], frame.index)
+    first_of_test = number[(frame["split"] == "test") & (frame["target"] == 0)].iloc[0]
+    further = {
+        "sex": np.array(["F", "M", None])[number % 3],
+        "age": number % 90,
+        "kvp": number / 7,
+        ODD: np.where(number == first_of_test, "one | patient", "<script>alert('x')</script> *a* & `b`"),
+    }
+    compare(frame.assign(**further), ["vgg16_logistic", "shortcuts"], out=first, weights="random", store=store, cv=3,
+            by=(*further, "subtype"))  # fmt: skip
     epochs = {"head": {"loss": [1.0, 0.5], "auc": [0.5, 0.75]},
               "all": {"loss": [0.5, 0.4, 0.1, 0.05, 0.02], "auc": [0.8, 0.9, 1.0, 1.0, 1.0],
                       "val_loss": [0.5, 0.45, 0.6, 0.9, 1.1]}}  # fmt: skip

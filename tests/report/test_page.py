@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 
 from cxr_sklearn.evaluation.metrics import METRICS
+from cxr_sklearn.evaluation.subgroups import COLUMN_RATES
 from cxr_sklearn.evaluation.tables import read_scores, read_table
 from cxr_sklearn.report.checklists import answer_checklists, checklist_texts
 from cxr_sklearn.report.page import HEADLINE, write_report
 from cxr_sklearn.report.words import LANGUAGES, catalogue, words
 from cxr_sklearn.study.run_folder import write_results
+
+from .conftest import ODD
 
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[\N{NARROW NO-BREAK SPACE}.,]\d+)*")
 
@@ -191,6 +194,83 @@ def test_the_scores_in_both_languages_are_the_same(rendered):
     english, spanish = (read(rendered[lang])[1] for lang in LANGUAGES)
     assert english.pop("run") == {**spanish.pop("run"), "lang": "en"}
     assert english == spanish
+
+
+def cells_of(html, label):
+    """Cells of the first table after a label, by the pipeline and the group that head a row."""
+    table = html[html.index(f'aria-label="{label}"') :].split("</table>")[0]
+    found, pipeline = {}, ""
+    for row in re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1], flags=re.DOTALL):
+        *first, group = re.findall(r"<th[^>]*>(.*?)</th>", row, flags=re.DOTALL)
+        pipeline = first[0] if first else pipeline
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", row, flags=re.DOTALL)
+        found[pipeline, group] = [" ".join(cell.split()) for cell in cells]
+    return found
+
+
+def written_of_group(found):
+    if found is None:
+        return "not defined"
+    low, high = found["ci95"] or (None, None)
+    few = ' <small class="mark">few</small>' if found["few"] else ""
+    return f"{found['value']:.3f}<small>{f'{low:.3f} to {high:.3f}' if low is not None else 'one patient'}</small>{few}"
+
+
+@pytest.mark.parametrize(
+    ("column", "head", "groups"),
+    [
+        ("sex", "By sex", ["F", "M", "(not known)"]),
+        ("age", "By age", ["0\N{EN DASH}17 years", "18\N{EN DASH}39 years", "40\N{EN DASH}64 years", "65+ years"]),
+        ("subtype", "By subtype", ["bacterial", "viral"]),
+        (ODD, f"By {entities.escape(ODD).replace('&quot;', '&#34;')}",
+         ["&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; *a* &amp; `b`", "one | patient"]),
+    ],
+)  # fmt: skip
+def test_columns_of_the_users_divide_the_report(rendered, column, head, groups):
+    html, metrics = read(rendered["en"])
+    found = cells_of(html, head.replace("'", "&#39;"))
+    labels = {"vgg16_logistic": "vgg16_logistic (random weights)", "shortcuts": "shortcuts"}
+    assert list(found) == [(label, group) for label in labels.values() for group in groups]
+    for name, label in labels.items():
+        rows = metrics["pipelines"][name]["by"][column]["groups"]
+        for group, row in zip(groups, rows, strict=True):
+            counts = [str(row["images"]), str(row["patients"])]
+            assert found[label, group] == [*counts, *(written_of_group(row[metric]) for metric in COLUMN_RATES)]
+    assert sum(row["images"] for row in rows) == metrics["data"]["splits"]["test"][
+        "pneumonia" if column == "subtype" else "images"]  # fmt: skip
+    assert "No two groups are large enough to be compared." in html
+
+
+def test_odd_names_of_columns_and_groups_break_nothing(rendered):
+    page, card = ((rendered["en"] / file).read_text() for file in ("report.html", "model-card.md"))
+    assert "<script" not in page
+    assert "<b>Ort" not in page
+    assert '### By \\<b\\>Ort\\|"ñ"\\</b\\> \\`x\\` {0}\n' in card
+    assert "| one \\| patient | 2 | 1 | not defined | " in card
+    lines = [line for line in card.splitlines() if line.startswith("|") and "one \\|" in line]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in lines] == [12, 12]
+
+
+@pytest.mark.parametrize(("lang", "phrases"), [
+    ("en", ["{n} comparisons in all", "Largest differences by sex", "F against M"]),
+    ("es", ["{n} comparaciones en total", "Mayores diferencias por sex", "F frente a M"]),
+])  # fmt: skip
+def test_the_largest_differences_between_groups(rendered, tmp_path, monkeypatch, lang, phrases):
+    monkeypatch.setattr("cxr_sklearn.evaluation.clustered.FEW_IMAGES", 8)
+    monkeypatch.setattr("cxr_sklearn.evaluation.clustered.FEW_PATIENTS", 4)
+    shutil.copytree(rendered[lang], tmp_path / "run")
+    found = write_results(tmp_path / "run")["pipelines"]["vgg16_logistic"]["by"]["sex"]["differences"][0]
+    page, metrics = read(tmp_path / "run")
+    card = (tmp_path / "run" / "model-card.md").read_text()
+    for sentence in phrases:
+        assert sentence.format(n=metrics["group_comparisons"]) in page
+    assert phrases[2] in card
+    assert (found["metric"], found["pairs"], found["supported"]) == ("specificity", 1, False)
+    cells = cells_of(page, phrases[1])
+    (low, high), to = found["ci95"], {"en": "to", "es": "a"}[lang]
+    assert next(iter(cells.values())) == [
+        phrases[2], f"{found['value']:.3f}<small>{low:.3f} {to} {high:.3f}</small>", "1", "no",
+    ]  # fmt: skip
 
 
 EVIL = "<img src=x onerror=alert(1)>.jpeg"

@@ -34,6 +34,8 @@ UNSAID = {
     "sample_size.roc_auc", "sample_size.net_benefit", "checklist.development", "checklist.elsewhere",
     "shift.absent", "shift.higher", "shift.lower", "shift.more", "shift.less", "shift.side.development",
     "shift.side.cohort", *(f"shift.measure.{name}" for names in KINDS.values() for name in names),
+    "by.many", "by.only_normal", "by.largest", "by.largest_is", "by.between", "by.difference", "by.pairs",
+    "by.supported",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from cxr_sklearn import ImageLoader, ShortcutFeatures, compare, load_folder, loa
 from cxr_sklearn.datasets import audit, shift
 from cxr_sklearn.datasets._frame import checked_frame
 from cxr_sklearn.evaluation.diagnosis import diagnose
+from cxr_sklearn.evaluation.tables import read_table
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, RecipeError, TrainingError, WeightsUnavailableError
 from cxr_sklearn.features._image_stats import SIZE
@@ -264,6 +265,33 @@ def test_missing_weights_are_found_out_before_images_are_looked_at(embedded_fram
     monkeypatch.setattr("cxr_sklearn.study.compare.check_images", None)
     with pytest.raises(WeightsUnavailableError, match=r"nowhere\.h5"):
         compare(embedded_frame[0], ["vgg16_logistic"], out=tmp_path / "run", weights=tmp_path / "nowhere.h5", cv=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_columns_that_divide_the_report_are_kept_with_the_images(embedded_frame, tmp_path):
+    frame, store = embedded_frame
+    ward = pd.Series(np.where(np.arange(len(frame)) % 2, "NA", "1.50"), frame.index)
+    frame = frame.assign(Ward=ward, age=np.arange(len(frame)) % 90, other=1)
+    metrics = compare(frame, ["shortcuts"], out=tmp_path, store=store, cv=3, by=["ward", "age"])
+    images = read_table(tmp_path, "images").set_index("path")
+    assert images.columns[-2:].tolist() == ["by_Ward", "by_age"]
+    assert images["by_Ward"].tolist() == frame.set_index("path")["Ward"][images.index].tolist()
+    found = metrics["pipelines"]["shortcuts"]["by"]
+    assert list(found) == ["Ward", "age"]
+    tested = frame[frame["split"] == "test"]
+    assert {row["group"]: row["images"] for row in found["Ward"]["groups"]} == tested["Ward"].value_counts().to_dict()
+    page = (tmp_path / "report.html").read_text()
+    assert write_results(tmp_path) == metrics
+    assert (tmp_path / "report.html").read_text() == page
+
+
+@pytest.mark.parametrize(("by", "message"), [
+    (("sexx",), "there is no column 'sexx' to divide by; the table has"), ("patient", "column 'patient' divides no"),
+])  # fmt: skip
+def test_columns_that_are_not_there_are_refused_before_any_work(embedded_frame, tmp_path, monkeypatch, by, message):
+    monkeypatch.setattr("cxr_sklearn.study.compare.check_images", None)
+    with pytest.raises(DataError, match=message):
+        compare(embedded_frame[0], ["shortcuts"], out=tmp_path / "run", by=by)
     assert not (tmp_path / "run").exists()
 
 
