@@ -15,7 +15,7 @@ from .._io import atomic_write
 from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
-from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
+from .figures import learning_figure, reliability_figure, roc_figure, runs_figure, thumbnail, training_figure
 from .sentences import (
     between,
     curve_labels,
@@ -32,6 +32,8 @@ from .words import Words, words
 
 #: The metrics of the first table.
 HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
+#: The metrics whose spread over training runs is shown.
+OF_RUNS = HEADLINE[:4]
 
 
 def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, folder: Path) -> None:
@@ -52,6 +54,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     pipelines, curve = metrics["pipelines"], metrics["learning_curve"]
     labels = pipeline_labels(pipelines, say)
     errors = [error for facts in pipelines.values() for kind in facts["errors"].values() for error in kind]
+    repeated = {name: facts for name, facts in pipelines.items() if facts["runs"]}
     shared = {
         "failed": {},  # of runs of 0.1.0
         **metrics,
@@ -66,12 +69,17 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "rates": RATES,
         # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in pipelines.values() if facts["stress"]), None),
+        "repeated": repeated,
+        "failed_runs": [reason for facts in pipelines.values() for reason in facts.get("failed_runs", ())],
+        "metrics_of_runs": OF_RUNS,
+        "thresholds_of_runs": sorted({facts["runs"]["thresholds"] for facts in repeated.values()}),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
     }
     epochs = training.groupby("pipeline", sort=False)
     figures = {
         "roc": _drawn(say, roc_figure, scores, pipelines, labels),
         "reliability": _drawn(say, reliability_figure, pipelines, labels),
+        "spread": _drawn(say, runs_figure, repeated, OF_RUNS, labels) if repeated else None,
         "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
         "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
         "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(error["path"] for error in errors)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import Candidate, candidates_of, default_recipes
+from .repeats import Trained, train_again, worth_repeating
 from .run_folder import RESULTS, claim, owned, prepare, remove_results, render, write_metrics
 from .search import (
     CLASSES,
@@ -61,6 +62,7 @@ def compare(
     stress: bool = False,
     allow_leaks: bool = False,
     cv: int = 5,
+    repeats: int = 1,
     n_jobs: int | None = None,
     random_state: int = 0,
     lang: str = "en",
@@ -86,8 +88,8 @@ def compare(
         recipes alone. None takes all shipped recipes except the slow ones (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
-        ``training.csv``, ``probes.csv`` and ``models/``; created if missing. ``run-files.json`` lists them. A second
-        run replaces what the first one wrote, and nothing else.
+        ``training.csv``, ``probes.csv``, ``runs.csv`` and ``models/``; created if missing. ``run-files.json`` lists
+        them. A second run replaces what the first one wrote, and nothing else.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
         their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit
@@ -112,6 +114,11 @@ def compare(
     cv : int, default=5
         Number of folds. 1 fits once: a tenth of the training patients is held out instead, and the model fitted on the
         others is the final one.
+    repeats : int, default=1
+        How many times to train the pipeline that ranks the test images best, and those that it is shown to be better
+        than: with the best parameters, on the same images, each time with another seed in everything that takes a
+        `random_state`. The first of these trainings is the usual one. With more than one, a difference counts as
+        supported only if another training would not undo it. Five or more are needed to know the spread well.
     n_jobs : int or None, default=None
         Processes for the grid search.
     random_state : int, default=0
@@ -132,7 +139,7 @@ def compare(
     Warns
     -----
     UserWarning
-        If a pipeline fails, or its model cannot be kept.
+        If a pipeline or one of its repeated trainings fails, or its model cannot be kept.
 
     Raises
     ------
@@ -157,14 +164,8 @@ def compare(
     rule = parse_rule(str(threshold))
     words(lang)
     folder = folder_to_write(out)
-    check_options(balance, calibrate, cv, n_jobs)
-    options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
-    candidates = candidates_of(pipelines, default_recipes(), **options)
-    named = [candidate for candidate in candidates if candidate.name == SHORTCUTS]
-    if not named:
-        candidates += candidates_of(SHORTCUTS, (), **options)
-    elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
-        raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
+    check_options(balance, calibrate, cv, n_jobs, repeats)
+    candidates, asked = _candidates(pipelines, store=store, weights=weights, random_state=random_state, balance=balance)
     names = [*RESULTS, *(file for candidate in candidates for file in _model_files(candidate.name))]
     claim(folder, names, overwrite=overwrite)
     for candidate in candidates:
@@ -187,6 +188,7 @@ def compare(
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
+    run["repeats"] = int(repeats)
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     data = {"synthetic": any_drawn(frame["path"])}
     facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": data, "run": run}
@@ -198,20 +200,36 @@ def compare(
             **embed_all(candidate.pipeline, frame, verbose),
         }
     write = _Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
+    trained: dict[str, Trained] = {}
     run_one = partial(
-        _run_one, write=write, frame=frame, folds=folds, domains=domains, rule=rule, calibrate=calibrate, sanity=sanity,
-        stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+        _run_one, write=write, trained=trained, frame=frame, folds=folds, domains=domains, rule=rule,
+        calibrate=calibrate, sanity=sanity, stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
     )  # fmt: skip
-    asked = [candidate.name for candidate in candidates if named or candidate.name != SHORTCUTS]
-    _run_all(candidates, run_one, write)
+    repeat = partial(_repeat, trained, write, frame, folds, random_state, verbose)
+    _run_all(candidates, run_one, repeat, write)
     if not set(asked) & set(write.metrics.get("pipelines", ())):
         raise TrainingError("; ".join(facts["failed"].values()))
     for reason in facts["failed"].values():
         warnings.warn(f"{reason}; the report lacks results of this pipeline", stacklevel=4)  # past the decorators
+    for reason in (reason for known in facts["pipelines"].values() for reason in known.get("failed_runs", ())):
+        warnings.warn(f"{reason}; the report leaves it out", stacklevel=4)
     return write.metrics
 
 
-def _run_all(candidates: list[Candidate], run_one: Callable[[Candidate], None], write: _Writer) -> None:
+def _candidates(pipelines: Any, **options: Any) -> tuple[list[Candidate], list[str]]:
+    """Return what to compare, with the baseline, and the names that were asked for."""
+    candidates = candidates_of(pipelines, default_recipes(), **options)
+    asked = [candidate.name for candidate in candidates]
+    if SHORTCUTS not in asked:
+        candidates += candidates_of(SHORTCUTS, (), **options)
+    elif not isinstance(steps_of(candidates[asked.index(SHORTCUTS)].pipeline)[0], ShortcutFeatures):
+        raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
+    return candidates, asked
+
+
+def _run_all(
+    candidates: list[Candidate], run_one: Callable[[Candidate], None], repeat: Callable[[], None], write: _Writer
+) -> None:
     """Run one candidate after the other, note those that fail, and render the report whatever happens."""
     try:
         for candidate in candidates:
@@ -222,6 +240,8 @@ def _run_all(candidates: list[Candidate], run_one: Callable[[Candidate], None], 
                 write.facts["failed"][candidate.name] = failed + str(error).removeprefix(failed)
                 if write.metrics:
                     write()
+        if write.metrics:
+            repeat()
     finally:
         if write.metrics:
             render(write.folder, write.metrics)
@@ -231,6 +251,7 @@ def _run_one(
     candidate: Candidate,
     *,
     write: _Writer,
+    trained: dict[str, Trained],
     frame: pd.DataFrame,
     folds: Splits,
     domains: Domains,
@@ -248,6 +269,7 @@ def _run_one(
     fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
     write.facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
     write.facts["pipelines"][name] |= fitted.facts
+    trained[name] = Trained.first(candidate, fitted, calibrate)
     changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
     # Changed images come before the model is saved only if its threshold depends on them.
     with blaming(name):
@@ -264,6 +286,23 @@ def _run_one(
         with blaming(name):
             later = [changed()]
         write(probes=later)
+
+
+def _repeat(
+    trained: Mapping[str, Trained], write: _Writer, frame: pd.DataFrame, folds: Splits, random_state: int, verbose: int
+) -> None:
+    """Train the best pipeline, and those that it is better than, again with other seeds, and write the scores."""
+    repeats = write.facts["run"]["repeats"]
+    for name in worth_repeating(write.metrics) if repeats > 1 else ():
+        facts = write.facts["pipelines"][name]
+        facts |= {"seeded": trained[name].takes_seed, "failed_runs": []}
+        if facts["seeded"]:
+            for rows in train_again(
+                trained[name], frame, folds, repeats=repeats, random_state=random_state, failed=facts["failed_runs"],
+                verbose=verbose,
+            ):  # fmt: skip
+                write.add(runs=[rows])
+        write()
 
 
 def _model_files(name: str) -> list[str]:
@@ -298,18 +337,22 @@ class _Writer:
 
     def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame, begin: Callable[[], None]) -> None:
         self.folder, self.facts, self._images, self._begin = folder, facts, images, begin
-        self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
+        self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": [], "runs": []}
         self.metrics: dict[str, Any] = {}
 
     def __call__(self, **more: list[pd.DataFrame]) -> None:
         if not self.metrics:
             self._begin()  # the files of an earlier run do not fit the new tables
             self._write_table(self._images, "images")
+        self.add(**more)
+        self.metrics = write_metrics(self.folder, self.facts)
+
+    def add(self, **more: list[pd.DataFrame]) -> None:
+        """Write more rows, and leave it to the next call to compute what follows from them."""
         for name, parts in more.items():
             self._tables[name] += parts
             if self._tables[name]:
                 self._write_table(pd.concat(self._tables[name]), name)
-        self.metrics = write_metrics(self.folder, self.facts)
 
     def _write_table(self, table: pd.DataFrame, name: str) -> None:
         with owned(self.folder, f"{name}.csv"):

@@ -193,7 +193,8 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        With ``scores.csv``, and perhaps ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
+        With ``scores.csv``, and perhaps ``images.csv``, ``probes.csv``, ``training.csv``, ``runs.csv`` and
+        ``learning_curve.csv``.
     facts : dict
         Facts that the tables do not hold, by the keys of metrics.json, such as an earlier metrics.json. `run` holds
         the rule for thresholds and the language of the report.
@@ -217,7 +218,9 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         images=images,
         probes=read_table(folder, "probes"),
         training=training,
+        runs=read_table(folder, "runs"),
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
+        without_seed={name for name, known in facts["pipelines"].items() if known.get("seeded") is False},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
