@@ -29,6 +29,8 @@ UNSAID = {
     "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beating_shortcuts", "verdict.sanity_failed",
     "verdict.best_but_shortcuts", "verdict.worse_than_shortcuts", "method.reversed", "data.patients_unknown",
     "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
+    "limits.intervals", "notice.failed_run", "runs.fixed", "runs.own", "runs.without_seed", "verdict.not_in_other_runs",
+    "verdict.not_random",
 }  # fmt: skip
 
 
