@@ -48,8 +48,9 @@ def evaluate(
             if file.resolve().is_relative_to(out.resolve()):
                 raise InputError(f"{file} lies in {out}, whose files would be replaced; choose another --out")
             named[file.stem] = load_and_warn(file, trust, store, weights)
-        metrics = run(named, load(images, dicom_identity=dicom_identity), out=out, split=split, by=columns(by), store=store, allow_leaks=allow_leaks, lang=lang,
-                      overwrite=overwrite, verbose=not quiet)  # fmt: skip
+        cohort = load(images, dicom_identity=dicom_identity)
+        metrics = run(named, cohort, out=out, split=split, by=columns(by), store=store, allow_leaks=allow_leaks,
+                      lang=lang, overwrite=overwrite, verbose=not quiet)  # fmt: skip
         print_summary(metrics)
         print_findings(metrics["run"])
         say(f"Report: {out / 'report.html'}")

@@ -80,6 +80,9 @@ def compare(
     folds: Annotated[
         int, typer.Option(min=1, help="Folds of the cross-validation; 1 fits once and holds a tenth out.")
     ] = 5,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Training runs of the best pipeline and those it beats, with other seeds.")
+    ] = 1,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     allow_leaks: AllowLeaks = False,
@@ -111,6 +114,7 @@ def compare(
             stress=stress,
             by=columns(by),
             cv=folds,
+            repeats=repeats,
             n_jobs=jobs,
             random_state=seed,
             allow_leaks=allow_leaks,
@@ -231,7 +235,19 @@ def print_summary(metrics: dict[str, Any]) -> None:
         ends = facts["test"]["roc_auc"]["ci95"]
         table.add_row(Text(labels[name]), *cells, f"{ends[0]:.3f}-{ends[1]:.3f}" if ends else "none")
     console.print("On the test images:", table)
+    _print_runs({labels[name]: facts["runs"] for name, facts in metrics["pipelines"].items() if facts["runs"]})
     _print_stress({labels[name]: facts["stress"] for name, facts in metrics["pipelines"].items() if facts["stress"]})
+
+
+def _print_runs(runs: dict[str, Any]) -> None:
+    if not runs:
+        return
+    table = plain_table("pipeline", "runs", "mean AUC", "SD", "range")
+    for label, facts in runs.items():
+        auc = facts["metrics"]["roc_auc"]
+        table.add_row(Text(label), str(facts["n"]), f"{auc['mean']:.3f}", f"{auc['std']:.3f}",
+                      f"{auc['low']:.3f} to {auc['high']:.3f}")  # fmt: skip
+    console.print("Over training runs with different seeds:", table)
 
 
 def _print_stress(stress: dict[str, Any]) -> None:

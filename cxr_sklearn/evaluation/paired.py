@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +13,7 @@ from scipy.stats import binomtest, norm, rankdata
 
 from ..exceptions import DataError
 from .bootstrap import Draws, interval
+from .runs import Repeated
 
 
 def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> dict[str, float]:
@@ -92,7 +93,11 @@ def holm(p: ArrayLike) -> np.ndarray:
 
 
 def compare_pairs(
-    target: ArrayLike, scores: pd.DataFrame, thresholds: Mapping[str, float], draws: Mapping[str, Draws]
+    target: ArrayLike,
+    scores: pd.DataFrame,
+    thresholds: Mapping[str, float],
+    draws: Mapping[str, Draws],
+    repeated: Mapping[str, Repeated],
 ) -> list[dict[str, Any]]:
     """Compare every two pipelines, the columns of `scores`, on the same images; all draws are of one bootstrap.
 
@@ -101,7 +106,10 @@ def compare_pairs(
     list of dict
         "a", "b", "delta_auc" (AUC of a minus that of b), its "ci95" by paired bootstrap of patients, "delong" and
         "mcnemar", "p_holm" (DeLong's p, adjusted for the number of pairs), and "supported": the interval excludes 0 and
-        the adjusted p is below .05.
+        the adjusted p is below .05. For two pipelines of which all training runs are known, the `repeated`, "runs" has
+        the "delta_auc" of the means over the runs, its "ci95" over patients and runs, and "supported_by_patients", what
+        "supported" would be without them; "supported" then also needs this interval to exclude 0, on the same side.
+        "runs" is None for other pairs.
     """
     y = np.asarray(target)
     found: list[dict[str, Any]] = []
@@ -120,6 +128,16 @@ def compare_pairs(
         )
     for pair, p in zip(found, holm([pair["delong"]["p"] for pair in found]), strict=True):
         # Without an interval all draws have the same difference.
-        low, high = pair["ci95"] or (pair["delta_auc"], pair["delta_auc"])
-        pair |= {"p_holm": float(p), "supported": bool(p < 0.05 and not low <= 0 <= high)}
+        ends = pair["ci95"] or [pair["delta_auc"]]
+        pair |= {"p_holm": float(p), "supported": bool(p < 0.05 and _on_one_side(ends)), "runs": None}
+        if pair["a"] in repeated and pair["b"] in repeated:
+            one, other = repeated[pair["a"]], repeated[pair["b"]]
+            delta = one.auc - other.auc
+            over_runs = interval(one.draws - other.draws, delta)
+            pair["runs"] = {"delta_auc": delta, "ci95": over_runs, "supported_by_patients": pair["supported"]}
+            pair["supported"] = pair["supported"] and _on_one_side([*ends, *(over_runs or [delta])])
     return found
+
+
+def _on_one_side(ends: Sequence[float]) -> bool:
+    return min(ends) > 0 or max(ends) < 0

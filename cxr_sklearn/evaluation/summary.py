@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from .diagnosis import diagnose
 from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
 from .probes import occlusion_facts, permutation_facts, stress_facts
+from .runs import over_runs
 from .sample_size import sample_sizes
 from .subgroups import (
     confident_errors,
@@ -37,23 +38,31 @@ SHORTCUTS = "shortcuts"
 
 def summarise(
     scores: pd.DataFrame,
-    thresholds: Mapping[str, Mapping[str, Any]],
+    rule: Rule | None,
     *,
+    carried: Mapping[str, Mapping[str, Any]] | None = None,
     images: pd.DataFrame,
     probes: pd.DataFrame,
     training: pd.DataFrame,
+    runs: pd.DataFrame,
     batch_norm: Mapping[str, Any],
+    without_seed: Collection[str],
 ) -> dict[str, Any]:
     """Compute the numbers of metrics.json for every pipeline and every pair of them.
 
     Parameters
     ----------
-    scores, images, probes, training : DataFrame
-        Rows of ``scores.csv``, ``images.csv``, ``probes.csv`` and ``training.csv``; all but the first may be empty.
-    thresholds : mapping of str to mapping
-        The threshold of each pipeline, "value", and how it was chosen.
+    scores, images, probes, training, runs : DataFrame
+        Rows of ``scores.csv``, ``images.csv``, ``probes.csv``, ``training.csv`` and ``runs.csv``; all but the first may
+        be empty.
+    rule : Rule or None
+        How thresholds are chosen; None for models that carry theirs.
+    carried : mapping of str to mapping, optional
+        The threshold of each of those, "value", and facts about it.
     batch_norm : mapping of str to mapping
         ``batch_norm_scores_`` of the pipelines that have them.
+    without_seed : collection of str
+        The pipelines whose training was not repeated because nothing in it is random.
 
     Returns
     -------
@@ -67,11 +76,17 @@ def summarise(
         If the pipelines scored different test images, or a class has fewer than two test patients.
     """
     by_name = {str(name): rows for name, rows in scores.groupby("pipeline", sort=False)}
+    thresholds = dict(carried or {}) if rule is None else _thresholds(by_name, rule, probes)
     cuts = {name: float(thresholds[name]["value"]) for name in by_name}
     first, wide = _test_scores(by_name)
     draws = bootstrap(first["patient"], first["target"], {name: wide[name] for name in by_name}, cuts)
     tested = images[images["split"] == "test"]
     groups, divisions = groups_of(tested), divisions_of(tested)
+    repeated = {
+        name: over_runs(rows, more, rule, thresholds[name], draws[name], number)
+        for number, (name, rows) in enumerate(by_name.items())
+        if rule is not None and (len(more := runs[runs["pipeline"] == name]) or name in without_seed)
+    }
     pipelines = {}
     for name, rows in by_name.items():
         test = rows[rows["split"] == "test"]
@@ -85,8 +100,9 @@ def summarise(
         auc = found["test"]["roc_auc"]["value"]
         found["diagnosis"] = diagnose(test, auc, training[training["pipeline"] == name], batch_norm.get(name))
         found["stress"] = stress_facts(rows, tried, cuts[name])
+        found["runs"] = repeated[name].facts if name in repeated else None
         pipelines[name] = found
-    pairs = compare_pairs(first["target"], wide, cuts, draws)
+    pairs = compare_pairs(first["target"], wide, cuts, draws, repeated)
     return {
         "pipelines": pipelines,
         "comparisons": pairs,
@@ -95,13 +111,9 @@ def summarise(
     }
 
 
-def choose_thresholds(scores: pd.DataFrame, rule: Rule, probes: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Return what `choose_threshold` finds for each pipeline in rows of ``scores.csv`` and ``probes.csv``."""
+def _thresholds(by_name: Mapping[str, pd.DataFrame], rule: Rule, probes: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     changed = probes[probes["probe"].str.startswith(STRESS)]
-    return {
-        str(name): choose_threshold(rows, rule, changed[changed["pipeline"] == name])
-        for name, rows in scores.groupby("pipeline", sort=False)
-    }
+    return {name: choose_threshold(rows, rule, changed[changed["pipeline"] == name]) for name, rows in by_name.items()}
 
 
 def _test_scores(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -196,11 +208,19 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
     -------
     dict
         "best" by ROC AUC on test, not counting the shortcuts; of the others, those "as_good" (no difference is
-        supported by the data) and "worse"; "not_beating_shortcuts" (no difference, again) and "worse_than_shortcuts".
+        supported by the data), of these "not_in_other_runs" (one is, by this training run alone), and "worse";
+        "not_beating_shortcuts" (no difference, again) and "worse_than_shortcuts".
     """
 
+    def of(a: str, b: str) -> dict[str, Any]:
+        return next(pair for pair in pairs if {pair["a"], pair["b"]} == {a, b})
+
     def supported(a: str, b: str) -> bool:
-        return any(pair["supported"] for pair in pairs if {pair["a"], pair["b"]} == {a, b})
+        return bool(of(a, b)["supported"])
+
+    def by_chance(a: str, b: str) -> bool:
+        runs = of(a, b)["runs"]
+        return bool(runs and runs["supported_by_patients"] and not supported(a, b))
 
     auc = {name: facts["test"]["roc_auc"]["value"] for name, facts in pipelines.items()}
     learners = [name for name in pipelines if name != SHORTCUTS]
@@ -209,6 +229,7 @@ def verdict(pipelines: Mapping[str, Any], pairs: list[dict[str, Any]]) -> dict[s
     found = {
         "best": best,
         "as_good": [name for name in others if not supported(best, name)],
+        "not_in_other_runs": [name for name in others if by_chance(best, name)],
         "worse": [name for name in others if supported(best, name)],
     }
     if SHORTCUTS in pipelines:

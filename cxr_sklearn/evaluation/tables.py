@@ -37,6 +37,8 @@ TABLES = {
     # Scores of occluded test images ("border", "centre"), of held-out patients after training on permuted labels
     # ("permuted"), and of changed validation images ("stress:bright" and so on, "stress:clean" for unchanged ones).
     "probes": Table((*_SCORED, "probe"), ("path", "patient", "split", "pipeline", "probe"), ("fold",)),
+    # Scores of val and test by the trainings of a pipeline after the first, from 2 on.
+    "runs": Table((*_SCORED, "run"), ("path", "patient", "split", "pipeline"), ("fold",)),
     # One row per epoch of each network that was trained.
     "training": Table(("pipeline", "phase", "epoch", "loss"), ("pipeline", "phase"), ("loss",)),
     "learning_curve": Table(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -140,6 +140,25 @@ def scores_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Ma
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f} %")
         axes.grid(color=_INK, alpha=0.15)
     figure.supxlabel(say("calibration.distributions_axis"), fontsize=11)
+    return _svg(figure)
+
+
+@drawn_alike(_STYLE)
+def runs_figure(pipelines: Mapping[str, Any], metrics: Sequence[str], labels: Mapping[str, str], say: Words) -> str:
+    """Draw the value of every training run as a dot above the interval for the patients, a panel per metric."""
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(8.4, rows * (0.9 + 0.45 * len(pipelines))), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes, metric in zip(grid.flat, metrics, strict=False):
+        for i, facts in enumerate(pipelines.values()):
+            values, first = facts["runs"]["metrics"][metric]["values"], facts["test"][metric]
+            axes.plot(first["ci95"] or [first["value"]] * 2, [i, i], color=_INK, alpha=0.25, linewidth=7)
+            axes.plot(values, [i] * len(values), "o", color=COLOURS[i % len(COLOURS)], markersize=5, alpha=0.7)
+        axes.set_title(say(f"metric.{metric}"), fontsize=10)
+        axes.set_yticks(range(len(pipelines)), labels=[labels[name] for name in pipelines])
+        axes.set_ylim(len(pipelines) - 0.5, -0.5)
+        axes.grid(color=_INK, alpha=0.15)
     return _svg(figure)
 
 

@@ -22,6 +22,7 @@ from .figures import (
     learning_figure,
     reliability_figure,
     roc_figure,
+    runs_figure,
     scores_figure,
     thumbnail,
     training_figure,
@@ -49,6 +50,8 @@ from .words import Words, words
 
 #: The metrics of the first table.
 HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
+#: The metrics whose spread over training runs is shown.
+OF_RUNS = HEADLINE[:4]
 
 
 def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, folder: Path) -> None:
@@ -74,6 +77,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     pipelines, curve = metrics["pipelines"], metrics["learning_curve"]
     labels = pipeline_labels(pipelines, say)
     errors = [error for facts in pipelines.values() for kind in facts["errors"].values() for error in kind]
+    repeated = {name: facts for name, facts in pipelines.items() if facts["runs"]}
     shared = {
         "failed": {},  # of runs of 0.1.0
         "is_evaluation": metrics["run"].get("kind") == "evaluate",
@@ -93,6 +97,10 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "columns": next(iter(pipelines.values()))["by"],
         # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in pipelines.values() if facts["stress"]), None),
+        "repeated": repeated,
+        "failed_runs": [reason for facts in pipelines.values() for reason in facts.get("failed_runs", ())],
+        "metrics_of_runs": OF_RUNS,
+        "thresholds_of_runs": sorted({facts["runs"]["thresholds"] for facts in repeated.values()}),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
         "checklists": answer_checklists(metrics, read_about(folder), labels, say),
         "about": ABOUT,
@@ -103,6 +111,7 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "reliability": _drawn(say, reliability_figure, pipelines, labels),
         "distributions": _drawn(say, scores_figure, scores, pipelines, labels),
         "benefit": _drawn(say, benefit_figure, pipelines, labels),
+        "spread": _drawn(say, runs_figure, repeated, OF_RUNS, labels) if repeated else None,
         "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
         "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
         "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(error["path"] for error in errors)},

@@ -85,7 +85,13 @@ def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say
         said = [say("verdict.best_but_shortcuts", **found, **of_line)]
     else:
         said = [say("verdict.best", **found)]
-    said += [say(f"verdict.{key}", names=names(key)) for key in ("as_good", "worse") if verdict[key]]
+    said += [
+        say(f"verdict.{key}", names=names(key)) for key in ("as_good", "not_in_other_runs", "worse") if verdict[key]
+    ]
+    if runs := pipelines[verdict["best"]]["runs"]:
+        auc = runs["metrics"]["roc_auc"]
+        ends = between((auc["low"], auc["high"]), say)
+        said.append(say("verdict.runs", n=runs["n"], ends=ends) if runs["random"] else say("verdict.not_random"))
     rates = {name: with_interval(best[name], say) for name in ("recall", "specificity")}
     said.append(say("verdict.decisions", **rates))
     if line:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ._metadata import check_features, check_images, describe_images, describe_r
 from ._writer import Writer, run_all
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import Candidate, candidates_of, default_recipes
+from .repeats import Trained, train_again, worth_repeating
 from .run_folder import RESULTS, claim, owned, prepare, remove_results
 from .search import (
     CLASSES,
@@ -64,6 +65,7 @@ def compare(
     by: str | Sequence[str] = (),
     allow_leaks: bool = False,
     cv: int = 5,
+    repeats: int = 1,
     n_jobs: int | None = None,
     random_state: int = 0,
     lang: str = "en",
@@ -89,8 +91,8 @@ def compare(
         recipes alone. None takes all shipped recipes except the slow ones (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
-        ``training.csv``, ``probes.csv`` and ``models/``; created if missing. ``run-files.json`` lists them. A second
-        run replaces what the first one wrote, and nothing else.
+        ``training.csv``, ``probes.csv``, ``runs.csv`` and ``models/``; created if missing. ``run-files.json`` lists
+        them. A second run replaces what the first one wrote, and nothing else.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
         their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit
@@ -118,6 +120,11 @@ def compare(
     cv : int, default=5
         Number of folds. 1 fits once: a tenth of the training patients is held out instead, and the model fitted on the
         others is the final one.
+    repeats : int, default=1
+        How many times to train the pipeline that ranks the test images best, and those that it is shown to be better
+        than: with the best parameters, on the same images, each time with another seed in everything that takes a
+        `random_state`. The first of these trainings is the usual one. With more than one, a difference counts as
+        supported only if another training would not undo it. Five or more are needed to know the spread well.
     n_jobs : int or None, default=None
         Processes for the grid search.
     random_state : int, default=0
@@ -138,7 +145,7 @@ def compare(
     Warns
     -----
     UserWarning
-        If a pipeline fails, or its model cannot be kept.
+        If a pipeline or one of its repeated trainings fails, or its model cannot be kept.
 
     Raises
     ------
@@ -165,14 +172,8 @@ def compare(
     by = check_columns(frame, by)
     folder = folder_to_write(out)
     read_about(folder)  # an error here if the report could not use it
-    check_options(balance, calibrate, cv, n_jobs)
-    options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
-    candidates = candidates_of(pipelines, default_recipes(), **options)
-    named = [candidate for candidate in candidates if candidate.name == SHORTCUTS]
-    if not named:
-        candidates += candidates_of(SHORTCUTS, (), **options)
-    elif not isinstance(steps_of(named[0].pipeline)[0], ShortcutFeatures):
-        raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
+    check_options(balance, calibrate, cv, n_jobs, repeats)
+    candidates, asked = _candidates(pipelines, store=store, weights=weights, random_state=random_state, balance=balance)
     names = [*RESULTS, *(file for candidate in candidates for file in _model_files(candidate.name))]
     claim(folder, names, overwrite=overwrite)
     for candidate in candidates:
@@ -195,6 +196,7 @@ def compare(
 
     stress = stress or rule.name == "robust"
     run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
+    run["repeats"] = int(repeats)
     data = {"synthetic": any_drawn(frame["path"])}
     facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": data, "run": run}
     for candidate in candidates:
@@ -208,24 +210,39 @@ def compare(
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     facts["split_shift"] = checked["split_shift"]
     write = Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
+    trained: dict[str, Trained] = {}
     run_one = partial(
-        _run_one, write=write, frame=frame, folds=folds, domains=domains, rule=rule, calibrate=calibrate, sanity=sanity,
-        stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
+        _run_one, write=write, trained=trained, frame=frame, folds=folds, domains=domains, rule=rule,
+        calibrate=calibrate, sanity=sanity, stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
     )  # fmt: skip
-    asked = [candidate.name for candidate in candidates if named or candidate.name != SHORTCUTS]
+    repeat = partial(_repeat, trained, write, frame, folds, random_state, verbose)
     by_name = {candidate.name: candidate for candidate in candidates}
-    run_all(by_name, lambda name: run_one(by_name[name]), write)
+    run_all(by_name, lambda name: run_one(by_name[name]), write, repeat)
     if not set(asked) & set(write.metrics.get("pipelines", ())):
         raise TrainingError("; ".join(facts["failed"].values()))
     for reason in facts["failed"].values():
         warnings.warn(f"{reason}; the report lacks results of this pipeline", stacklevel=4)  # past the decorators
+    for reason in (reason for known in facts["pipelines"].values() for reason in known.get("failed_runs", ())):
+        warnings.warn(f"{reason}; the report leaves it out", stacklevel=4)
     return write.metrics
+
+
+def _candidates(pipelines: Any, **options: Any) -> tuple[list[Candidate], list[str]]:
+    """Return what to compare, with the baseline, and the names that were asked for."""
+    candidates = candidates_of(pipelines, default_recipes(), **options)
+    asked = [candidate.name for candidate in candidates]
+    if SHORTCUTS not in asked:
+        candidates += candidates_of(SHORTCUTS, (), **options)
+    elif not isinstance(steps_of(candidates[asked.index(SHORTCUTS)].pipeline)[0], ShortcutFeatures):
+        raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
+    return candidates, asked
 
 
 def _run_one(
     candidate: Candidate,
     *,
     write: Writer,
+    trained: dict[str, Trained],
     frame: pd.DataFrame,
     folds: Splits,
     domains: Domains,
@@ -243,6 +260,7 @@ def _run_one(
     fitted = fit_candidate(candidate, frame, folds, calibrate=calibrate, n_jobs=n_jobs, verbose=verbose)
     write.facts["pipelines"][name]["seconds"] |= fitted.facts.pop("seconds")
     write.facts["pipelines"][name] |= fitted.facts
+    trained[name] = Trained.first(candidate, fitted, calibrate)
     changed = partial(stressed_validation, name, fitted, frame, folds, verbose)
     # Changed images come before the model is saved only if its threshold depends on them.
     with blaming(name):
@@ -259,6 +277,23 @@ def _run_one(
         with blaming(name):
             later = [changed()]
         write(probes=later)
+
+
+def _repeat(
+    trained: Mapping[str, Trained], write: Writer, frame: pd.DataFrame, folds: Splits, random_state: int, verbose: int
+) -> None:
+    """Train the best pipeline, and those that it is better than, again with other seeds, and write the scores."""
+    repeats = write.facts["run"]["repeats"]
+    for name in worth_repeating(write.metrics) if repeats > 1 else ():
+        facts = write.facts["pipelines"][name]
+        facts |= {"seeded": trained[name].takes_seed, "failed_runs": []}
+        if facts["seeded"]:
+            for rows in train_again(
+                trained[name], frame, folds, repeats=repeats, random_state=random_state, failed=facts["failed_runs"],
+                verbose=verbose,
+            ):  # fmt: skip
+                write.add(runs=[rows])
+        write()
 
 
 def _model_files(name: str) -> list[str]:

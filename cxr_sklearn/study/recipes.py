@@ -7,7 +7,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -142,6 +143,8 @@ class Candidate:
         As :class:`sklearn.model_selection.GridSearchCV` takes it.
     balance : str
         How its training images are balanced, or "none".
+    rebuild : callable or None
+        For a recipe that takes `random_state`: from another one to the pipeline that the recipe builds with it.
     """
 
     name: str
@@ -149,6 +152,7 @@ class Candidate:
     pipeline: Pipeline
     param_grid: Any
     balance: str = "none"
+    rebuild: Callable[[int], Pipeline] | None = field(default=None, compare=False, repr=False)
 
     def variants(self) -> list[Pipeline]:
         """Return the pipelines that differ in their parts, among those that a search tries; often this is just one."""
@@ -201,8 +205,19 @@ def candidates_of(
             f"{odd[0]!r} cannot be the name of a pipeline, because its model file has this name; use at most 100 "
             "characters that a file name may have"
         )
-    found = [_candidate(name, source, options) for name, source in pipelines.items()]
-    return [balanced(candidate, balance, options.get("random_state")) for candidate in found]
+    return [_built(name, source, balance, options) for name, source in pipelines.items()]
+
+
+def _built(name: str, source: Any, balance: str, options: dict[str, Any]) -> Candidate:
+    source = load_recipe(source) if isinstance(source, str | os.PathLike) else source
+    candidate = balanced(_candidate(name, source, options), balance, options.get("random_state"))
+    if isinstance(source, Recipe) and source.takes("random_state"):
+        return replace(candidate, rebuild=partial(_rebuilt, name, source, balance, options))
+    return candidate
+
+
+def _rebuilt(name: str, source: Recipe, balance: str, options: dict[str, Any], random_state: int) -> Pipeline:
+    return _built(name, source, balance, {**options, "random_state": random_state}).pipeline
 
 
 def _recipe_named(item: Any) -> Recipe:
@@ -212,8 +227,6 @@ def _recipe_named(item: Any) -> Recipe:
 
 
 def _candidate(name: str, source: Any, options: dict[str, Any]) -> Candidate:
-    if isinstance(source, str | os.PathLike):
-        source = load_recipe(source)
     if isinstance(source, Recipe):
         return Candidate(name, source.description, source.build(**options), source.param_grid)
     estimator, grid = source if isinstance(source, tuple) and len(source) == 2 else (source, {})

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .._io import atomic_write, user_path
 from .._settings import usual_settings
-from ..evaluation.summary import choose_thresholds, learning_facts, summarise
+from ..evaluation.summary import learning_facts, summarise
 from ..evaluation.tables import TABLES, read_scores, read_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, InputError
@@ -197,7 +197,8 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        With ``scores.csv``, and perhaps ``images.csv``, ``probes.csv``, ``training.csv`` and ``learning_curve.csv``.
+        With ``scores.csv``, and perhaps ``images.csv``, ``probes.csv``, ``training.csv``, ``runs.csv`` and
+        ``learning_curve.csv``.
     facts : dict
         Facts that the tables do not hold, by the keys of metrics.json, such as an earlier metrics.json. `run` holds
         the rule for thresholds and the language of the report.
@@ -215,18 +216,17 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
         raise DataError(f"scores.csv has pipelines that metrics.json lacks: {', '.join(sorted(unknown))}")
-    probes = read_table(folder, "probes")
-    if facts["run"].get("kind") == EVALUATE:
-        thresholds = {name: known["threshold"] for name, known in facts["pipelines"].items()}
-    else:
-        thresholds = choose_thresholds(scores, parse_rule(facts["run"]["threshold"]), probes)
+    is_evaluation = facts["run"].get("kind") == EVALUATE
     summary = summarise(
         scores,
-        thresholds,
+        None if is_evaluation else parse_rule(facts["run"]["threshold"]),
+        carried={name: known["threshold"] for name, known in facts["pipelines"].items()} if is_evaluation else None,
         images=images,
-        probes=probes,
+        probes=read_table(folder, "probes"),
         training=training,
+        runs=read_table(folder, "runs"),
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
+        without_seed={name for name, known in facts["pipelines"].items() if known.get("seeded") is False},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]

@@ -313,13 +313,14 @@ def calibrated_rows(rows: pd.DataFrame, calibrator: CalibratedClassifierCV | Non
 CLASSES = ((0, "normal"), (1, "pneumonia"))
 
 
-def check_options(balance: str, calibrate: str | None, cv: Any, n_jobs: Any) -> None:
+def check_options(balance: str, calibrate: str | None, cv: Any, n_jobs: Any, repeats: Any = 1) -> None:
     """Raise an InputError for an option that does not exist."""
     for name, value, known in (("balance", balance, METHODS), ("calibrate", calibrate, (None, *CALIBRATIONS))):
         if value not in known:
             raise InputError(f"{name}={value!r} must be one of {known}")
-    if not isinstance(cv, Integral) or cv < 1:
-        raise InputError(f"cv={cv!r} must be an integer of at least 1")
+    for name, number in (("cv", cv), ("repeats", repeats)):
+        if not isinstance(number, Integral) or number < 1:
+            raise InputError(f"{name}={number!r} must be an integer of at least 1")
     if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
         raise InputError(f"n_jobs={n_jobs!r} must be None or an integer other than 0; -1 is all cores")
 

@@ -92,7 +92,7 @@ def test_pairs():
     scores = 1 / (1 + np.exp(-scores))
     cuts = dict.fromkeys(scores, 0.5)
     draws = bootstrap(np.arange(400), target, dict(scores.items()), cuts, n_draws=300)
-    pairs = {(pair["a"], pair["b"]): pair for pair in compare_pairs(target, scores, cuts, draws)}
+    pairs = {(pair["a"], pair["b"]): pair for pair in compare_pairs(target, scores, cuts, draws, {})}
     assert list(pairs) == [("good", "same"), ("good", "bad"), ("same", "bad")]
     assert [pair["supported"] for pair in pairs.values()] == [False, True, True]
     for (a, b), pair in pairs.items():

@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from cxr_sklearn import compare
-from cxr_sklearn.evaluation.summary import choose_thresholds, summarise, verdict
+from cxr_sklearn.evaluation.summary import summarise, verdict
 from cxr_sklearn.evaluation.thresholds import Rule
 from cxr_sklearn.exceptions import DataError
 
@@ -20,11 +20,12 @@ from cxr_sklearn.exceptions import DataError
 FACTS = {"description", "crop", "balance", "calibrated", "backbones", "n_embedded", "n_cached", "seconds",
          "best_params", "batch_norm"}  # fmt: skip
 NO_ROWS = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
-NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "batch_norm": {}}
+NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "runs": NO_ROWS, "batch_norm": {},
+                "without_seed": ()}  # fmt: skip
 
 
 def summarised(table):
-    return summarise(table, choose_thresholds(table, Rule("youden", 0), NO_ROWS), **NOTHING_ELSE)
+    return summarise(table, Rule("youden", 0), **NOTHING_ELSE)
 
 
 def decision_metrics(y, p, cut, w=None):
@@ -190,6 +191,7 @@ def expected(rows, images, cut):
         "by": {},
         "sanity": None,
         "stress": None,
+        "runs": None,
         "diagnosis": [],
     }  # fmt: skip
 
@@ -347,18 +349,18 @@ def test_a_perfect_classifier_is_not_called_certain(scores):
 )
 def test_the_verdict_says_no_more_than_the_data(supported, as_good, worse, not_beating):
     auc = {"a": 0.9, "b": 0.8, "shortcuts": 0.6}
-    pairs = [{"a": one, "b": other, "supported": one[0] + other[0] in supported}
+    pairs = [{"a": one, "b": other, "supported": one[0] + other[0] in supported, "runs": None}
              for one, other in (("a", "b"), ("a", "shortcuts"), ("b", "shortcuts"))]  # fmt: skip
     pipelines = {name: {"test": {"roc_auc": {"value": value}}} for name, value in auc.items()}
     assert verdict(pipelines, pairs) == {
         "best": "a", "as_good": as_good, "worse": worse, "not_beating_shortcuts": not_beating,
-        "worse_than_shortcuts": [],
+        "worse_than_shortcuts": [], "not_in_other_runs": [],
     }  # fmt: skip
 
 
 def test_shortcuts_that_are_better_are_never_the_best():
     pipelines = {name: {"test": {"roc_auc": {"value": value}}} for name, value in (("a", 0.6), ("shortcuts", 0.9))}
-    found = verdict(pipelines, [{"a": "a", "b": "shortcuts", "supported": True}])
+    found = verdict(pipelines, [{"a": "a", "b": "shortcuts", "supported": True, "runs": None}])
     assert (found["best"], found["worse_than_shortcuts"], found["not_beating_shortcuts"]) == ("a", ["a"], [])
 
 

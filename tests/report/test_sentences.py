@@ -75,9 +75,10 @@ def metrics(shortcuts_auc=0.6, **verdict):
     def pipeline(auc, passed=True):
         rate = {"value": 0.9, "ci95": [0.8, 0.95]}
         test = {"roc_auc": {"value": auc, "ci95": [auc - 0.1, auc + 0.1]}, "recall": rate, "specificity": rate}
-        return {"test": test, "sanity": {"permuted": {"passed": passed}}}
+        return {"test": test, "sanity": {"permuted": {"passed": passed}}, "runs": None}
 
-    defaults = {"best": "a", "as_good": [], "worse": [], "not_beating_shortcuts": [], "worse_than_shortcuts": []}
+    defaults = {"best": "a", "as_good": [], "worse": [], "not_beating_shortcuts": [], "worse_than_shortcuts": [],
+                "not_in_other_runs": []}  # fmt: skip
     pipelines = {"a": pipeline(0.9), "b": pipeline(0.8, passed=False), "shortcuts": pipeline(shortcuts_auc)}
     return {"pipelines": pipelines, "verdict": defaults | verdict}
 
@@ -148,3 +149,15 @@ def test_every_measure_and_every_side_has_a_name():
     entry = {"a": "development", "b": "cohort", "label": "normal"}
     assert shift_pair(entry, EN) == "development or this cohort, normal"
     assert shift_pair(entry | {"a": "train", "b": "test", "label": "pneumonia"}, ES) == "train o test, neumonía"
+
+
+def test_training_runs_are_in_the_verdict():
+    facts = metrics(as_good=["b"], not_in_other_runs=["b"])
+    auc = {"low": 0.7, "high": 0.9}
+    facts["pipelines"]["a"]["runs"] = {"n": 5, "random": True, "metrics": {"roc_auc": auc}}
+    text = said(facts)
+    assert "In this training run the difference is supported for B; over several runs it is not." in text
+    assert "Over 5 training runs with different seeds, its ROC AUC was 0.700 to 0.900." in text
+    facts["pipelines"]["a"]["runs"] |= {"random": False}
+    assert "Its training is not random" in said(facts)
+    assert "training" not in said(metrics(as_good=["b"]))

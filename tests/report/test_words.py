@@ -36,6 +36,8 @@ UNSAID = {
     "shift.side.cohort", *(f"shift.measure.{name}" for names in KINDS.values() for name in names),
     "by.many", "by.only_normal", "by.largest", "by.largest_is", "by.between", "by.difference", "by.pairs",
     "by.supported",
+    "limits.intervals", "notice.failed_run", "runs.fixed", "runs.own", "runs.without_seed", "verdict.not_in_other_runs",
+    "verdict.not_random",
 }  # fmt: skip
 
 

@@ -225,6 +225,7 @@ def test_calibration_uses_no_test_image(embedded_frame, tmp_path):
         ({"balance": "much"}, "balance='much' must be one of"),
         ({"cv": 0}, "cv=0 must be an integer of at least 1"),
         ({"cv": "5"}, "cv='5' must be an integer, not str"),
+        ({"repeats": 0}, "repeats=0 must be an integer of at least 1"),
         ({"n_jobs": 0}, "n_jobs=0 must be None or an integer other than 0"),
     ],
 )
