@@ -1,8 +1,9 @@
-"""For whom a classifier fails: rates by subgroup, predictive values at other prevalences, confident errors."""
+"""For whom a classifier fails: rates by subgroup, predictive values at other prevalences, errors."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import class_likelihood_ratios
 
 from .bootstrap import Draws, bootstrap_rates, interval, rate
-
-#: Number of errors of each kind to show.
-N_ERRORS = 4
+from .tables import TABLES
 
 
 def groups_of(images: pd.DataFrame) -> pd.DataFrame:
@@ -60,13 +59,31 @@ def rates_by_group(test: pd.DataFrame, groups: pd.DataFrame, threshold: float) -
     return found
 
 
-def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[Any, Any]]]:
-    """Return "path" and "score" of the worst four "false_negatives" and "false_positives", the worst first."""
-    called = test["score"] >= threshold
-    missed = test[(test["target"] == 1) & ~called].sort_values(["score", "path"])
-    alarms = test[(test["target"] == 0) & called].sort_values(["score", "path"], ascending=[False, True])
-    errors = {"false_negatives": missed, "false_positives": alarms}
-    return {name: rows[["path", "score"]].head(N_ERRORS).to_dict("records") for name, rows in errors.items()}
+def list_errors(scores: pd.DataFrame, images: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """Return rows of ``errors.csv``: every error on test, and by how much the score is on the wrong side.
+
+    Parameters
+    ----------
+    scores, images : DataFrame
+        Rows of ``scores.csv`` and ``images.csv``; the latter may be empty.
+    thresholds : mapping of str to float
+        By pipeline.
+
+    Returns
+    -------
+    DataFrame
+        By pipeline and kind ("false_negatives" or "false_positives"), the largest distance from the threshold first.
+    """
+    test = scores[scores["split"] == "test"]
+    cut = test["pipeline"].map(thresholds).astype(float)
+    called, sick = test["score"] >= cut, test["target"] == 1
+    errors = test.assign(
+        kind=np.where(sick, "false_negatives", "false_positives"),
+        distance=(test["score"] - cut).abs(),
+        subtype=test["path"].map(images.set_index("path")["subtype"]),
+    )[called != sick].sort_values(["kind", "distance", "path"], ascending=[True, False, True])
+    by_pipeline = pd.concat([errors[errors["pipeline"] == name] for name in thresholds])
+    return by_pipeline[list(TABLES["errors"].columns)]
 
 
 #: As in screening and in an emergency department; that of the sample is added to them.

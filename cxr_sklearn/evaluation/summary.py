@@ -16,7 +16,7 @@ from .diagnosis import diagnose
 from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
 from .probes import occlusion_facts, permutation_facts, stress_facts
-from .subgroups import confident_errors, elsewhere, groups_of, rates_by_group
+from .subgroups import elsewhere, groups_of, rates_by_group
 from .tables import STRESS
 from .thresholds import Rule, choose_threshold
 
@@ -116,7 +116,6 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
         "roc_band": {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()},
         "calibration": calibration_facts(target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
-        "errors": confident_errors(test, cut),
     }
 
 
