@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,6 +120,14 @@ def _on_grid(true: np.ndarray, false: np.ndarray) -> np.ndarray:
     return np.where(false[:, -1:] > 0, rates, np.nan)
 
 
+def drawn_sums(sums: np.ndarray, *, n_draws: int = N_DRAWS, random_state: int = 0) -> np.ndarray:
+    """Return the sums over the patients of each draw, shape (n_draws, k), of sums by patient, (n_patients, k)."""
+    few = patient_counts(len(sums), n_draws, random_state, len(sums))
+    # The sums of many patients do not fit into a cache, and are read once for each product.
+    products = [np.vstack(parts) @ sums for parts in iter(lambda: list(islice(few, 16)), [])]
+    return np.vstack(products).astype(float)
+
+
 def bootstrap_rates(
     patients: ArrayLike,
     hits: np.ndarray,
@@ -134,8 +143,7 @@ def bootstrap_rates(
     names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
     sums = np.zeros((len(names), 2 * hits.shape[1]))
     np.add.at(sums, patient_of, np.hstack([hits & members, members]).astype(float))
-    draws = np.vstack([counts @ sums for counts in patient_counts(len(names), n_draws, random_state, len(names))])
-    n_hits, n_members = np.hsplit(draws, 2)
+    n_hits, n_members = np.hsplit(drawn_sums(sums, n_draws=n_draws, random_state=random_state), 2)
     return np.divide(n_hits, n_members, where=n_members > 0, out=np.full_like(n_hits, np.nan))
 
 

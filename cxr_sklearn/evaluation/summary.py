@@ -114,7 +114,7 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
         "at_half": _with_intervals(compute_metrics(target, score, 0.5), half, draws.at_half) | {"confusion": half},
         "sensitivity_at_specificity": _sensitivities(target, score, draws),
         "roc_band": {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()},
-        "calibration": calibration_facts(target, score, draws),
+        "calibration": calibration_facts(test["patient"], target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
     }
 

@@ -75,13 +75,64 @@ def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], 
         bins = pipelines[name]["calibration"]["bins"]
         x, y, ends = ([part[key] for part in bins] for key in ("mean_score", "observed", "ci95"))
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
+        if curve := pipelines[name]["calibration"]["curve"]:
+            axes.fill_between(curve["score"], curve["low"], curve["high"], color=COLOURS[i % len(COLOURS)], alpha=0.2,
+                              linewidth=0)  # fmt: skip
+            axes.plot(curve["score"], curve["observed"], color=COLOURS[i % len(COLOURS)], linewidth=2)
         axes.errorbar(x, y, yerr=np.abs(np.transpose(ends) - y), color=COLOURS[i % len(COLOURS)], marker="o",
-                      markersize=4, linewidth=1.5, elinewidth=1)  # fmt: skip
+                      markersize=3, linestyle="none", elinewidth=1)  # fmt: skip
         axes.set_title(label, fontsize=10)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axes.grid(color=_INK, alpha=0.15)
     figure.supxlabel(say("calibration.score_axis"), fontsize=11)
     figure.supylabel(say("calibration.observed_axis"), fontsize=11)
+    return _svg(figure)
+
+
+@drawn_alike(_STYLE)
+def benefit_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
+    """Draw net benefit against the probability from which somebody would treat, a panel per prevalence."""
+    some = next(iter(pipelines.values()))["calibration"]["decision_curve"]
+    figure = Figure(figsize=(3.4 * len(some), 3.6), layout="constrained")
+    for k, (axes, curve) in enumerate(zip(figure.subplots(1, len(some), squeeze=False)[0], some, strict=True)):
+        top = curve["prevalence"]
+        axes.plot(curve["threshold"], curve["treat_all"], color=_INK, linewidth=1, label=say("benefit.all"))
+        axes.axhline(0, color=_INK, linewidth=1, linestyle=":", label=say("benefit.none"))
+        for i, (name, label) in enumerate(labels.items()):
+            own, line = pipelines[name]["calibration"]["decision_curve"][k], _line(i)
+            axes.fill_between(own["threshold"], own["low"], own["high"], color=line["color"], alpha=0.12, linewidth=0)
+            axes.plot(own["threshold"], own["net_benefit"], label=label, **line)
+        axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.08 * top), xlabel=say("benefit.axis"))
+        axes.set_title(say("benefit.prevalence", prevalence=f"{100 * top:.0f} %"), fontsize=10)
+        axes.grid(color=_INK, alpha=0.15)
+    figure.supylabel(say("benefit.heading"), fontsize=11)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return _svg(figure)
+
+
+@drawn_alike(_STYLE)
+def scores_figure(scores: pd.DataFrame, labels: Mapping[str, str], say: Words) -> str:
+    """Draw how the scores of test images are distributed in each class, a panel per pipeline, from ``scores.csv``."""
+    test, edges = scores[scores["split"] == "test"], np.linspace(0, 1, 26)
+    columns = min(3, len(labels))
+    rows = -(-len(labels) // columns)
+    figure = Figure(figsize=(2.9 * columns, 2.2 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(labels) :]:
+        axes.set_axis_off()
+    for axes, (name, label) in zip(grid.flat, labels.items(), strict=False):
+        own = test[test["pipeline"] == name]
+        # Above the axis those with pneumonia, below it the normal ones.
+        for target, sign, colour in ((1, 1, COLOURS[1]), (0, -1, COLOURS[0])):
+            found = own.loc[own["target"] == target, "score"]
+            shares = np.histogram(found, edges)[0] / len(found)
+            axes.stairs(sign * 100 * shares, edges, fill=True, color=colour)
+        axes.axhline(0, color=_INK, linewidth=1)
+        axes.set_title(label, fontsize=10)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f} %")
+        axes.grid(color=_INK, alpha=0.15)
+    figure.supxlabel(say("calibration.distributions_axis"), fontsize=11)
     return _svg(figure)
 
 

@@ -15,7 +15,15 @@ from .._io import atomic_write
 from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
-from .figures import learning_figure, reliability_figure, roc_figure, thumbnail, training_figure
+from .figures import (
+    benefit_figure,
+    learning_figure,
+    reliability_figure,
+    roc_figure,
+    scores_figure,
+    thumbnail,
+    training_figure,
+)
 from .sentences import (
     between,
     curve_labels,
@@ -89,6 +97,8 @@ def write_report(
     figures = {
         "roc": _drawn(say, roc_figure, scores, pipelines, labels),
         "reliability": _drawn(say, reliability_figure, pipelines, labels),
+        "distributions": _drawn(say, scores_figure, scores, labels),
+        "benefit": _drawn(say, benefit_figure, pipelines, labels),
         "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
         "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
         "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(pictured)},

@@ -7,7 +7,7 @@ import pytest
 
 from cxr_sklearn.evaluation.labels import confident_joint, review_labels
 
-FIGURES = json.loads((Path(__file__).parent / "cleanlab" / "figures.json").read_text())
+FIGURES = json.loads((Path(__file__).parent / "label_issues.json").read_text())
 
 
 @pytest.mark.parametrize("name", sorted(set(FIGURES) - {"cleanlab"}))

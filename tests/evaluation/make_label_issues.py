@@ -1,6 +1,6 @@
-"""Ask cleanlab which labels of simulated images it doubts; write what it says to figures.json.
+"""Ask cleanlab which labels of simulated images it doubts; write what it says to label_issues.json.
 
-In an environment of its own: pip install cleanlab==2.9.0 && python tests/evaluation/cleanlab/make.py
+In an environment of its own: pip install cleanlab==2.9.0 && python tests/evaluation/make_label_issues.py
 """
 
 import json
@@ -40,4 +40,4 @@ def asked(label: np.ndarray, score: np.ndarray) -> dict[str, object]:
 if __name__ == "__main__":
     figures = {name: asked(*scored(*case)) for name, case in CASES.items()}
     text = json.dumps({"cleanlab": cleanlab.__version__, **figures})
-    (Path(__file__).parent / "figures.json").write_text(text + "\n")
+    (Path(__file__).parent / "label_issues.json").write_text(text + "\n")
