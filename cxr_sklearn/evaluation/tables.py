@@ -53,7 +53,7 @@ TABLES = {
         written_by="report",
     ),
     # Images outside test whose held-out score contradicts their label, the most doubtful first.
-    "labels": Table(
+    "doubtful_labels": Table(
         ("path", "patient", "split", "target", "score", "self_confidence", "copy_of_other_label", "pipelines"),
         ("path", "patient", "split"),
         written_by="report",

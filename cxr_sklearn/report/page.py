@@ -69,7 +69,7 @@ def write_report(
     folder : Path
         Where to write both files.
     errors, doubtful : DataFrame
-        Rows of ``errors.csv`` and ``labels.csv``.
+        Rows of ``errors.csv`` and ``doubtful_labels.csv``.
     """
     say = words(metrics["run"]["lang"])
     pipelines, curve = metrics["pipelines"], metrics["learning_curve"]

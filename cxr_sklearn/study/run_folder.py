@@ -15,7 +15,7 @@ import pandas as pd
 
 from .._io import atomic_write, user_path
 from .._settings import usual_settings
-from ..evaluation.labels import review_labels
+from ..evaluation.doubtful_labels import review_labels
 from ..evaluation.subgroups import list_errors
 from ..evaluation.summary import learning_facts, summarise
 from ..evaluation.tables import TABLES, read_scores, read_table, write_table
@@ -28,7 +28,7 @@ from ._metadata import describe_data
 OWN_FILES = "run-files.json"
 _PROGRAM = "cxr_sklearn"
 #: What is computed from the tables.
-COMPUTED = ("metrics.json", "report.html", "model-card.md", "errors.csv", "labels.csv")
+COMPUTED = ("metrics.json", "report.html", "model-card.md", "errors.csv", "doubtful_labels.csv")
 RESULTS = tuple(dict.fromkeys((*COMPUTED, *(f"{name}.csv" for name in TABLES))))
 
 
@@ -147,7 +147,7 @@ def write_results(
     lang : {"en", "es"}, optional
         Another language of the report.
     overwrite : bool, default=False
-        Whether to replace ``metrics.json``, ``report.html``, ``model-card.md``, ``errors.csv`` and ``labels.csv`` even
+        Whether to replace ``metrics.json``, ``report.html``, ``model-card.md``, ``errors.csv`` and ``doubtful_labels.csv`` even
         if they were changed since.
 
     Returns
@@ -193,12 +193,12 @@ def render(folder: Path, metrics: dict[str, Any]) -> None:
             read_table(folder, "training"),
             folder,
             errors=read_table(folder, "errors"),
-            doubtful=read_table(folder, "labels"),
+            doubtful=read_table(folder, "doubtful_labels"),
         )
 
 
 def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json, errors.csv and labels.csv from the other tables in a folder.
+    """Compute metrics.json, errors.csv and doubtful_labels.csv from the other tables in a folder.
 
     Parameters
     ----------
@@ -239,7 +239,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     doubtful, metrics["doubtful_labels"] = review_labels(scores, images)
     _write_computed(folder, "errors", list_errors(scores, images, thresholds))
     if metrics["doubtful_labels"]:
-        _write_computed(folder, "labels", doubtful)
+        _write_computed(folder, "doubtful_labels", doubtful)
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
     with owned(folder, "metrics.json"), atomic_write(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")

@@ -55,7 +55,7 @@ def test_every_number_shown_is_in_metrics_json(rendered, lang, file):
     page, metrics = read(rendered[lang])
     text = shown(page) if file == "report.html" else (rendered[lang] / file).read_text()
     words = {number for texts in catalogue().values() for number in NUMBER.findall(texts[lang])}
-    tables = [read_table(rendered[lang], name).to_dict("records") for name in ("errors", "labels")]
+    tables = [read_table(rendered[lang], name).to_dict("records") for name in ("errors", "doubtful_labels")]
     known = numbers_of(metrics) | numbers_of(tables) | words | {"0.000", "0.5"}
     found = NUMBER.findall(text)
     assert len(found) > 150
@@ -202,7 +202,7 @@ def test_every_error_is_in_a_list_the_worst_with_pictures(rendered):
 
 def test_long_lists_of_errors_are_cut(rendered, tmp_path, monkeypatch):
     folder = rendered["en"]
-    errors, doubtful = read_table(folder, "errors"), read_table(folder, "labels")
+    errors, doubtful = read_table(folder, "errors"), read_table(folder, "doubtful_labels")
     for name, n in (("N_ERRORS", 1), ("N_PICTURES", 2), ("N_ROWS", 3)):
         monkeypatch.setattr(page, name, n)
     write_report(read(folder)[1], read_scores(folder), read_table(folder, "training"), tmp_path, errors=errors,
@@ -217,7 +217,7 @@ def test_long_lists_of_errors_are_cut(rendered, tmp_path, monkeypatch):
 
 def test_doubtful_labels_have_pictures_and_figures(rendered):
     html, metrics = read(rendered["en"])
-    facts, table = metrics["doubtful_labels"], read_table(rendered["en"], "labels")
+    facts, table = metrics["doubtful_labels"], read_table(rendered["en"], "doubtful_labels")
     assert facts["pipeline"] == "vgg16_logistic"
     assert len(table) == facts["suspected"] == sum(facts[key]["suspected"] for key in ("normal", "pneumonia")) > 0
     assert set(table["split"]) <= {"train", "val"}
@@ -245,14 +245,14 @@ def test_a_copy_with_the_other_label_is_pointed_out(rendered, tmp_path):
     html = (folder / "report.html").read_text()
     assert html.count("a copy bears the other label") == 2
     assert "copy that bears the other label: 2." in html
-    assert set(read_table(folder, "labels")["path"][:2]) == set(images["path"][pair])
+    assert set(read_table(folder, "doubtful_labels")["path"][:2]) == set(images["path"][pair])
 
 
 def test_without_held_out_scores_no_label_is_doubted(rendered, tmp_path):
     metrics = {**read(rendered["en"])[1], "doubtful_labels": None}
     folder = rendered["en"]
     write_report(metrics, read_scores(folder), read_table(folder, "training"), tmp_path,
-                 errors=read_table(folder, "errors"), doubtful=read_table(tmp_path, "labels"))  # fmt: skip
+                 errors=read_table(folder, "errors"), doubtful=read_table(tmp_path, "doubtful_labels"))  # fmt: skip
     html = (tmp_path / "report.html").read_text()
     assert "second look" not in html
     assert "doubtful" not in html
@@ -264,7 +264,7 @@ EVIL = "<img src=x onerror=alert(1)>.jpeg"
 def test_names_are_only_names(rendered, tmp_path):
     _, metrics = read(rendered["en"])
     folder = rendered["en"]
-    scores, training, doubtful = read_scores(folder), read_table(folder, "training"), read_table(folder, "labels")
+    scores, training, doubtful = read_scores(folder), read_table(folder, "training"), read_table(folder, "doubtful_labels")
     errors = read_table(folder, "errors")
     text = json.dumps(metrics).replace("shortcuts", "<img src=x onerror=alert(1)>")
     changed = json.loads(text)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn.evaluation.labels import confident_joint, review_labels
+from cxr_sklearn.evaluation.doubtful_labels import confident_joint, review_labels
 
 FIGURES = json.loads((Path(__file__).parent / "label_issues.json").read_text())
 

@@ -69,7 +69,7 @@ def review_labels(scores: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFr
     Returns
     -------
     table : DataFrame
-        Rows of ``labels.csv``, the most doubtful label first.
+        Rows of ``doubtful_labels.csv``, the most doubtful label first.
     facts : dict or None
         Of metrics.json: the "pipeline" with its "roc_auc"; the numbers of "pipelines", of "images", of those
         "suspected", and of "contradicted_copies", which have a copy that bears the other label; and by class
@@ -79,7 +79,7 @@ def review_labels(scores: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFr
     held_out = scores[(scores["split"] != "test") & (scores["pipeline"] != SHORTCUTS)]
     by_name = {str(name): rows.set_index("path") for name, rows in held_out.groupby("pipeline", sort=False)}
     if not by_name or min(rows["target"].nunique() for rows in by_name.values()) < 2:
-        return pd.DataFrame(columns=list(TABLES["labels"].columns)), None
+        return pd.DataFrame(columns=list(TABLES["doubtful_labels"].columns)), None
     auc = {name: float(roc_auc_score(rows["target"], rows["score"])) for name, rows in by_name.items()}
     best = max(auc, key=lambda name: auc[name])
     rows = by_name[best]
@@ -107,7 +107,7 @@ def review_labels(scores: pd.DataFrame, images: pd.DataFrame) -> tuple[pd.DataFr
     facts = {"pipeline": best, "roc_auc": auc[best], "pipelines": len(by_name), "images": len(table), **classes}
     facts["suspected"] = int(suspected[best].sum())
     facts["contradicted_copies"] = int(table["copy_of_other_label"].sum())
-    return listed[list(TABLES["labels"].columns)], facts
+    return listed[list(TABLES["doubtful_labels"].columns)], facts
 
 
 def _contradicted(images: pd.DataFrame) -> pd.Series:
