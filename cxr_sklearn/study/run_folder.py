@@ -147,8 +147,8 @@ def write_results(
     lang : {"en", "es"}, optional
         Another language of the report.
     overwrite : bool, default=False
-        Whether to replace ``metrics.json``, ``report.html``, ``model-card.md``, ``errors.csv`` and ``doubtful_labels.csv`` even
-        if they were changed since.
+        Whether to replace ``metrics.json``, ``report.html``, ``model-card.md``, ``errors.csv`` and
+        ``doubtful_labels.csv`` even if they were changed since.
 
     Returns
     -------

@@ -264,8 +264,8 @@ EVIL = "<img src=x onerror=alert(1)>.jpeg"
 def test_names_are_only_names(rendered, tmp_path):
     _, metrics = read(rendered["en"])
     folder = rendered["en"]
-    scores, training, doubtful = read_scores(folder), read_table(folder, "training"), read_table(folder, "doubtful_labels")
-    errors = read_table(folder, "errors")
+    scores, training = read_scores(folder), read_table(folder, "training")
+    errors, doubtful = read_table(folder, "errors"), read_table(folder, "doubtful_labels")
     text = json.dumps(metrics).replace("shortcuts", "<img src=x onerror=alert(1)>")
     changed = json.loads(text)
     errors["pipeline"] = errors["pipeline"].replace("shortcuts", "<img src=x onerror=alert(1)>")
