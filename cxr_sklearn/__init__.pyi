@@ -28,7 +28,9 @@ from .models.files import save as save
 from .models.files import save_model as save_model
 from .models.model import CXRModel as CXRModel
 from .models.prediction import predict as predict
+from .study.adapt import adapt as adapt
 from .study.compare import compare as compare
+from .study.evaluate import evaluate as evaluate
 from .study.learning_curve import learning_curve as learning_curve
 from .study.probes import stress_test as stress_test
 from .study.recipes import load_recipe as load_recipe

@@ -1,6 +1,6 @@
 """The command line: thin, quiet, and quick to report errors."""
 
-from . import cache, data, model, serve, study
+from . import cache, data, model, place, serve, study
 from .app import app
 
-__all__ = ["app", "cache", "data", "model", "serve", "study"]
+__all__ = ["app", "cache", "data", "model", "place", "serve", "study"]

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -32,6 +32,10 @@ def synth(
     directory: Annotated[Path, typer.Argument(**PATH, help="Folder to write to.")],
     patients: Annotated[int, typer.Option(min=10, help="Number of patients.")] = 200,
     size: Annotated[int, typer.Option(min=32, help="Height and width in pixels.")] = 224,
+    style: Annotated[
+        Literal["A", "B"], typer.Option(help="Hospital: B has another exposure, noise, border and marker than A.")
+    ] = "A",
+    prevalence: Annotated[float, typer.Option(min=0, max=1, help="Share of the patients who have pneumonia.")] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the drawing.")] = 0,
 ) -> None:
     """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""
@@ -41,7 +45,7 @@ def synth(
 
         if directory.is_dir() and any(directory.iterdir()):
             raise InputError(f"{directory} holds files already; choose a new or empty folder")
-        frame = write_radiographs(directory, patients, size=size, random_state=seed)
+        frame = write_radiographs(directory, patients, size=size, style=style, prevalence=prevalence, random_state=seed)
         say(f"{len(frame)} radiographs of {patients} patients in {directory}")
 
 

@@ -104,7 +104,7 @@ def compare(
             overwrite=overwrite,
             verbose=not quiet,
         )
-        _print_summary(metrics)
+        print_summary(metrics)
         print_findings(metrics["run"])
         say(f"Report: {out / 'report.html'}")
     if metrics["failed"]:  # a warning says which, and why
@@ -144,7 +144,7 @@ def report(
         from ..study.run_folder import write_results
 
         metrics = write_results(run, threshold=threshold, lang=lang, overwrite=overwrite)
-        _print_summary(metrics)
+        print_summary(metrics)
         if before := metrics["run"].get("threshold_before"):
             say(f"A second look at test: the models in {run / 'models'} still decide at the thresholds by {before!r}.",
                 style="yellow")  # fmt: skip
@@ -202,7 +202,8 @@ def _print_curve(facts: dict[str, Any]) -> None:
     console.print(f"On {facts['images']} images ({facts['source']}):", table)
 
 
-def _print_summary(metrics: dict[str, Any]) -> None:
+def print_summary(metrics: dict[str, Any]) -> None:
+    """Print the threshold and a few metrics of each pipeline."""
     from ..report.sentences import pipeline_labels
     from ..report.words import words
 

@@ -135,7 +135,7 @@ def _in_order(splits: Iterable[str]) -> list[str]:
 
 def _copies(rows: pd.DataFrame, stats: ImageStats, comparable: np.ndarray) -> dict[str, list[dict[str, Any]]]:
     """Return groups of identical files, and of images that look alike although their files differ."""
-    keys, _ = pd.factorize(np.array(stats.keys, dtype=object))
+    keys, _ = pd.factorize(np.array(stats.digests, dtype=object))
     identical = [group for group in _equal(keys) if keys[group[0]] >= 0]  # -1 is an unreadable file
     # Only one of several identical files is compared; the others join its group.
     copies = {int(group[0]): group for group in identical}

@@ -20,23 +20,34 @@ from ._frame import DRAWN, SPLIT_NAMES, mark_drawn
 
 FloatMap = NDArray[np.floating[Any]]
 RandomState = int | np.random.RandomState | None
-_MIN_PATIENTS, _MIN_SIZE = 10, 32
+_MIN_PATIENTS, _MIN_PER_CLASS, _MIN_SIZE = 10, 4, 32
 # The map is drawn beyond the image's edge, so that a shifted or turned pose does not run out of body.
 _MARGIN = 1.15
 _COLUMNS = ("path", "label", "target", "split", "patient", "subtype", "width", "height", "mode")
-_SUBTYPES = (None, "bacteria", None, "virus")
+_ILL = ("bacteria", "virus")
 _SPLITS = ("train", "val", "train", "test", "train")
 _IMAGES_PER_PATIENT = (0.4, 0.3, 0.2, 0.1)
+# By style. No patient of one hospital has the name of a patient of the other, or both would count as one.
+_FIRST_PATIENT = {"A": 1, "B": 5001}
 
 
 @checks_types
 def make_radiographs(
-    n_patients: int = 200, *, size: int = 224, random_state: RandomState = None
+    n_patients: int = 200,
+    *,
+    size: int = 224,
+    style: str = "A",
+    prevalence: float = 0.5,
+    random_state: RandomState = None,
 ) -> tuple[NDArray[np.uint8], pd.DataFrame]:
     """Draw frontal chest radiographs of healthy patients and of patients with pneumonia.
 
-    Every second patient is healthy; the others have, in turn, a bacterial pneumonia (one focal, lobar opacity) or a
-    viral one (several fainter opacities in both lung fields). A patient has one to four images, all in one split.
+    Those who are ill have, in turn, a bacterial pneumonia (one focal, lobar opacity) or a viral one (several fainter
+    opacities in both lung fields). A patient has one to four images, all in one split.
+
+    The two styles are two hospitals. Bodies and disease are drawn alike; B has another exposure, in which lungs are
+    greyer, coarser noise, a collimated border and a side marker. Many models trained on A still rank the images of B,
+    but call too many of them pneumonia at the threshold of A, as happens with real models that are moved.
 
     Parameters
     ----------
@@ -44,6 +55,10 @@ def make_radiographs(
         Number of patients, at least 10. There are about twice as many images.
     size : int, default=224
         Width and height of the images in pixels, at least 32.
+    style : {"A", "B"}, default="A"
+        The hospital. Its patients have numbers of their own, from 1 in A and from 5001 in B.
+    prevalence : float, default=0.5
+        Share of the patients who have pneumonia, between 0 and 1. They are spread evenly over the patients.
     random_state : int, RandomState instance or None, default=None
         Pass an int for the same pixels and the same frame in every call. The pixels of a patient do not depend on
         `n_patients`, but the splits may.
@@ -59,7 +74,8 @@ def make_radiographs(
     Raises
     ------
     ValueError
-        If `n_patients` or `size` is too small.
+        If `n_patients` or `size` is too small, `style` is unknown, or `prevalence` leaves fewer than four patients in
+        a class.
 
     Examples
     --------
@@ -71,16 +87,27 @@ def make_radiographs(
         raise InputError(f"n_patients={n_patients} cannot fill train, val and test; ask for at least {_MIN_PATIENTS}.")
     if size < _MIN_SIZE:
         raise InputError(f"size={size} pixels is too small to draw a thorax; ask for at least {_MIN_SIZE}.")
+    if style not in _FIRST_PATIENT:
+        raise InputError(f"style={style!r} must be one of {tuple(_FIRST_PATIENT)}")
+    kinds = _kinds(n_patients, prevalence)
     root = np.random.SeedSequence(int(check_random_state(random_state).randint(2**31 - 1)))
-    kinds = [_SUBTYPES[i % len(_SUBTYPES)] for i in range(n_patients)]
-    seeds = root.spawn(n_patients)
-    images = [_image_patient(kind, size, np.random.default_rng(seed)) for kind, seed in zip(kinds, seeds, strict=True)]
-    return np.concatenate(images), _describe(kinds, [len(i) for i in images], size, np.random.default_rng(root))
+    images = [
+        _image_patient(kind, size, style, np.random.default_rng(seed))
+        for kind, seed in zip(kinds, root.spawn(n_patients), strict=True)
+    ]
+    rng = np.random.default_rng(root)
+    return np.concatenate(images), _describe(kinds, [len(i) for i in images], size, _FIRST_PATIENT[style], rng)
 
 
 @checks_types
 def write_radiographs(
-    directory: str | Path, n_patients: int = 200, *, size: int = 224, random_state: RandomState = None
+    directory: str | Path,
+    n_patients: int = 200,
+    *,
+    size: int = 224,
+    style: str = "A",
+    prevalence: float = 0.5,
+    random_state: RandomState = None,
 ) -> pd.DataFrame:
     """Write synthetic radiographs as 8-bit grey JPEG files, in the folders of the Kaggle chest X-ray set.
 
@@ -91,7 +118,7 @@ def write_radiographs(
     directory : str or Path
         For the folders ``train``, ``val`` and ``test``; created if missing. Radiographs that were drawn there before
         are replaced if they have the same name.
-    n_patients, size, random_state
+    n_patients, size, style, prevalence, random_state
         As in :func:`make_radiographs`.
 
     Returns
@@ -102,12 +129,14 @@ def write_radiographs(
     Raises
     ------
     ValueError
-        If `n_patients` or `size` is too small, or `directory` cannot be a folder; nothing is written then.
+        As for :func:`make_radiographs`, or if `directory` cannot be a folder; nothing is written then.
     DataError
         If `directory` holds images that were not drawn, in folders of these names.
     """
     folder = folder_to_write(directory).absolute()
-    images, frame = make_radiographs(n_patients, size=size, random_state=random_state)
+    images, frame = make_radiographs(
+        n_patients, size=size, style=style, prevalence=prevalence, random_state=random_state
+    )
     if not (folder / DRAWN).is_file() and (there := [name for name in SPLIT_NAMES if (folder / name).exists()]):
         raise DataError(f"{folder / there[0]} exists and was not drawn by this program; choose another folder")
     mark_drawn(folder)
@@ -119,17 +148,35 @@ def write_radiographs(
     return frame
 
 
-def _describe(subtypes: list[str | None], n_images: list[int], size: int, rng: np.random.Generator) -> pd.DataFrame:
+def _kinds(n_patients: int, prevalence: float) -> list[str | None]:
+    """Return the subtype of each patient, None if healthy; those of the first do not depend on how many follow."""
+    if not 0 < prevalence < 1:
+        raise InputError(f"prevalence={prevalence} must be above 0 and below 1")
+    # Rounded, because .29 * 100 is a little less than 29.
+    n_ill = np.floor(np.round(np.arange(n_patients + 1) * prevalence, 9)).astype(int)
+    if (fewest := min(n_ill[-1], n_patients - n_ill[-1])) < _MIN_PER_CLASS:
+        raise InputError(
+            f"prevalence={prevalence} of {n_patients} patients leaves {fewest} in one class, which cannot fill train, "
+            f"val and test; at least {_MIN_PER_CLASS} are needed"
+        )
+    is_ill = np.diff(n_ill) == 1
+    return [_ILL[(before % len(_ILL))] if ill else None for ill, before in zip(is_ill, n_ill[:-1], strict=True)]
+
+
+def _describe(
+    subtypes: list[str | None], n_images: list[int], size: int, first: int, rng: np.random.Generator
+) -> pd.DataFrame:
     """Name the images as in the Kaggle set, and assign every patient to one split."""
     # Counted per etiology: person1_bacteria and person1_virus are two patients, as in the original.
     n_seen, n_named, rows = Counter[str | None](), Counter[str | None](), []
     for subtype, split, n in zip(subtypes, _split(subtypes, rng), n_images, strict=True):
+        number = first + n_seen[subtype]
         n_seen[subtype] += 1
         label = "pneumonia" if subtype else "normal"
-        patient = f"{subtype}-{n_seen[subtype]}" if subtype else f"IM-{n_seen[subtype]:04d}"
+        patient = f"{subtype}-{number}" if subtype else f"IM-{number:04d}"
         for nth in range(1, n + 1):
             n_named[subtype] += 1
-            name = f"person{n_seen[subtype]}_{subtype}_{n_named[subtype]}" if subtype else f"{patient}-{nth:04d}"
+            name = f"person{number}_{subtype}_{n_named[subtype]}" if subtype else f"{patient}-{nth:04d}"
             path = f"{split}/{label.upper()}/{name}.jpeg"
             rows.append((path, label, int(label == "pneumonia"), split, patient, subtype, size, size, "L"))
     return pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -145,14 +192,15 @@ def _split(subtypes: list[str | None], rng: np.random.Generator) -> list[str]:
     return splits
 
 
-def _image_patient(subtype: str | None, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _image_patient(subtype: str | None, size: int, style: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draw one patient and take the images; uint8 of shape (n_images, size, size)."""
     thorax = _draw_thorax(round(size * _MARGIN), rng)
     attenuation = _soft_tissue(thorax, rng) + _skeleton(thorax, rng) + _vessels(thorax, rng)
     if subtype is not None:
         attenuation += _opacities(subtype, thorax, rng)
     n_images = 1 + int(rng.choice(len(_IMAGES_PER_PATIENT), p=_IMAGES_PER_PATIENT))
-    return np.stack([_expose(attenuation, size, rng) for _ in range(n_images)])
+    expose = {"A": _expose_a, "B": _expose_b}[style]
+    return np.stack([expose(_pose(attenuation, size, rng), rng) for _ in range(n_images)])
 
 
 class _Thorax(NamedTuple):
@@ -243,14 +291,48 @@ def _opacities(subtype: str, t: _Thorax, rng: np.random.Generator) -> FloatMap:
     return patches * patchiness * t.lungs
 
 
-def _expose(attenuation: FloatMap, size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Take an image of the patient, with pose, scatter, automatic exposure and noise."""
+def _pose(attenuation: FloatMap, size: int, rng: np.random.Generator) -> FloatMap:
+    """Return what reaches the detector: the patient turned, moved and magnified a little, and uneven scatter."""
     angle, scale = rng.normal(0, 0.05), rng.normal(1.0, 0.05)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     corner = (len(attenuation) - 1) / 2 + rng.normal(0, 0.04, 2) * size - turn @ np.full(2, (size - 1) / 2)
     image = ndimage.affine_transform(attenuation, turn, corner, (size, size), order=1, mode="nearest")
     axis, scatter = np.linspace(-1, 1, size, dtype=np.float32), rng.normal(0, 0.06, 2)
     image += scatter[0] * axis + scatter[1] * axis[:, np.newaxis]
+    return image
+
+
+def _expose_a(image: FloatMap, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Expose automatically for brightness and contrast, with the noise of single pixels."""
     image = (image - image.mean()) / image.std()
     image += rng.uniform(0.04, 0.1) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(rng.uniform(110, 145) + rng.uniform(46, 62) * image, 0, 255).astype(np.uint8)
+
+
+def _expose_b(image: FloatMap, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Expose for a soft picture: from the darkest to the brightest part, dark tones lifted, with coarser noise."""
+    size = len(image)
+    darkest, brightest = np.quantile(image, (0.02, 0.98))
+    image = np.clip((image - darkest) / (brightest - darkest), 0, 1.15) ** rng.uniform(0.57, 0.73)
+    grain = ndimage.gaussian_filter(rng.standard_normal(image.shape, dtype=np.float32), 0.003 * size)
+    image += rng.uniform(0.01, 0.02) / grain.std() * grain
+    image = 30 + rng.uniform(170, 195) * image
+    _mark_side(image, rng)
+    return np.clip(image * _collimator(size, rng), 0, 255).astype(np.uint8)
+
+
+def _mark_side(image: FloatMap, rng: np.random.Generator) -> None:
+    """Lay a letter of lead, an L, beside the patient's left shoulder."""
+    size = len(image)
+    left, top = (size * rng.uniform((0.84, 0.1), (0.88, 0.16))).astype(int)
+    stroke, height, width = (max(round(size * part), 1) for part in (0.012, 0.06, 0.036))
+    image[top : top + height, left : left + stroke] = 250
+    image[top + height - stroke : top + height, left : left + width] = 250
+
+
+def _collimator(size: int, rng: np.random.Generator) -> FloatMap:
+    """Return 1 in the field of the beam and nearly 0 on the border that its shutters leave unexposed."""
+    left, top, right, bottom = (size * rng.uniform(0.01, 0.04, 4)).round().astype(int)
+    field = np.full((size, size), 0.02, dtype=np.float32)
+    field[top : size - bottom, left : size - right] = 1
+    return field

@@ -85,6 +85,29 @@ def calibration_facts(patients: ArrayLike, target: ArrayLike, score: ArrayLike, 
     }
 
 
+def fit_recalibration(target: ArrayLike, score: ArrayLike, kind: str) -> tuple[float, float] | None:
+    """Fit the intercept of probabilities at another place and, for the `kind` "sigmoid", their slope.
+
+    Returns
+    -------
+    tuple of two floats or None
+        For ``expit(intercept + slope * logit(score))``; None if the likelihood has no maximum.
+
+    References
+    ----------
+    Cox (1958). Two further applications of a model for binary regression. Biometrika 45, 562-565.
+    Steyerberg et al. (2004). Validation and updating of predictive logistic regression models: a study on sample size
+    and shrinkage. Statistics in Medicine 23, 2567-2586.
+    """
+    y, odds = np.asarray(target), logit(np.clip(np.asarray(score, dtype=float), _NEAREST, 1 - _NEAREST))
+    one = np.ones_like(odds)
+    if kind == "intercept":
+        found = _maximum(one[:, np.newaxis], y, odds)
+        return None if found is None else (float(found[0]), 1.0)
+    found = _maximum(np.column_stack([one, odds]), y, 0.0)
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
 def _by_patient(patients: ArrayLike, y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
     """Compute all that is made of sums over patients, in one pass through the draws."""
     _, patient_of = np.unique(np.asarray(patients), return_inverse=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from ..exceptions import DataError
-from .bootstrap import FPR_GRID, Draws, bootstrap, interval, rate, wilson
+from .bootstrap import FPR_GRID, Draws, bootstrap, bootstrap_rates, interval, rate, wilson
 from .calibration import calibration_facts
 from .diagnosis import diagnose
 from .metrics import METRICS, RATES, compute_metrics, confusion_cells
@@ -28,7 +28,7 @@ SHORTCUTS = "shortcuts"
 
 def summarise(
     scores: pd.DataFrame,
-    rule: Rule,
+    thresholds: Mapping[str, Mapping[str, Any]],
     *,
     images: pd.DataFrame,
     probes: pd.DataFrame,
@@ -41,8 +41,8 @@ def summarise(
     ----------
     scores, images, probes, training : DataFrame
         Rows of ``scores.csv``, ``images.csv``, ``probes.csv`` and ``training.csv``; all but the first may be empty.
-    rule : Rule
-        How thresholds are chosen.
+    thresholds : mapping of str to mapping
+        The threshold of each pipeline, "value", and how it was chosen.
     batch_norm : mapping of str to mapping
         ``batch_norm_scores_`` of the pipelines that have them.
 
@@ -58,11 +58,7 @@ def summarise(
         If the pipelines scored different test images, or a class has fewer than two test patients.
     """
     by_name = {str(name): rows for name, rows in scores.groupby("pipeline", sort=False)}
-    changed = probes[probes["probe"].str.startswith(STRESS)]
-    thresholds = {
-        name: choose_threshold(rows, rule, changed[changed["pipeline"] == name]) for name, rows in by_name.items()
-    }
-    cuts = {name: float(chosen["value"]) for name, chosen in thresholds.items()}
+    cuts = {name: float(thresholds[name]["value"]) for name in by_name}
     first, wide = _test_scores(by_name)
     draws = bootstrap(first["patient"], first["target"], {name: wide[name] for name in by_name}, cuts)
     groups = groups_of(images[images["split"] == "test"])
@@ -83,6 +79,15 @@ def summarise(
     return {"pipelines": pipelines, "comparisons": pairs, "verdict": verdict(pipelines, pairs)}
 
 
+def choose_thresholds(scores: pd.DataFrame, rule: Rule, probes: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return what `choose_threshold` finds for each pipeline in rows of ``scores.csv`` and ``probes.csv``."""
+    changed = probes[probes["probe"].str.startswith(STRESS)]
+    return {
+        str(name): choose_threshold(rows, rule, changed[changed["pipeline"] == name])
+        for name, rows in scores.groupby("pipeline", sort=False)
+    }
+
+
 def _test_scores(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the test images, and their scores in a column per pipeline."""
     tests = {name: rows[rows["split"] == "test"].set_index("path") for name, rows in by_name.items()}
@@ -97,18 +102,15 @@ def _test_scores(by_name: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, pd.
     return first, pd.DataFrame({name: test["score"].reindex(first.index) for name, test in tests.items()})
 
 
-def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], draws: Draws) -> dict[str, Any]:
+def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: Mapping[str, Any], draws: Draws) -> dict[str, Any]:
     cut, target, score = float(threshold["value"]), test["target"], test["score"]
-    folds = [fold for _, fold in rows[rows["split"] == "train"].groupby("fold")]
-    if not folds or min(fold["target"].nunique() for fold in folds) < 2:
-        raise DataError(f"{rows['pipeline'].iloc[0]} has no out-of-fold scores, or a fold of one class")
-    by_fold = pd.DataFrame([compute_metrics(fold["target"], fold["score"], cut) for fold in folds])
     cells, half = (confusion_cells(target, score, value) for value in (cut, 0.5))
     low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)  # for a figure: pointwise and uncorrected
     return {
-        "cv": pd.DataFrame({"mean": by_fold.mean(), "std": by_fold.std(ddof=0)}).to_dict("index"),
+        "cv": _cross_validated(rows, cut),
+        "domain": _domain(test),
         "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics),
-        "threshold": threshold,
+        "threshold": dict(threshold),
         "confusion": cells,
         "wilson95": {name: wilson(*counts) for name, counts in _rates(cells).items()},
         "at_half": _with_intervals(compute_metrics(target, score, 0.5), half, draws.at_half) | {"confusion": half},
@@ -117,6 +119,26 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: dict[str, Any], d
         "calibration": calibration_facts(test["patient"], target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
     }
+
+
+def _cross_validated(rows: pd.DataFrame, cut: float) -> dict[Any, Any] | None:
+    """Return mean and spread of each metric over the folds; None for a model that was not fitted in this run."""
+    folds = [fold for _, fold in rows[rows["split"] == "train"].groupby("fold")]
+    if not folds:
+        return None
+    if min(fold["target"].nunique() for fold in folds) < 2:
+        raise DataError(f"{rows['pipeline'].iloc[0]} has a fold of one class")
+    by_fold = pd.DataFrame([compute_metrics(fold["target"], fold["score"], cut) for fold in folds])
+    return pd.DataFrame({"mean": by_fold.mean(), "std": by_fold.std(ddof=0)}).to_dict("index")
+
+
+def _domain(test: pd.DataFrame) -> dict[str, Any] | None:
+    """Return the share of images that a model's detector flags; None if the run did not ask it."""
+    if "domain" not in test or test["domain"].isna().all():
+        return None
+    out = (test["domain"] == "out").to_numpy()
+    draws = bootstrap_rates(test["patient"], out[:, np.newaxis], np.ones((len(out), 1), dtype=bool))[:, 0]
+    return {"images": int(out.sum()), "share": rate(int(out.sum()), len(out), draws)}
 
 
 def _rates(cells: Mapping[str, int]) -> dict[str, tuple[int, int]]:

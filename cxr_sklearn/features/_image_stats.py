@@ -41,14 +41,14 @@ class ImageStats(NamedTuple):
     ----------
     rows : ndarray of shape (n, 580) and dtype float32
         ``MEASURES`` and the spectrum of each image; zeros where it cannot be read.
-    keys : list of bytes or None
-        Content keys; None where a file cannot be read at all.
+    digests : list of bytes or None
+        SHA-256 of each file; None where it cannot be read at all.
     failures : dict of str to str
         Why images cannot be read, by path.
     """
 
     rows: np.ndarray
-    keys: list[bytes | None]
+    digests: list[bytes | None]
     failures: dict[str, str]
 
     @property
@@ -82,7 +82,7 @@ def image_stats(
         raise ImageReadError(failures, len(batch))
     if not rows.shape[1]:  # none of them can be read
         rows = np.zeros((len(batch), width), dtype=np.float32)
-    return ImageStats(rows, batch.content_keys()[0], failures)
+    return ImageStats(rows, batch.source_digests(), failures)
 
 
 def _measure(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:

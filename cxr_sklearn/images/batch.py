@@ -115,6 +115,11 @@ class ImageBatch(Sequence[np.ndarray]):
             keys.append(key)
         return keys, failures
 
+    def source_digests(self) -> list[bytes | None]:
+        """Return the SHA-256 of each source, None where a file cannot be read."""
+        digests = self._source_digests(hash_files) if self._digests is None else self._digests
+        return [digest if isinstance(digest, bytes) else None for digest in digests]
+
     def _source_digests(self, digests: Digests) -> Sequence[bytes | OSError]:
         if self._sources.ndim == 1:
             of_paths = iter(digests([source for source in self._sources if isinstance(source, str)]))

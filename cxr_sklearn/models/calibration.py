@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
@@ -99,6 +100,21 @@ def calibrated_scores(scores: np.ndarray, calibrator: CalibratedClassifierCV | N
     known = np.isfinite(after)  # an image without a score is to stay without one, and not to stop the others
     if known.any():
         after[known] = calibrator.predict_proba(after[known][:, None])[:, 1]
+    return after
+
+
+def recalibrated(scores: np.ndarray, recalibration: tuple[float, float] | None) -> np.ndarray:
+    """Return probabilities of shape (n,) after a linear map of their log odds, ``(intercept, slope)``, if there is one.
+
+    References
+    ----------
+    Cox (1958). Two further applications of a model for binary regression. Biometrika 45, 562-565.
+    """
+    if recalibration is None:
+        return scores
+    intercept, slope = recalibration
+    tiny = np.finfo(float).eps
+    after: np.ndarray = expit(intercept + slope * logit(np.clip(np.asarray(scores, dtype=float), tiny, 1 - tiny)))
     return after
 
 

@@ -39,7 +39,7 @@ from ..features._backbones import POOLINGS, application, weights_identity
 from ..features.domain import DomainDetector
 from ._steps import heads_of, networks_of, set_store
 from .calibration import PredictedScores
-from .model import CXRModel, as_model, check_threshold
+from .model import CXRModel, as_model, check_recalibration, check_threshold
 
 #: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: loading it only sets its
 #: attributes. The list is fixed; a file cannot add to it. Trees, of forests and boosting and of neighbours, are not in
@@ -197,10 +197,11 @@ def _count(node: Any, counts: dict[Any, int]) -> int:
 
 
 MAGIC = b"cxr_sklearn model\n"
-#: Counts up when an earlier version could not read what is written now: 2 keeps the calibrator apart.
-FORMAT = 2
+#: Counts up when an earlier version could not read what is written now: 2 keeps the calibrator apart, and only models
+#: that were recalibrated for another place are written as 3.
+FORMAT = 3
 #: What a manifest says of the file itself; everything else is the model's metadata.
-_OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "versions")
+_OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "versions", "recalibration")
 #: A manifest has some thousand bytes; a longer line is not read.
 _LONGEST_MANIFEST = 10_000_000
 
@@ -241,7 +242,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     parts = {"pipeline": model.pipeline, "calibrator": model.calibrator, "domain": model.domain}
     payload = dump(_portable(parts), kind)
     manifest = {
-        "format": FORMAT,
+        "format": FORMAT if model.recalibration else 2,
         "kind": kind,
         "sha256": sha256(payload).hexdigest(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -251,6 +252,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
         # A model that was loaded brings along what its own file said of itself.
         **{name: fact for name, fact in (model.metadata or {}).items() if name not in _OWN_FACTS},
         "threshold": float(model.threshold),
+        **({"recalibration": [float(part) for part in model.recalibration]} if model.recalibration else {}),
     }
     try:
         line = json.dumps(manifest, allow_nan=False).encode() + b"\n"
@@ -464,7 +466,11 @@ def _model(parts: Any, manifest: dict[str, Any]) -> CXRModel:
     if np.asarray(pipeline.classes_).tolist() != manifest.get("classes"):
         raise ModelError("the classes of its pipeline are not those of its manifest")
     threshold = manifest.get("threshold", 0.5)
-    model = CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest)
+    recalibration = manifest.get("recalibration")
+    if isinstance(recalibration, list):  # JSON has no tuples
+        recalibration = tuple(recalibration)
+    model = CXRModel(pipeline, threshold, calibrator=calibrator, domain=domain, metadata=manifest,
+                     recalibration=recalibration)  # fmt: skip
     _check_parts(model)
     return model
 
@@ -478,6 +484,7 @@ def _check_parts(model: CXRModel) -> None:
         If it is not a classifier with a threshold and perhaps a calibrator and a detector.
     """
     check_threshold(model.threshold)
+    check_recalibration(model.recalibration)
     if not is_classifier(model.pipeline):
         raise InputError(f"pipeline must be a classifier, or end in one, not {type(model.pipeline).__name__}")
     if not isinstance(model.calibrator, CalibratedClassifierCV | None):

@@ -17,7 +17,7 @@ from .._settings import usual_settings
 from .._validation import check_parameters
 from ..exceptions import InputError, ModelError
 from ..features.domain import DomainDetector
-from .calibration import calibrated_scores, pneumonia_scores
+from .calibration import calibrated_scores, pneumonia_scores, recalibrated
 
 
 @public
@@ -39,6 +39,9 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         Fitted on the training images.
     metadata : dict, optional
         Facts about the model that JSON can hold: "recipe", "metrics", "data" and so on.
+    recalibration : tuple of two floats, optional
+        Intercept and slope on the log odds of the probabilities, after calibration, as :func:`adapt` finds them for
+        another place; the slope is above 0.
 
     Attributes
     ----------
@@ -79,12 +82,14 @@ class CXRModel(ClassifierMixin, BaseEstimator):
         calibrator: CalibratedClassifierCV | None = None,
         domain: DomainDetector | None = None,
         metadata: dict[str, Any] | None = None,
+        recalibration: tuple[float, float] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.threshold = threshold
         self.calibrator = calibrator
         self.domain = domain
         self.metadata = metadata
+        self.recalibration = recalibration
 
     @property
     def classes_(self) -> np.ndarray:
@@ -118,12 +123,17 @@ class CXRModel(ClassifierMixin, BaseEstimator):
             If the pipeline gives no probabilities of 0 and 1.
         """
         check_threshold(self.threshold)
+        check_recalibration(self.recalibration)
         check_parameters(self)
         if not hasattr(self.pipeline, "fit") or isinstance(self.pipeline, type):
             raise InputError(f"pipeline={self.pipeline!r} must be a classifier")
         check_is_fitted(self)
-        scores = calibrated_scores(pneumonia_scores(self.pipeline, X), self.calibrator)
+        scores = self.probabilities(pneumonia_scores(self.pipeline, X))
         return np.column_stack([1 - scores, scores])
+
+    def probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Return scores of the pipeline, shape (n,), calibrated and recalibrated."""
+        return recalibrated(calibrated_scores(scores, self.calibrator), self.recalibration)
 
     def decide(self, probabilities: np.ndarray) -> np.ndarray:
         """Decide for each row of :meth:`predict_proba`: the position of its class, shape (n,).
@@ -172,6 +182,23 @@ def check_threshold(threshold: Any) -> None:
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool)
     if not is_number or not 0 <= threshold < math.inf:
         raise InputError(f"threshold={threshold!r} must be a finite number of at least 0")
+
+
+def check_recalibration(recalibration: Any) -> None:
+    """Refuse what is not a finite intercept and a slope above 0, or None.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    if recalibration is None:
+        return
+    is_pair = isinstance(recalibration, tuple | list) and len(recalibration) == 2
+    if not is_pair or not all(isinstance(part, Real) and math.isfinite(part) for part in recalibration):
+        raise InputError(f"recalibration={recalibration!r} must be None or two finite numbers, intercept and slope")
+    if recalibration[1] <= 0:
+        raise InputError(f"recalibration={recalibration!r} must have a slope above 0, or it would reverse the ranking")
 
 
 def as_model(model: Any) -> CXRModel:

@@ -112,8 +112,11 @@ def benefit_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say:
 
 
 @drawn_alike(_STYLE)
-def scores_figure(scores: pd.DataFrame, labels: Mapping[str, str], say: Words) -> str:
-    """Draw how the scores of test images are distributed in each class, a panel per pipeline, from ``scores.csv``."""
+def scores_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
+    """Draw how the scores of test images are distributed in each class, a panel per pipeline, from ``scores.csv``.
+
+    The outline is that of the images that a model was made with, if it was not made in this run.
+    """
     test, edges = scores[scores["split"] == "test"], np.linspace(0, 1, 26)
     columns = min(3, len(labels))
     rows = -(-len(labels) // columns)
@@ -123,11 +126,15 @@ def scores_figure(scores: pd.DataFrame, labels: Mapping[str, str], say: Words) -
         axes.set_axis_off()
     for axes, (name, label) in zip(grid.flat, labels.items(), strict=False):
         own = test[test["pipeline"] == name]
+        then = (pipelines[name].get("development") or {}).get("scores")
         # Above the axis those with pneumonia, below it the normal ones.
-        for target, sign, colour in ((1, 1, COLOURS[1]), (0, -1, COLOURS[0])):
+        for target, word, sign, colour in ((1, "pneumonia", 1, COLOURS[1]), (0, "normal", -1, COLOURS[0])):
             found = own.loc[own["target"] == target, "score"]
             shares = np.histogram(found, edges)[0] / len(found)
             axes.stairs(sign * 100 * shares, edges, fill=True, color=colour)
+            if then and sum(then[word]):
+                counts = np.reshape(then[word], (len(edges) - 1, -1)).sum(axis=1)
+                axes.stairs(sign * 100 * counts / counts.sum(), edges, color=_INK, linewidth=1)
         axes.axhline(0, color=_INK, linewidth=1)
         axes.set_title(label, fontsize=10)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f} %")

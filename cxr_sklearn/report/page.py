@@ -25,6 +25,7 @@ from .figures import (
     training_figure,
 )
 from .sentences import (
+    adapted_sentence,
     between,
     curve_labels,
     decimal,
@@ -79,6 +80,7 @@ def write_report(
     pictured = [row["path"] for rows in (doubted, *(rows[:N_PICTURES] for rows in listed.values())) for row in rows]
     shared = {
         "failed": {},  # of runs of 0.1.0
+        "is_evaluation": metrics["run"].get("kind") == "evaluate",
         **metrics,
         "labels": labels,
         "random_weights": any(label != name for name, label in labels.items()),
@@ -97,7 +99,7 @@ def write_report(
     figures = {
         "roc": _drawn(say, roc_figure, scores, pipelines, labels),
         "reliability": _drawn(say, reliability_figure, pipelines, labels),
-        "distributions": _drawn(say, scores_figure, scores, labels),
+        "distributions": _drawn(say, scores_figure, scores, pipelines, labels),
         "benefit": _drawn(say, benefit_figure, pipelines, labels),
         "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
         "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
@@ -127,18 +129,20 @@ def _environment(say: Words) -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["t"] = say
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "f3": lambda value: decimal(value, say),
         "interval": lambda ends: between(ends, say),
         "with_interval": lambda found: with_interval(found, say),
         "n": grouped,
         "p": lambda value: say("pairs.below") if value < 0.001 else f"{value:.3f}",
         "threshold_sentence": lambda threshold: threshold_sentence(threshold, say),
+        "adapted_sentences": lambda adapted: [adapted_sentence(step, say) for step in adapted],
         "finding_sentence": lambda finding: finding_sentence(finding, say),
         "group_name": lambda row: group_name(row, say),
         "file_name": lambda path: Path(path).name,
         "cell": _markdown_cell,
     }
+    environment.filters |= filters
     return environment
 
 

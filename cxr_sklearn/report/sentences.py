@@ -105,6 +105,32 @@ def threshold_sentence(threshold: Mapping[str, Any], say: Words) -> str:
     return say(f"source.{key}", rule=by, n=grouped(threshold["n_images"]), rarer=threshold["n_val_rarer"])
 
 
+def adapted_sentence(step: Mapping[str, Any], say: Words) -> str:
+    """Say how a model was adapted to another place, and what that reached."""
+    recalibration, threshold = step["recalibration"], step["threshold"]
+    moved = {name: f"{recalibration[name]:.3f}" for name in ("intercept", "slope")} if recalibration else {}
+    kind = recalibration["kind"] if recalibration else "none"
+    prevalence = step.get("prevalence") or []
+    rule = parse_rule(threshold["rule"]) if threshold.get("rule") else None
+    said = say(
+        f"adapted.{step['kind']}",
+        date=step["date"][:10],
+        images=grouped(step.get("images", 0)),
+        patients=grouped(step.get("patients", 0)),
+        prevalence="\N{EN DASH}".join(f"{share:g}" for share in prevalence),
+        recalibration=say(f"adapted.{kind}", **moved),
+        before=decimal(threshold["before"], say),
+        after=decimal(threshold["value"], say),
+        interval=between(threshold.get("ci95"), say),
+        rule=say(f"rule.{rule.name}", value=f"{rule.value:g}") if rule else "",
+    )
+    if not step.get("reached"):
+        return said
+    rates = {name: with_interval(step["reached"][name], say) for name in ("accuracy", "recall", "specificity")}
+    before = {f"{name}_before": decimal(step["before"][name]["value"], say) for name in rates}
+    return f"{said} {say('adapted.reached', **rates, **before)}"
+
+
 def group_name(row: Mapping[str, Any], say: Words) -> str:
     """Name a subgroup."""
     group = say(f"group.{row['group']}") if row["group"] in ("bacteria", "virus") else row["group"]

@@ -20,9 +20,12 @@ from ..datasets._names import series_of
 from ..datasets.audit import audit
 from ..exceptions import DataError, ImageReadError
 from ..features._image_stats import MEASURES
+from ..models.development import describe_development
 
 #: Column of a run's frame with the row of :class:`ImageStats` of each image.
 STATS = "image_stats"
+#: Column with the SHA-256 of each file.
+DIGEST = "image_digest"
 
 
 def check_images(
@@ -33,7 +36,8 @@ def check_images(
     Returns
     -------
     frame : DataFrame
-        With the statistics of each image in the column ``STATS``, so that the run measures no image twice.
+        With the statistics of each image in the column ``STATS``, so that the run measures no image twice, and the
+        digest of its file in ``DIGEST``.
     found : dict
         As :func:`check` returns it.
 
@@ -52,7 +56,7 @@ def check_images(
             f"{'; '.join(found['leaks'])}. Figures on such splits are too good to be true: repair them "
             "(`cxr-sklearn check --json` lists all), or go on with --allow-leaks (allow_leaks=True); the report says so"
         )
-    return frame.assign(**{STATS: list(stats.rows)}), found
+    return frame.assign(**{STATS: list(stats.rows), DIGEST: stats.digests}), found
 
 
 def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFrame:
@@ -70,6 +74,17 @@ def describe_images(frame: pd.DataFrame, found: Mapping[str, Any]) -> pd.DataFra
         brightness=np.stack(frame[STATS].to_list())[:, MEASURES.index("mean")],
         copies=frame["path"].map(copies).astype("Int64"),
     )
+
+
+def development_of(frame: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return what a model keeps of the images that it was made with, from a run's frame and rows of ``scores.csv``."""
+    used = frame[frame["split"].isin(("train", "val"))]
+    return describe_development(used[DIGEST], known_patients(used), scores[scores["split"] == "train"])
+
+
+def known_patients(frame: pd.DataFrame) -> list[str]:
+    """Return the patients of a frame but those whose images are of unknown patients."""
+    return sorted(frame.loc[~names_no_patient(frame), "patient"].unique())
 
 
 def count_images(rows: pd.DataFrame) -> dict[str, int]:

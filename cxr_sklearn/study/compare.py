@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,19 @@ from .._settings import usual_settings
 from .._validation import checks_types
 from ..datasets._frame import SPLIT_NAMES, any_drawn
 from ..evaluation.summary import SHORTCUTS
-from ..evaluation.tables import write_table
 from ..evaluation.thresholds import Rule, parse_rule
-from ..exceptions import DataError, InputError, ModelError, RecipeError, TrainingError
+from ..exceptions import DataError, ModelError, RecipeError, TrainingError
 from ..features.domain import DomainDetector
 from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, describe_networks, steps_of
 from ..models.files import keep_model
 from ..models.model import CXRModel
 from ..report.words import words
-from ._metadata import check_images, describe_images, describe_run
+from ._metadata import check_images, describe_images, describe_run, development_of
+from ._writer import Writer, run_all
 from .probes import occluded_rows, permuted_rows, stressed_validation
 from .recipes import Candidate, candidates_of, default_recipes
-from .run_folder import RESULTS, claim, owned, prepare, remove_results, render, write_metrics
+from .run_folder import RESULTS, claim, owned, prepare, remove_results
 from .search import (
     CLASSES,
     Domains,
@@ -197,13 +196,14 @@ def compare(
             "balance": candidate.balance,
             **embed_all(candidate.pipeline, frame, verbose),
         }
-    write = _Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
+    write = Writer(folder, facts, images, partial(remove_results, folder, names, overwrite=overwrite))
     run_one = partial(
         _run_one, write=write, frame=frame, folds=folds, domains=domains, rule=rule, calibrate=calibrate, sanity=sanity,
         stress=stress, n_jobs=n_jobs, random_state=random_state, verbose=verbose,
     )  # fmt: skip
     asked = [candidate.name for candidate in candidates if named or candidate.name != SHORTCUTS]
-    _run_all(candidates, run_one, write)
+    by_name = {candidate.name: candidate for candidate in candidates}
+    run_all(by_name, lambda name: run_one(by_name[name]), write)
     if not set(asked) & set(write.metrics.get("pipelines", ())):
         raise TrainingError("; ".join(facts["failed"].values()))
     for reason in facts["failed"].values():
@@ -211,26 +211,10 @@ def compare(
     return write.metrics
 
 
-def _run_all(candidates: list[Candidate], run_one: Callable[[Candidate], None], write: _Writer) -> None:
-    """Run one candidate after the other, note those that fail, and render the report whatever happens."""
-    try:
-        for candidate in candidates:
-            try:
-                run_one(candidate)
-            except (TrainingError, ModelError, InputError) as error:
-                failed = f"{candidate.name} failed: "
-                write.facts["failed"][candidate.name] = failed + str(error).removeprefix(failed)
-                if write.metrics:
-                    write()
-    finally:
-        if write.metrics:
-            render(write.folder, write.metrics)
-
-
 def _run_one(
     candidate: Candidate,
     *,
-    write: _Writer,
+    write: Writer,
     frame: pd.DataFrame,
     folds: Splits,
     domains: Domains,
@@ -254,7 +238,7 @@ def _run_one(
         first = [changed()] if rule.name == "robust" else []
     write(scores=[fitted.scores], training=training_of(name, fitted.model), probes=first)
     with owned(write.folder, *_model_files(name)):
-        _keep_model(write.folder / "models", fitted, domains.of(fitted.model), name, write.metrics)
+        _keep_model(write.folder / "models", fitted, domains.of(fitted.model), name, write.metrics, frame)
     if sanity:
         with blaming(name):
             occluded = calibrated_rows(occluded_rows(name, fitted.model, test, verbose), fitted.calibrator)
@@ -271,7 +255,9 @@ def _model_files(name: str) -> list[str]:
     return [f"models/{name}.{kind}" for kind in ("skops", "joblib")]
 
 
-def _keep_model(folder: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any]) -> None:
+def _keep_model(
+    folder: Path, fitted: Fitted, domain: DomainDetector, name: str, metrics: dict[str, Any], frame: pd.DataFrame
+) -> None:
     """Save a model with the facts of the run about it: as .skops if it can be, else as .joblib, with a warning.
 
     One that cannot be saved at all causes a warning, not an error.
@@ -279,11 +265,15 @@ def _keep_model(folder: Path, fitted: Fitted, domain: DomainDetector, name: str,
     found = metrics["pipelines"][name]
     metadata = {
         "recipe": name,
+        "best_params": {key: str(value) for key, value in found["best_params"].items()},
+        "balance": found["balance"],
+        "threshold_rule": found["threshold"]["rule"],
         "threshold_source": found["threshold"]["source"],
         "calibrated": found["calibrated"],
         "metrics": {"test": {metric: figure["value"] for metric, figure in found["test"].items()}},
         "data": {split: metrics["data"]["splits"][split] for split in SPLIT_NAMES},
         "synthetic": metrics["data"]["synthetic"],
+        "development": development_of(frame, fitted.scores),
     }
     threshold = found["threshold"]["value"]
     model = CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)
@@ -291,26 +281,3 @@ def _keep_model(folder: Path, fitted: Fitted, domain: DomainDetector, name: str,
         keep_model(model, folder / f"{name}.skops")
     except ModelError as error:
         warnings.warn(f"the model of {name} is not kept: {error}", stacklevel=3)
-
-
-class _Writer:
-    """Writer of a run's tables and metrics.json, called whenever there are more rows, so that a failure loses none."""
-
-    def __init__(self, folder: Path, facts: dict[str, Any], images: pd.DataFrame, begin: Callable[[], None]) -> None:
-        self.folder, self.facts, self._images, self._begin = folder, facts, images, begin
-        self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": []}
-        self.metrics: dict[str, Any] = {}
-
-    def __call__(self, **more: list[pd.DataFrame]) -> None:
-        if not self.metrics:
-            self._begin()  # the files of an earlier run do not fit the new tables
-            self._write_table(self._images, "images")
-        for name, parts in more.items():
-            self._tables[name] += parts
-            if self._tables[name]:
-                self._write_table(pd.concat(self._tables[name]), name)
-        self.metrics = write_metrics(self.folder, self.facts)
-
-    def _write_table(self, table: pd.DataFrame, name: str) -> None:
-        with owned(self.folder, f"{name}.csv"):
-            write_table(table, self.folder, name)

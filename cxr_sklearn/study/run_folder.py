@@ -17,10 +17,10 @@ from .._io import atomic_write, user_path
 from .._settings import usual_settings
 from ..evaluation.doubtful_labels import review_labels
 from ..evaluation.subgroups import list_errors
-from ..evaluation.summary import learning_facts, summarise
+from ..evaluation.summary import choose_thresholds, learning_facts, summarise
 from ..evaluation.tables import TABLES, read_scores, read_table, write_table
 from ..evaluation.thresholds import parse_rule
-from ..exceptions import DataError
+from ..exceptions import DataError, InputError
 from ..report.words import words
 from ._metadata import describe_data
 
@@ -29,6 +29,8 @@ OWN_FILES = "run-files.json"
 _PROGRAM = "cxr_sklearn"
 #: What is computed from the tables.
 COMPUTED = ("metrics.json", "report.html", "model-card.md", "errors.csv", "doubtful_labels.csv")
+#: The kind of a run of :func:`evaluate`, and what stands there for the rule: every model carries its threshold.
+EVALUATE = "evaluate"
 RESULTS = tuple(dict.fromkeys((*COMPUTED, *(f"{name}.csv" for name in TABLES))))
 
 
@@ -168,6 +170,8 @@ def write_results(
     # Tables and a metrics.json that somebody put into a folder themselves are what a report is asked of.
     claim(folder, COMPUTED if _listed(folder) else COMPUTED[1:], overwrite=overwrite)
     run = facts["run"]
+    if threshold is not None and run.get("kind") == EVALUATE:
+        raise InputError("the models of this run carry their thresholds; cxr_sklearn.adapt and `adapt` change them")
     if threshold is not None:
         first = run.pop("threshold_before", run["threshold"])
         run["threshold"] = str(parse_rule(str(threshold)))
@@ -221,23 +225,30 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     scores, training, images = read_scores(folder), read_table(folder, "training"), read_table(folder, "images")
     if unknown := set(scores["pipeline"]) - set(facts["pipelines"]):
         raise DataError(f"scores.csv has pipelines that metrics.json lacks: {', '.join(sorted(unknown))}")
+    probes = read_table(folder, "probes")
+    if facts["run"].get("kind") == EVALUATE:
+        thresholds = {name: known["threshold"] for name, known in facts["pipelines"].items()}
+    else:
+        thresholds = choose_thresholds(scores, parse_rule(facts["run"]["threshold"]), probes)
     summary = summarise(
         scores,
-        parse_rule(facts["run"]["threshold"]),
+        thresholds,
         images=images,
-        probes=read_table(folder, "probes"),
+        probes=probes,
         training=training,
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
+    for known in pipelines.values():
+        known.pop("errors", None)  # of runs of 0.1.0; errors.csv has them all
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
     data = {**describe_data(images if len(images) else one, images), "synthetic": facts["data"]["synthetic"]}
     metrics = {**summary, "pipelines": pipelines, "failed": facts.get("failed", {}), "data": data, "run": facts["run"]}
     curve = read_table(folder, "learning_curve")
     metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None
-    thresholds = {name: found["threshold"]["value"] for name, found in pipelines.items()}
+    cuts = {name: found["threshold"]["value"] for name, found in pipelines.items()}
     doubtful, metrics["doubtful_labels"] = review_labels(scores, images)
-    _write_computed(folder, "errors", list_errors(scores, images, thresholds))
+    _write_computed(folder, "errors", list_errors(scores, images, cuts))
     if metrics["doubtful_labels"]:
         _write_computed(folder, "doubtful_labels", doubtful)
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)

@@ -35,7 +35,7 @@ from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, describe_networks, fill_stores, steps_of
 from ..models.calibration import METHODS as CALIBRATIONS
 from ..models.calibration import calibrated_scores, fit_calibrator, pneumonia_scores
-from ._metadata import STATS
+from ._metadata import DIGEST, STATS
 from .recipes import Candidate
 
 #: With one fold, a tenth of the patients is held out.
@@ -130,7 +130,7 @@ def search(
     called after every fit.
     """
     if not _needs_stats(pipeline):
-        train = train.drop(columns=STATS, errors="ignore")  # so that it is not sent to the workers
+        train = train.drop(columns=[STATS, DIGEST], errors="ignore")  # so that it is not sent to the workers
     tasks = [
         delayed(_fold_scores)(clone(pipeline).set_params(**candidate), train.iloc[rows], train.iloc[held_out])
         for candidate in candidates

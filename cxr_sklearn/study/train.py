@@ -15,7 +15,7 @@ from ..evaluation.metrics import compute_metrics
 from ..evaluation.thresholds import choose_threshold, parse_rule
 from ..exceptions import RecipeError
 from ..models.model import CXRModel
-from ._metadata import check_images, count_images
+from ._metadata import check_images, count_images, development_of
 from .probes import stressed_validation
 from .recipes import candidates_of, load_recipe
 from .search import Domains, check_options, embed_all, fit_candidate, images_of, patient_folds
@@ -60,7 +60,8 @@ def train(
         The fitted pipeline with its threshold, its calibrator if one was asked for, a :class:`DomainDetector` of the
         training images, and as metadata "recipe", "best_params", "balance", "threshold_rule", "threshold_source",
         "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are validation images of both
-        classes, "val"), "data" and "synthetic". :func:`save_model` makes a file of it.
+        classes, "val"), "data", "synthetic" and "development", by which :func:`evaluate` knows images and patients
+        again. :func:`save_model` makes a file of it.
 
     Raises
     ------
@@ -119,6 +120,7 @@ def train(
         },
         "data": {split: count_images(frame[frame["split"] == split]) for split in ("train", "val")},
         "synthetic": any_drawn(frame["path"]),
+        "development": development_of(frame, fitted.scores),
     }
     domain = domains.of(fitted.model)
     return CXRModel(fitted.model, threshold, calibrator=fitted.calibrator, domain=domain, metadata=metadata)

@@ -57,6 +57,16 @@ def test_synth(tmp_path):
     assert "holds files already" in fails("synth", tmp_path / "images", "--patients", 12)
 
 
+def test_synth_draws_another_hospital_with_another_prevalence(tmp_path):
+    options = ("--patients", 20, "--size", 32, "--seed", 1)
+    assert call("synth", tmp_path / "a", *options).exit_code == 0
+    assert call("synth", tmp_path / "b", *options, "--style", "B", "--prevalence", 0.2).exit_code == 0
+    here, there = (load_folder(tmp_path / name) for name in "ab")
+    assert not set(here["patient"]) & set(there["patient"])
+    assert there.drop_duplicates("patient")["target"].sum() == 4
+    assert "leaves 2 in one class" in fails("synth", tmp_path / "c", *options, "--prevalence", 0.1)
+
+
 def test_compare_and_report(embedded_frame, tmp_path):
     frame, store = embedded_frame
     folder = Path(os.path.commonpath(frame["path"].tolist()))
@@ -271,6 +281,8 @@ def test_help_names_every_command():
         ["nonsense"],
         ["synth", "x", "--patients", 1],
         ["synth", "x", "--seed", -1],
+        ["synth", "x", "--style", "C"],
+        ["synth", "x", "--prevalence", 1.5],
     ],
 )
 def test_wrong_usage(arguments):

@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from cxr_sklearn import compare
-from cxr_sklearn.evaluation.summary import summarise, verdict
+from cxr_sklearn.evaluation.summary import choose_thresholds, summarise, verdict
 from cxr_sklearn.evaluation.thresholds import Rule
 from cxr_sklearn.exceptions import DataError
 
@@ -21,6 +21,10 @@ FACTS = {"description", "crop", "balance", "calibrated", "backbones", "n_embedde
          "best_params", "batch_norm"}  # fmt: skip
 NO_ROWS = pd.DataFrame(columns=["split", "pipeline", "path", "subtype", "series", "brightness", "probe"])
 NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "batch_norm": {}}
+
+
+def summarised(table):
+    return summarise(table, choose_thresholds(table, Rule("youden", 0), NO_ROWS), **NOTHING_ELSE)
 
 
 def decision_metrics(y, p, cut, w=None):
@@ -280,7 +284,7 @@ def test_leaks_are_refused_or_reported(embedded_frame, tmp_path):
 
 def test_test_scores_do_not_touch_the_threshold(scores):
     def chosen(table):
-        return summarise(table, Rule("youden", 0), **NOTHING_ELSE)["pipelines"]["NA"]["threshold"]
+        return summarised(table)["pipelines"]["NA"]["threshold"]
 
     changed = scores.assign(score=np.where(scores["split"] == "test", 0.5, scores["score"]))
     assert chosen(changed) == chosen(scores)
@@ -296,13 +300,13 @@ def test_pipelines_that_scored_different_images(scores, column):
     if column == "target":
         other["target"] = 1 - other["target"]
     with pytest.raises(DataError, match="other and NA scored different test images"):
-        summarise(pd.concat([scores, other]), Rule("youden", 0), **NOTHING_ELSE)
+        summarised(pd.concat([scores, other]))
 
 
 def test_one_patient_is_too_few(scores):
     few = scores[(scores["split"] != "test") | (scores["target"] == 0) | (scores["patient"] == "0000")]
     with pytest.raises(DataError, match="a class has fewer than two test patients"):
-        summarise(few, Rule("youden", 0), **NOTHING_ELSE)
+        summarised(few)
 
 
 @pytest.mark.parametrize(
@@ -311,13 +315,13 @@ def test_one_patient_is_too_few(scores):
 def test_folds_that_measure_nothing(scores, kept):
     rows = scores[kept(scores).fillna(True)]
     with pytest.raises(DataError, match=r"no out-of-fold scores, or a fold of one class|not of both classes"):
-        summarise(rows, Rule("youden", 0), **NOTHING_ELSE)
+        summarised(rows)
 
 
 def test_a_perfect_classifier_is_not_called_certain(scores):
     """Every draw gives the same value; an interval of zero width would be misleading."""
     perfect = scores.assign(score=np.where(scores["target"] == 1, 0.9, 0.1))
-    found = summarise(perfect, Rule("youden", 0), **NOTHING_ELSE)["pipelines"]["NA"]
+    found = summarised(perfect)["pipelines"]["NA"]
     assert found["test"]["roc_auc"]["ci95"] is None
     assert found["test"]["f1"]["ci95"] is None
     assert found["test"]["recall"] == {"value": 1, "ci95": wilson(45, 45), "method": "wilson"}

@@ -1,0 +1,118 @@
+"""The commands that judge a saved model at another place, and adapt it to that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .app import PATH, Images, Quiet, Store, app, load, one_line_errors, print_findings, say
+from .model import ModelFile, MovedWeights, Trust, load_and_warn
+from .study import RULES, Language, Overwrite, print_summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(**PATH, help="Models that `train` or `compare` saved.")],
+    images: Images,
+    out: Annotated[Path, typer.Option(**PATH, help="Folder for the report and scores.")] = Path("runs/evaluate"),
+    split: Annotated[
+        Literal["all", "train", "val", "test"], typer.Option(help="The images to use, by their split.")
+    ] = "all",
+    weights: MovedWeights = None,
+    store: Store = "auto",
+    trust: Trust = False,
+    allow_leaks: Annotated[
+        bool,
+        typer.Option("--allow-leaks", help="Go on although a model was made with some of these images or patients."),
+    ] = False,
+    lang: Language = "en",
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge saved models on images that they have not seen, at the thresholds that they carry."""
+    with one_line_errors():
+        from ..exceptions import InputError
+        from ..study.evaluate import evaluate as run
+
+        named: dict[str, Any] = {}
+        for file in models:
+            if file.stem in named:
+                raise InputError(f"two models are called {file.stem!r}; rename one of the files")
+            if file.resolve().is_relative_to(out.resolve()):
+                raise InputError(
+                    f"{file} lies in {out}, whose files would be replaced; choose another folder with --out"
+                )
+            named[file.stem] = load_and_warn(file, trust, store, weights)
+        metrics = run(named, load(images), out=out, split=split, store=store, allow_leaks=allow_leaks, lang=lang,
+                      overwrite=overwrite, verbose=not quiet)  # fmt: skip
+        print_summary(metrics)
+        print_findings(metrics["run"])
+        say(f"Report: {out / 'report.html'}")
+    if metrics["failed"]:  # a warning says which, and why
+        raise typer.Exit(1)
+
+
+@app.command()
+def adapt(
+    model: ModelFile,
+    save: Annotated[Path, typer.Option(**PATH, help="File to write the new model to, ending in .skops or .joblib.")],
+    images: Annotated[
+        Path | None,
+        typer.Argument(**PATH, help="Labelled images of the other place, or with --prevalence a folder of any images."),
+    ] = None,
+    prevalence: Annotated[
+        str | None,
+        typer.Option(metavar="P|LOW:HIGH", help="Share of images with pneumonia there, or its 95 % interval."),
+    ] = None,
+    threshold: Annotated[
+        str | None, typer.Option(metavar=RULES, help="Rule for the new threshold (default: that of the model).")
+    ] = None,
+    calibrate: Annotated[
+        Literal["auto", "none", "intercept", "sigmoid"],
+        typer.Option(help="How to calibrate the scores; auto decides by the number of labelled images."),
+    ] = "auto",
+    weights: MovedWeights = None,
+    store: Store = "auto",
+    trust: Trust = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give a saved model the threshold and calibration that another place needs, and save it as a new one."""
+    with one_line_errors():
+        from ..exceptions import InputError
+        from ..models.files import keep_model
+        from ..report.sentences import adapted_sentence
+        from ..report.words import words
+        from ..study.adapt import adapt as run
+
+        if save.exists() and (model.resolve() == save.resolve() or not save.is_file()):
+            raise InputError(f"{save} would be overwritten; choose another file with --save")
+        known = load_and_warn(model, trust, store, weights)
+        cohort = None if images is None else _cohort(images, is_labelled=prevalence is None)
+        adapted = run(known, cohort, prevalence=None if prevalence is None else _shares(prevalence),
+                      threshold=threshold, calibrate=calibrate, store=store, verbose=not quiet)  # fmt: skip
+        kept = keep_model(adapted, save)
+        say(adapted_sentence((adapted.metadata or {})["adapted"][-1], words("en")))
+        say(f"Model: {kept} ({kept.stat().st_size / 1e6:.1f} MB)")
+
+
+def _cohort(images: Path, *, is_labelled: bool) -> pd.DataFrame | list[str]:
+    """Return a frame, or the paths of images in a folder where nobody asks for labels."""
+    from ..models.prediction import image_paths
+
+    return load(images, warn=True) if is_labelled or images.is_file() else image_paths([images])
+
+
+def _shares(text: str) -> float | tuple[float, ...]:
+    """Read a share, or both ends of its interval."""
+    try:
+        values = tuple(float(part) for part in text.split(":"))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{text!r} is neither a share nor two, such as .04:.08", param_hint="--prevalence"
+        ) from error
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,76 @@
+"""What a model keeps of the images that it was made with: enough to know them again, too little to show them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+#: A histogram of scores has this many bins of equal width.
+_BINS = 50
+#: Bytes of a digest. Among 100,000 training images and as many others, one pair in 30,000 agrees by chance.
+_DIGEST = 6
+
+
+def describe_development(
+    images: Iterable[bytes], patients: Iterable[str], scores: pd.DataFrame | None = None
+) -> dict[str, Any]:
+    """Return facts for the metadata of a model, which JSON can hold.
+
+    Parameters
+    ----------
+    images : iterable of bytes
+        SHA-256 of the files of train and val.
+    patients : iterable of str
+        Those whose images they are; without images of unknown patients, whose numbers mean nothing elsewhere.
+    scores : DataFrame, optional
+        Out-of-fold rows of ``scores.csv``.
+
+    Returns
+    -------
+    dict
+        "salt" and the digests of "images" and "patients"; "scores", how many of either class are in each of fifty bins
+        of equal width. The salt differs between models, so that two files do not show whether they share a patient.
+        Who holds a list of patients can still find out which of them a model has seen.
+    """
+    salt = secrets.token_bytes(16)
+    facts: dict[str, Any] = {"salt": salt.hex()}
+    facts["images"] = _packed(_digests(images, salt))
+    facts["patients"] = _packed(_digests((patient.encode() for patient in patients), salt))
+    if scores is not None:
+        facts["scores"] = {
+            label: np.histogram(scores.loc[scores["target"] == target, "score"], _BINS, (0, 1))[0].tolist()
+            for target, label in ((0, "normal"), (1, "pneumonia"))
+        }
+    return facts
+
+
+def seen_before(facts: Mapping[str, Any], images: Iterable[bytes], patients: Iterable[str]) -> tuple[int, int]:
+    """Return how many of these files, and of these patients, a model was made with.
+
+    Raises
+    ------
+    ValueError
+        If the facts are not those of :func:`describe_development`.
+    """
+    salt = bytes.fromhex(facts["salt"])
+    n_images = len(_digests(images, salt) & _unpacked(facts["images"]))
+    return n_images, len(_digests((patient.encode() for patient in patients), salt) & _unpacked(facts["patients"]))
+
+
+def _digests(values: Iterable[bytes], salt: bytes) -> set[bytes]:
+    return {hashlib.blake2b(value, key=salt, digest_size=_DIGEST).digest() for value in values}
+
+
+def _packed(digests: set[bytes]) -> str:
+    return base64.b64encode(b"".join(sorted(digests))).decode()  # sorted, so that their order tells nothing
+
+
+def _unpacked(text: str) -> set[bytes]:
+    whole = base64.b64decode(text, validate=True)
+    return {whole[i : i + _DIGEST] for i in range(0, len(whole), _DIGEST)}
