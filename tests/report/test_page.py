@@ -255,7 +255,7 @@ def test_without_held_out_scores_no_label_is_doubted(rendered, tmp_path):
                  errors=read_table(folder, "errors"), doubtful=read_table(tmp_path, "doubtful_labels"))  # fmt: skip
     html = (tmp_path / "report.html").read_text()
     assert "second look" not in html
-    assert "doubtful" not in html
+    assert '#doubtful"' not in html
 
 
 EVIL = "<img src=x onerror=alert(1)>.jpeg"
