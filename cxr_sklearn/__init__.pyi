@@ -14,6 +14,7 @@ from .datasets.splits import write_subset as write_subset
 from .datasets.synthetic import make_radiographs as make_radiographs
 from .datasets.synthetic import write_radiographs as write_radiographs
 from .evaluation.discrepancy import diagnose_discrepancy as diagnose_discrepancy
+from .evaluation.sample_size import validation_sample_size as validation_sample_size
 from .features.domain import DomainDetector as DomainDetector
 from .features.embedder import FrozenEmbedder as FrozenEmbedder
 from .features.shortcuts import ShortcutFeatures as ShortcutFeatures

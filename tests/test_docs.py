@@ -27,6 +27,7 @@ NEED_NO_KERAS = {
     "docs/how-to/dicom.md",
     "docs/how-to/own-folder.md",
     "docs/how-to/own-recipe.md",
+    "docs/how-to/reporting.md",
     "docs/how-to/saving-and-serving.md",
 }
 FENCE = re.compile(r"^ *(`{3,}|~{3,})(.*?)\n(.*?)^ *\1 *$", re.DOTALL | re.MULTILINE)

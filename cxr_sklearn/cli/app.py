@@ -117,6 +117,14 @@ Store = Annotated[
 ]
 
 
+DicomIdentity = Annotated[
+    bool,
+    typer.Option(
+        "--dicom-identity", help="Read patient, age and sex from DICOM files; the patient becomes a digest under a key."
+    ),
+]
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error of the data, the model or the disk into one clear message and exit status 1."""
@@ -168,7 +176,7 @@ def print_findings(found: Mapping[str, Any]) -> None:
             say(f"{kind[:-1].capitalize()}: {sentence}", style=style)
 
 
-def load(images: Path, *, warn: bool = False) -> pd.DataFrame:
+def load(images: Path, *, warn: bool = False, dicom_identity: bool = False) -> pd.DataFrame:
     """Read a table of images, or a folder; the sizes of the images are not read.
 
     With `warn`, as for commands that do not print what :func:`check` finds, a warning says which images were left out.
@@ -177,7 +185,8 @@ def load(images: Path, *, warn: bool = False) -> pd.DataFrame:
     from ..datasets.folder import load_folder, load_frame
 
     is_table = images.is_file() or (images.suffix.lower() == ".csv" and not images.is_dir())
-    frame = load_frame(images, sizes=False) if is_table else load_folder(images, sizes=False)
+    read = load_frame if is_table else load_folder
+    frame = read(images, sizes=False, dicom_identity=dicom_identity)
     for sentence in left_out_sentences(frame.attrs) if warn else []:
         show_warning(sentence)
     return frame

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from .app import (
     PATH,
+    DicomIdentity,
     Images,
     Quiet,
     Store,
@@ -68,6 +69,7 @@ def fetch(
 def check(
     images: Images,
     store: Store = "auto",
+    dicom_identity: DicomIdentity = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that was found as JSON.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -75,7 +77,7 @@ def check(
     with one_line_errors():
         from ..datasets.audit import check as run
 
-        found = run(load(images), store=store, verbose=not quiet)
+        found = run(load(images, dicom_identity=dicom_identity), store=store, verbose=not quiet)
         if as_json:
             typer.echo(json.dumps(found, indent=2))
         else:
@@ -124,6 +126,7 @@ def subset(
     val: Annotated[int, typer.Option(min=0, help="Validation images of each class.")] = 240,
     test: Annotated[int, typer.Option(min=0, help="Test images of each class.")] = 234,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw.")] = 0,
+    dicom_identity: DicomIdentity = False,
 ) -> None:
     """Draw a balanced subset by patient, as links, with a manifest; the same seed draws the same images."""
     with one_line_errors():
@@ -134,7 +137,8 @@ def subset(
 
         if images.is_dir() and out.resolve().is_relative_to(images.resolve()):
             raise InputError(f"{out} lies inside {images}, where its images would count again; choose another folder")
-        drawn = balanced_subset(load(images, warn=True), train, val, test, random_state=seed)
+        frame = load(images, warn=True, dicom_identity=dicom_identity)
+        drawn = balanced_subset(frame, train, val, test, random_state=seed)
         if n := int(names_no_patient(drawn).sum()):
             show_warning(unknown_patients_sentence(n))
         how = write_subset(drawn, out)

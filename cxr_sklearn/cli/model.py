@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from .app import (
     PATH,
+    DicomIdentity,
     Images,
     Quiet,
     Store,
@@ -60,6 +61,7 @@ def train(
         typer.Option(**PATH, help="Folder for checkpoints: the same command resumes an interrupted training."),
     ] = None,
     allow_leaks: AllowLeaks = False,
+    dicom_identity: DicomIdentity = False,
     quiet: Quiet = False,
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
@@ -71,7 +73,8 @@ def train(
         (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
         for variant in candidate.variants():
             check_saveable(variant, save)
-        model = run(load(images, warn=True), pipeline, weights=weights, store=store, balance=balance,
+        frame = load(images, warn=True, dicom_identity=dicom_identity)
+        model = run(frame, pipeline, weights=weights, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=not quiet)  # fmt: skip
         kept = keep_model(model, save)

@@ -28,7 +28,7 @@ def evaluate(
     trust: Trust = False,
     allow_leaks: Annotated[
         bool,
-        typer.Option("--allow-leaks", help="Go on although a model was made with some of these images or patients."),
+        typer.Option("--allow-leaks", help="Go on although a model was made with some of these images."),
     ] = False,
     lang: Language = "en",
     overwrite: Overwrite = False,
@@ -44,9 +44,7 @@ def evaluate(
             if file.stem in named:
                 raise InputError(f"two models are called {file.stem!r}; rename one of the files")
             if file.resolve().is_relative_to(out.resolve()):
-                raise InputError(
-                    f"{file} lies in {out}, whose files would be replaced; choose another folder with --out"
-                )
+                raise InputError(f"{file} lies in {out}, whose files would be replaced; choose another --out")
             named[file.stem] = load_and_warn(file, trust, store, weights)
         metrics = run(named, load(images), out=out, split=split, store=store, allow_leaks=allow_leaks, lang=lang,
                       overwrite=overwrite, verbose=not quiet)  # fmt: skip
@@ -112,7 +110,6 @@ def _shares(text: str) -> float | tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(":"))
     except ValueError as error:
-        raise typer.BadParameter(
-            f"{text!r} is neither a share nor two, such as .04:.08", param_hint="--prevalence"
-        ) from error
+        hint = f"{text!r} is neither a share nor two, such as .04:.08"
+        raise typer.BadParameter(hint, param_hint="--prevalence") from error
     return values[0] if len(values) == 1 else values

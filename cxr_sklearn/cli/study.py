@@ -10,6 +10,7 @@ from rich.text import Text
 
 from .app import (
     PATH,
+    DicomIdentity,
     Images,
     Quiet,
     Store,
@@ -71,6 +72,7 @@ def compare(
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     allow_leaks: AllowLeaks = False,
+    dicom_identity: DicomIdentity = False,
     lang: Language = "en",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -86,7 +88,7 @@ def compare(
             weights = _weights_for_synthetic(weights, pipeline)
             write_radiographs(images, 150, random_state=seed)
         metrics = run(
-            load(images),
+            load(images, dicom_identity=dicom_identity),
             pipeline,
             out=out,
             weights=weights,
@@ -167,6 +169,7 @@ def learning_curve(
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Go on although images of train and val are copies of each other.")
     ] = False,
+    dicom_identity: DicomIdentity = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of draws and estimators.")] = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -180,7 +183,8 @@ def learning_curve(
         has_report = (out / "metrics.json").is_file()
         if has_report:
             claim(out, COMPUTED, overwrite=overwrite)
-        table = run(load(images, warn=True), pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
+        frame = load(images, warn=True, dicom_identity=dicom_identity)
+        table = run(frame, pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=not quiet)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import PurePath
 
 # The two etiologies are numbered separately: person1_virus and person1_bacteria are two children.
@@ -62,3 +63,14 @@ def series_of(name: str) -> str | None:
     """
     match = _NORMAL_NAME.fullmatch(PurePath(name).stem)
     return None if match is None else "NORMAL2" if match[1] else "IM"
+
+
+def spelling(name: str) -> str:
+    """Return the name of a patient without what a spreadsheet or a typist may change.
+
+    That is case, spaces, leading zeros, variants of a character, and characters that are not seen, such as spaces
+    without width.
+    """
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
+    return re.sub(r"\s|(?<!\d)0+(?=\d)", "", visible)

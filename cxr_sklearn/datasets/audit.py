@@ -57,7 +57,7 @@ def check(frame: pd.DataFrame, *, store: str | os.PathLike[str] | None = "auto",
         - "unreadable": the reason by path;
         - "identical" and "near_identical": groups with their "paths", "splits", "labels" and "patients"; a
           near-identical group holds at least two different files;
-        - "patients_in_several_splits": the splits by patient;
+        - "patients_in_several_splits": the splits by patient, and "paths_in_several_splits": their images by patient;
         - "width", "height": smallest, median and largest, in pixels; "modes": images by Pillow's mode and label;
         - "auc": how well "size" and "mode" alone predict the label, cross-validated by patient; None with too few;
         - "blank", "inverted": paths;
@@ -106,7 +106,7 @@ def audit(
         "counts": _counts(rows),
         "unreadable": stats.failures,
         **_copies(rows, stats, readable & ~is_blank),
-        "patients_in_several_splits": _in_several_splits(rows),
+        **_in_several_splits(rows),
         **_sizes_and_modes(rows[readable], stats.measures[readable]),
         "blank": rows["path"][is_blank].tolist(),
         "inverted": rows["path"][_inverted(stats.spectra, readable & ~is_blank)].tolist(),
@@ -124,9 +124,16 @@ def _counts(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     return counted.where(counted.notna(), None).to_dict("records")
 
 
-def _in_several_splits(rows: pd.DataFrame) -> dict[str, list[str]]:
-    splits = rows[rows["split"].notna()].groupby("patient")["split"].unique()
-    return {str(patient): _in_order(names) for patient, names in splits.items() if len(names) > 1}
+def _in_several_splits(rows: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
+    """Return the splits of patients who are in several, and the paths of their images."""
+    used = rows[rows["split"].notna()]
+    splits = used.groupby("patient")["split"].unique()
+    shared = {str(patient): _in_order(names) for patient, names in splits.items() if len(names) > 1}
+    paths = used[used["patient"].isin(shared)].groupby("patient")["path"].agg(list)
+    return {
+        "patients_in_several_splits": shared,
+        "paths_in_several_splits": {str(patient): names for patient, names in paths.items()},
+    }
 
 
 def _in_order(splits: Iterable[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import unicodedata
 import warnings
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -17,7 +16,8 @@ from .._settings import usual_settings
 from .._validation import checks_types
 from ..exceptions import DataError
 from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
-from ._names import patient_of
+from ._identity import read_identity
+from ._names import patient_of, spelling
 from ._walk import IMAGE_SUFFIXES, other_kind, walk
 
 #: Number of bytes at either end that are compared to recognise a second copy.
@@ -40,7 +40,9 @@ class _Entry(NamedTuple):
 
 @usual_settings
 @checks_types
-def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
+def load_folder(
+    root: str | os.PathLike[str], *, sizes: bool | str = "auto", dicom_identity: bool = False
+) -> pd.DataFrame:
     """Return a table of the images below `root`, sorted by path.
 
     Class folders are called "normal" or "pneumonia" (or "neumonia"), in upper or lower case; a folder anywhere above or
@@ -54,6 +56,11 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
     root : path
     sizes : bool or "auto", default="auto"
         Whether to open every file for its width, height and mode; "auto" means for up to 20,000 files.
+    dicom_identity : bool, default=False
+        Whether to read patient, age and sex from the headers of DICOM files. A patient is then a keyed digest of
+        PatientID and IssuerOfPatientID, with a key that is drawn anew in every call and kept nowhere, so it names
+        nobody, and cannot be compared with the digests of another call. A DICOM file without a PatientID is a patient
+        of its own; other files have the patient of their name, as always. Otherwise nothing about patients is read.
 
     Returns
     -------
@@ -62,12 +69,20 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
         ("train", "val", "test" or NA), `patient` (str; an image whose file name follows no known pattern is a patient
         of its own), `subtype` ("bacteria", "virus" or NA), `width` and `height` in pixels (Int64) and `mode` (Pillow's,
         or DICOM's photometric interpretation), NA where a file was not or cannot be opened.
+        With `dicom_identity`, also `age` in whole years (Int64; over 89 is 90, which is anonymous in the sense of
+        HIPAA's safe harbour) and `sex` ("M", "F" or "O"), NA where the header does not say.
 
     Raises
     ------
     DataError
         If `root` is not a folder or has no images in class folders, a name cannot be printed, a folder cannot be read,
-        or folders name two splits.
+        folders name two splits, or `dicom_identity` is asked for and there is no DICOM file, or no pydicom.
+
+    Warns
+    -----
+    UserWarning
+        If PatientIDs are the same but for case, spaces, leading zeros or a missing issuer, or one of them stands for
+        different people.
 
     Examples
     --------
@@ -88,12 +103,12 @@ def load_folder(root: str | os.PathLike[str], *, sizes: bool | str = "auto") -> 
         )
     refuse_unprintable(entry.path for entry in entries)
     table = pd.DataFrame(entries, columns=_Entry._fields)
-    frame = _frame_of(table, (table["prefix"] + table["place"]).map("/".join), sizes)
+    frame = _frame_of(table, (table["prefix"] + table["place"]).map("/".join), sizes, dicom_identity)
     frame.attrs["left_out"] = (len(others), sorted(others)[:3])
     return frame
 
 
-def _frame_of(table: pd.DataFrame, places: pd.Series, sizes: bool | str) -> pd.DataFrame:
+def _frame_of(table: pd.DataFrame, places: pd.Series, sizes: bool | str, dicom_identity: bool) -> pd.DataFrame:
     """Return the frame of a table with `path`, `label` and `split`; the place of an image names an unknown patient."""
     names = [patient_of(Path(path).name) for path in table["path"]]
     named = pd.DataFrame(names, table.index, ["patient", "subtype"], dtype="str")
@@ -105,6 +120,15 @@ def _frame_of(table: pd.DataFrame, places: pd.Series, sizes: bool | str) -> pd.D
         "patient": _column(table, "patient").fillna(named["patient"]).fillna(places),
         "subtype": _column(table, "subtype").str.lower().fillna(named["subtype"]),
     }
+    if dicom_identity:
+        found = read_identity(table["path"])
+        if (twice := found["is_dicom"] & _column(table, "patient").notna()).any():
+            raise DataError(
+                f"{table['path'][twice].iloc[0]} has a patient in the table and another in its DICOM header; empty the "
+                "column patient, or leave out --dicom-identity (dicom_identity=True)"
+            )
+        columns["patient"] = columns["patient"].mask(found["is_dicom"], found["patient"].fillna(places))
+        columns |= {name: found[name] for name in ("age", "sex") if name not in columns}
     return with_sizes(pd.DataFrame(columns).sort_values("path", ignore_index=True), sizes)
 
 
@@ -196,7 +220,9 @@ _ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 
 @usual_settings
 @checks_types
-def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") -> pd.DataFrame:
+def load_frame(
+    csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto", dicom_identity: bool = False
+) -> pd.DataFrame:
     """Return a table like that of :func:`load_folder` from a CSV file with a row per image.
 
     Parameters
@@ -207,7 +233,7 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         "train", "val", "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and
         whatever else spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines,
         and lines that begin with #, are skipped.
-    sizes : bool or "auto", default="auto"
+    sizes, dicom_identity
         As for :func:`load_folder`.
 
     Returns
@@ -219,13 +245,14 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
     Raises
     ------
     DataError
-        If the file is not such a table, a label or split is unknown, a path occurs twice or cannot be printed, or none
-        of the images exists.
+        If the file is not such a table, a label or split is unknown, a path occurs twice or cannot be printed, none of
+        the images exists, or `dicom_identity` is asked for and a DICOM file has a patient in the table, too.
 
     Warns
     -----
     UserWarning
-        If names of patients are the same but for case, spaces or leading zeros, or were rounded by a spreadsheet.
+        If names of patients are the same but for case, spaces or leading zeros, or were rounded by a spreadsheet;
+        of DICOM files, as by :func:`load_folder`.
 
     Examples
     --------
@@ -259,7 +286,8 @@ def load_frame(csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto") 
         )
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
-    return _frame_of(table.assign(path=path, label=label, split=split, patient=_patients(table)), path, sizes)
+    table = table.assign(path=path, label=label, split=split, patient=_patients(table))
+    return _frame_of(table, path, sizes, dicom_identity)
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -340,8 +368,7 @@ def _patients(table: pd.DataFrame) -> pd.Series:
     unique = patients.dropna().unique().tolist()
     alike: dict[str, list[str]] = {}
     for name in unique:
-        key = re.sub(r"\s|(?<!\d)0+(?=\d)", "", _visible(unicodedata.normalize("NFKC", name).casefold()))
-        alike.setdefault(key, []).append(name)
+        alike.setdefault(spelling(name), []).append(name)
     if doubtful := [names for names in alike.values() if len(names) > 1]:
         warnings.warn(
             f"patients {' and '.join(map(repr, doubtful[0]))} differ in case, spaces or leading zeros alone, and count "
@@ -355,11 +382,6 @@ def _patients(table: pd.DataFrame) -> pd.Series:
             stacklevel=5,
         )
     return patients
-
-
-def _visible(text: str) -> str:
-    """Return a text without characters that are not seen, such as spaces without width."""
-    return "".join(character for character in text if unicodedata.category(character) != "Cf")
 
 
 def _and_more(count: int) -> str:

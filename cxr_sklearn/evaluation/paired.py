@@ -46,7 +46,7 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
     sick = np.asarray(target) == 1
     if min(sick.sum(), (~sick).sum()) < 2:
         raise DataError("DeLong's test needs two images of each class")
-    shares = [_placements(np.asarray(score, dtype=float), sick) for score in (score_a, score_b)]
+    shares = [placements(np.asarray(score, dtype=float), sick) for score in (score_a, score_b)]
     delta = float(shares[0][0].mean() - shares[1][0].mean())
     differences = [a - b for a, b in zip(*shares, strict=True)]
     error = float(np.sqrt(sum(np.var(part, ddof=1) / len(part) for part in differences)))
@@ -54,7 +54,7 @@ def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> di
     return {"delta": delta, "standard_error": error, "p": p}
 
 
-def _placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def placements(score: np.ndarray, sick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each sick image the share of normal ones below it, and for each normal one that of sick ones above."""
     ranks = rankdata(score)
     above = (ranks[sick] - rankdata(score[sick])) / np.sum(~sick)

@@ -16,6 +16,7 @@ from .diagnosis import diagnose
 from .metrics import METRICS, RATES, compute_metrics, confusion_cells
 from .paired import compare_pairs
 from .probes import occlusion_facts, permutation_facts, stress_facts
+from .sample_size import sample_sizes
 from .subgroups import elsewhere, groups_of, rates_by_group
 from .tables import STRESS
 from .thresholds import Rule, choose_threshold
@@ -118,6 +119,7 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: Mapping[str, Any]
         "roc_band": {"fpr": [round(float(x), 2) for x in FPR_GRID], "low": low.tolist(), "high": high.tolist()},
         "calibration": calibration_facts(test["patient"], target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
+        "sample_size": sample_sizes(test["patient"], target, score, cut),
     }
 
 

@@ -99,8 +99,8 @@ class Decoding:
         """Return ``uint8 (height, width)``. Errors of the codecs are not caught."""
         if isinstance(source, np.ndarray):
             return self._fit(Image.fromarray(grey_array(source)))
-        if _is_dicom(source):
-            return self._fit(Image.fromarray(_dicom().grey_pixels(io.BytesIO(source))))
+        if is_dicom(source):
+            return self._fit(Image.fromarray(dicom_reader().grey_pixels(io.BytesIO(source))))
         with _open(io.BytesIO(source)) as image:
             # The cropped part must have enough pixels for the size; a change gets the image in full resolution.
             enough = (MAX_SIDE, MAX_SIDE) if self.change else (self.width / self.crop, self.height / self.crop)
@@ -144,24 +144,24 @@ def size_and_mode(source: bytes | str | os.PathLike[str]) -> tuple[int, int, str
     The mode is Pillow's, or a DICOM file's photometric interpretation. Errors of the codecs are not caught.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source) as file:
-        if _is_dicom(file.read(132)):
-            return _dicom().size_and_mode(file)
+        if is_dicom(file.read(132)):
+            return dicom_reader().size_and_mode(file)
         with _open(file) as image:
             return image.width, image.height, image.mode
 
 
-def _is_dicom(source: bytes) -> bool:
+def is_dicom(source: bytes) -> bool:
     """Whether a file is DICOM, with a preamble or, from old devices, without: then it begins with group 2 or 8."""
     return source[128:132] == b"DICM" or source[:4] in _FIRST_ELEMENTS
 
 
-def _dicom() -> Any:
+def dicom_reader() -> Any:
     """Return the module that reads DICOM. It needs pydicom, which is an optional dependency."""
     try:
-        from . import _dicom as dicom
+        from . import _dicom
     except ImportError as error:
         raise RefusedError("reading DICOM needs pydicom; run pip install 'cxr-sklearn[dicom]'") from error
-    return dicom
+    return _dicom
 
 
 def _open(file: BinaryIO) -> ImageFile.ImageFile:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image
+from pydicom import charset, config
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
@@ -28,8 +29,11 @@ from pydicom.uid import (
     UID_dictionary,
 )
 
+from .._settings import Held
 from ._pixels import MAX_PIXELS, RefusedError, check_pixels, row_blocks, scale_to_8_bit
 
+P = ParamSpec("P")
+Result = TypeVar("Result")
 _PREAMBLE_BYTES = 132
 #: The pixels of the largest 32-bit grey image.
 _MAX_PIXEL_BYTES = 4 * MAX_PIXELS
@@ -234,46 +238,72 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 Levels = Callable[[np.ndarray], np.ndarray]
 
 
-@contextmanager
-def _own_words() -> Iterator[None]:
+def _say_nothing(*_: Any, **__: Any) -> None:
+    pass
+
+
+#: While debugging, pydicom logs what it reads, and it quotes a character set that it does not know.
+_pydicom_switches = Held(
+    {(config, "debugging"): False, (charset, "warn_and_log"): _say_nothing},
+    read=lambda switch: getattr(*switch),
+    write=lambda switch, value: setattr(switch[0], switch[1], value),
+)
+
+
+def _own_words(function: Callable[P, Result]) -> Callable[P, Result]:
     """Replace messages of pydicom and NumPy: they may quote a value, which can be a name in a damaged file."""
-    try:
-        yield
-    except (RefusedError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - damaged data can raise anything
-        raise RefusedError(f"its DICOM data are damaged ({type(error).__name__})") from None
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Result:
+        try:
+            with _pydicom_switches:
+                return function(*args, **kwargs)
+        except (RefusedError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 - damaged data can raise anything
+            kind = type(error).__name__
+        # Not in the except clause, where the error that may quote a value would stay in the context of this one.
+        raise RefusedError(f"its DICOM data are damaged ({kind})")
+
+    return wrapped
 
 
+@_own_words
 def size_and_mode(file: BinaryIO) -> tuple[int, int, str]:
     """Return Columns, Rows and the photometric interpretation."""
-    with _own_words():
-        header = Header.read(file, ELEMENTS)
-        if not header.has("Columns"):
-            raise header.no_image()
-        return header.columns, header.rows, header.photometric
+    header = Header.read(file, ELEMENTS)
+    if not header.has("Columns"):
+        raise header.no_image()
+    return header.columns, header.rows, header.photometric
 
 
+@_own_words
+def elements(file: BinaryIO, keywords: list[str]) -> dict[str, bytes]:
+    """Return elements as they are in the file but for their padding, empty where they are absent."""
+    header = Header.read(file, keywords)
+    return {keyword: header.raw(keyword).strip(b"\0 ") for keyword in keywords}
+
+
+@_own_words
 def grey_pixels(file: BinaryIO) -> np.ndarray:
     """Return the only image of a file as ``uint8 (rows, columns)``, 255 is white.
 
     The file's window or look-up table decides which levels are black and white; without one, the darkest and the
     brightest level do.
     """
-    with _own_words():
-        header = Header.read(file, [*ELEMENTS, "PixelData"])
-        header.check()
-        stored, photometric = _decode(header)
-        if header.photometric == "PALETTE COLOR":
-            return _palette_grey(header, stored)
-        if stored.ndim == 3:
-            return _colour_grey(header, stored, photometric)
-        padding = _is_padding(header, stored)
-        grey = _shown_grey(header, stored, padding)
-        if header.photometric == "MONOCHROME1":
-            np.subtract(255, grey, out=grey)
-        grey[padding] = 0
-        return grey
+    header = Header.read(file, [*ELEMENTS, "PixelData"])
+    header.check()
+    stored, photometric = _decode(header)
+    if header.photometric == "PALETTE COLOR":
+        return _palette_grey(header, stored)
+    if stored.ndim == 3:
+        return _colour_grey(header, stored, photometric)
+    padding = _is_padding(header, stored)
+    grey = _shown_grey(header, stored, padding)
+    if header.photometric == "MONOCHROME1":
+        np.subtract(255, grey, out=grey)
+    grey[padding] = 0
+    return grey
 
 
 def _decode(header: Header) -> tuple[np.ndarray, str]:

@@ -15,6 +15,7 @@ from .._io import atomic_write
 from ..evaluation.metrics import DECISION_METRICS, METRICS, RATES
 from ..evaluation.summary import SHORTCUTS
 from ..images.changes import PARTS
+from .checklists import ABOUT, answer_checklists, read_about
 from .figures import (
     benefit_figure,
     learning_figure,
@@ -32,7 +33,9 @@ from .sentences import (
     finding_sentence,
     group_name,
     grouped,
+    markdown_cell,
     pipeline_labels,
+    sample_size_sentence,
     threshold_sentence,
     verdict_sentences,
     with_interval,
@@ -68,9 +71,14 @@ def write_report(
     training : DataFrame
         Rows of ``training.csv``, for the training curves; may be empty.
     folder : Path
-        Where to write both files.
+        Where to write both files; ``about.toml`` in it, if there is one, holds answers of the author.
     errors, doubtful : DataFrame
         Rows of ``errors.csv`` and ``doubtful_labels.csv``.
+
+    Raises
+    ------
+    DataError
+        If ``about.toml`` is not as :func:`~cxr_sklearn.report.checklists.read_about` takes it.
     """
     say = words(metrics["run"]["lang"])
     pipelines, curve = metrics["pipelines"], metrics["learning_curve"]
@@ -94,6 +102,8 @@ def write_report(
         # All pipelines are tested on the same images, so any of them has the counts.
         "stress_counts": next((facts["stress"] for facts in pipelines.values() if facts["stress"]), None),
         "verdict_sentences": verdict_sentences(metrics, labels, say),
+        "checklists": answer_checklists(metrics, read_about(folder), labels, say),
+        "about": ABOUT,
     }
     epochs = training.groupby("pipeline", sort=False)
     figures = {
@@ -137,20 +147,14 @@ def _environment(say: Words) -> Environment:
         "p": lambda value: say("pairs.below") if value < 0.001 else f"{value:.3f}",
         "threshold_sentence": lambda threshold: threshold_sentence(threshold, say),
         "adapted_sentences": lambda adapted: [adapted_sentence(step, say) for step in adapted],
+        "sample_size_sentence": lambda needed: sample_size_sentence(needed, say),
         "finding_sentence": lambda finding: finding_sentence(finding, say),
         "group_name": lambda row: group_name(row, say),
         "file_name": lambda path: Path(path).name,
-        "cell": _markdown_cell,
+        "cell": markdown_cell,
     }
     environment.filters |= filters
     return environment
-
-
-def _markdown_cell(text: str) -> str:
-    """Escape a text for a cell of a Markdown table."""
-    for character in "\\`*_[]<>|#":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
 
 
 def _drawn(say: Words, draw: Callable[..., str], *data: Any) -> str:

@@ -38,6 +38,13 @@ def with_interval(found: Mapping[str, Any], say: Words) -> str:
     return f"{decimal(found['value'], say)} ({between(found['ci95'], say)})"
 
 
+def markdown_cell(text: str) -> str:
+    """Escape a text for a cell of a Markdown table."""
+    for character in "\\`*_[]<>|#":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")
+
+
 def listed(names: Sequence[str], say: Words) -> str:
     """Join names with commas and a final "and"."""
     return say("label.and").join(part for part in (", ".join(names[:-1]), names[-1]) if part)
@@ -100,6 +107,8 @@ def threshold_sentence(threshold: Mapping[str, Any], say: Words) -> str:
     rule = parse_rule(threshold["rule"])
     by = say(f"rule.{rule.name}", value=f"{rule.value:g}")
     key = threshold["source"]
+    if key in ("model", "adapted"):
+        return say(f"source.{key}", rule=by)
     if key == "out-of-fold":
         key = "few" if threshold["n_val"] else "absent"
     return say(f"source.{key}", rule=by, n=grouped(threshold["n_images"]), rarer=threshold["n_val_rarer"])
@@ -129,6 +138,15 @@ def adapted_sentence(step: Mapping[str, Any], say: Words) -> str:
     rates = {name: with_interval(step["reached"][name], say) for name in ("accuracy", "recall", "specificity")}
     before = {f"{name}_before": decimal(step["before"][name]["value"], say) for name in rates}
     return f"{said} {say('adapted.reached', **rates, **before)}"
+
+
+def sample_size_sentence(needed: Mapping[str, Any], say: Words) -> str:
+    """Say how many images the next validation needs, at one prevalence."""
+    if needed["reason"]:
+        return say(f"sample_size.{needed['reason']}")
+    counts = {key: grouped(needed[key]) for key in ("images", "pneumonia", "patients")}
+    criterion = say(f"sample_size.{needed['criterion']}")
+    return say("sample_size.needed", **counts, prevalence=f"{needed['prevalence']:.2f}", criterion=criterion)
 
 
 def group_name(row: Mapping[str, Any], say: Words) -> str:

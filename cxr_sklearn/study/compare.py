@@ -22,6 +22,7 @@ from ..features.shortcuts import ShortcutFeatures
 from ..models._steps import crop_of, describe_networks, steps_of
 from ..models.files import keep_model
 from ..models.model import CXRModel
+from ..report.checklists import read_about
 from ..report.words import words
 from ._metadata import check_images, describe_images, describe_run, development_of
 from ._writer import Writer, run_all
@@ -156,6 +157,7 @@ def compare(
     rule = parse_rule(str(threshold))
     words(lang)
     folder = folder_to_write(out)
+    read_about(folder)  # an error here if the report could not use it
     check_options(balance, calibrate, cv, n_jobs)
     options: dict[str, Any] = {"store": store, "weights": weights, "random_state": random_state, "balance": balance}
     candidates = candidates_of(pipelines, default_recipes(), **options)
@@ -265,6 +267,7 @@ def _keep_model(
     found = metrics["pipelines"][name]
     metadata = {
         "recipe": name,
+        "description": found["description"],
         "best_params": {key: str(value) for key, value in found["best_params"].items()},
         "balance": found["balance"],
         "threshold_rule": found["threshold"]["rule"],

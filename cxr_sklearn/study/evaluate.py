@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from functools import partial
@@ -24,6 +25,7 @@ from ..models._steps import crop_of, describe_networks
 from ..models.development import seen_before
 from ..models.files import load_model
 from ..models.model import CXRModel, as_model
+from ..report.checklists import read_about
 from ..report.words import words
 from ._metadata import DIGEST, STATS, check_images, describe_images, describe_run, known_patients
 from ._writer import Writer, run_all
@@ -115,6 +117,7 @@ def evaluate(
     folder = folder_to_write(out)
     named = named_models(models, store, folder)
     claim(folder, RESULTS, overwrite=overwrite)
+    read_about(folder)  # an error in it is found now
     cohort = _cohort(frame, split)
     cohort, checked = check_images(cohort, store, allow_leaks=allow_leaks, verbose=verbose)
     warned = _seen(named, cohort, allow_leaks)
@@ -131,7 +134,10 @@ def evaluate(
     with progress_bar("Scoring", len(named) * len(cohort), show=verbose > 0) as advance:
 
         def run_one(name: str) -> None:
-            write(scores=[_scores(name, named[name], cohort)])
+            start = time.perf_counter()
+            rows = _scores(name, named[name], cohort)
+            facts["pipelines"][name]["seconds"] |= {"fitting": 0.0, "scoring": time.perf_counter() - start}
+            write(scores=[rows])
             advance(len(cohort))
 
         run_all(named, run_one, write)
@@ -244,7 +250,7 @@ def _facts_of(model: CXRModel) -> dict[str, Any]:
         "created": known.get("created"),
     }
     return {
-        "description": known.get("recipe") or type(model.pipeline).__name__,
+        "description": known.get("description") or known.get("recipe") or type(model.pipeline).__name__,
         "crop": crop_of(model.pipeline),
         "balance": known.get("balance", "none"),
         "best_params": known.get("best_params") or {},

@@ -58,8 +58,8 @@ def train(
     -------
     CXRModel
         The fitted pipeline with its threshold, its calibrator if one was asked for, a :class:`DomainDetector` of the
-        training images, and as metadata "recipe", "best_params", "balance", "threshold_rule", "threshold_source",
-        "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are validation images of both
+        training images, and as metadata "recipe", "description", "best_params", "balance", "threshold_rule",
+        "threshold_source", "folds", "calibrated", "metrics" at the threshold ("out_of_fold" and, if there are validation images of both
         classes, "val"), "data", "synthetic" and "development", by which :func:`evaluate` knows images and patients
         again. :func:`save_model` makes a file of it.
 
@@ -107,6 +107,7 @@ def train(
     parts = fitted.scores.groupby(fitted.scores["split"].replace("train", "out_of_fold"))
     metadata = {
         "recipe": candidate.name,
+        "description": candidate.description,
         "best_params": {name: str(value) for name, value in fitted.facts["best_params"].items()},
         "balance": candidate.balance,
         "threshold_rule": chosen["rule"],

@@ -1,6 +1,14 @@
 import pytest
 
-from cxr_sklearn.report.sentences import between, decimal, grouped, listed, threshold_sentence, verdict_sentences
+from cxr_sklearn.report.sentences import (
+    between,
+    decimal,
+    grouped,
+    listed,
+    sample_size_sentence,
+    threshold_sentence,
+    verdict_sentences,
+)
 from cxr_sklearn.report.words import words
 
 EN, ES = words("en"), words("es")
@@ -16,6 +24,17 @@ def test_numbers():
     assert (grouped(999), grouped(1234567)) == ("999", "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567")
     assert between([0.1, None], EN) == "0.100 to \N{INFINITY}"
     assert between([-0.1, 0.25], ES) == "-0.100 a 0.250"
+
+
+@pytest.mark.parametrize("criterion", ["observed_expected", "slope", "roc_auc", "net_benefit"])
+def test_size_of_the_next_validation(criterion):
+    needed = {"prevalence": 0.3, "images": 1234, "pneumonia": 371, "patients": 900, "criterion": criterion}
+    said = sample_size_sentence({**needed, "reason": None}, EN)
+    assert said.startswith("Where the share of pneumonia is 0.30, 1\N{NARROW NO-BREAK SPACE}234 images of 900 patients")
+    assert said.endswith(f"371 of them with pneumonia; {EN(f'sample_size.{criterion}')} asks most.")
+    for reason in ("separated", "alike"):
+        nothing = dict.fromkeys(needed) | {"reason": reason}
+        assert sample_size_sentence(nothing, ES) == ES(f"sample_size.{reason}")
 
 
 def test_lists():

@@ -30,6 +30,8 @@ UNSAID = {
     "subgroups.absent", "lung.not_tried", "verdict.as_good", "verdict.not_beating_shortcuts", "verdict.sanity_failed",
     "verdict.best_but_shortcuts", "verdict.worse_than_shortcuts", "method.reversed", "data.patients_unknown",
     "verdict.shortcuts_high", "verdict.worse", "pairs.below", "stress.val", "stress.not_tried",
+    "sample_size.separated", "sample_size.alike", "sample_size.observed_expected", "sample_size.slope",
+    "sample_size.roc_auc", "sample_size.net_benefit", "checklist.development", "checklist.elsewhere",
 }  # fmt: skip
 
 

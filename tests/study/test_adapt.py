@@ -1,0 +1,264 @@
+"""Another threshold and calibration for another place."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit, logit
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from cxr_sklearn import CXRModel, adapt, load_model, save_model
+from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
+from cxr_sklearn.exceptions import DataError, InputError, ModelError
+from cxr_sklearn.models.calibration import fit_calibrator
+from cxr_sklearn.study.adapt import ENOUGH_FOR_A_SLOPE, fitted_prevalence
+
+from ..conftest import write_image
+
+DATA = {"data": {"train": {"normal": 30, "pneumonia": 70}}, "balance": "none", "calibrated": None}
+
+
+class KnownAnswers(ClassifierMixin, BaseEstimator):
+    """A model whose score of each image is known."""
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def fit(self, X, y):
+        raise AssertionError("nothing may be fitted")
+
+    @property
+    def classes_(self):
+        return np.array([0, 1])
+
+    def predict_proba(self, X):
+        p = np.array([self.scores[path] for path in X])
+        return np.column_stack([1 - p, p])
+
+
+def place(folder, n=160, slope=1.0, intercept=0.0, seed=0):
+    """Images with scores whose log odds have to be multiplied and moved; two of each patient."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0, 1.5, n)
+    target = rng.binomial(1, expit(intercept + slope * odds))
+    paths = [write_image(folder / f"{i}.png", seed=i) for i in range(n)]
+    frame = pd.DataFrame({"path": paths, "target": target, "patient": [f"p{i // 2}" for i in range(n)]})
+    return frame, KnownAnswers(dict(zip(paths, expit(odds), strict=True)))
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory):
+    return place(tmp_path_factory.mktemp("there"), 240, slope=0.5, intercept=-1)
+
+
+def scores_of(frame, model):
+    return model.predict_proba(frame["path"])[:, 1]
+
+
+@pytest.mark.parametrize("rule", ["youden", "sensitivity=.9", "cost=5:1", "0.3"])
+@pytest.mark.parametrize("calibrate", ["none", "intercept", "sigmoid"])
+def test_labels_move_scores_and_threshold(there, rule, calibrate):
+    frame, answers = there
+    adapted = adapt(CXRModel(answers, 0.9), frame, threshold=rule, calibrate=calibrate, store=None)
+    found = scores_of(frame, adapted)
+    assert adapted.threshold == find_threshold(parse_rule(rule), frame["target"], found)
+    if calibrate != "none":
+        assert found.sum() == pytest.approx(frame["target"].sum(), abs=1e-4)
+    before = scores_of(frame, answers)
+    assert (np.argsort(found, kind="stable") == np.argsort(before, kind="stable")).all()
+    assert adapted.predict(frame["path"]).tolist() == (found >= adapted.threshold).astype(int).tolist()
+
+
+def test_the_number_of_events_decides_what_is_fitted(there):
+    frame, answers = there
+    rarer = frame["target"].value_counts().min()
+    assert rarer < ENOUGH_FOR_A_SLOPE
+    step = adapt(CXRModel(answers), frame, store=None).metadata["adapted"][0]
+    assert step["recalibration"]["kind"] == "intercept"
+    assert step["recalibration"]["slope"] == 1
+
+
+def test_many_events_fit_a_slope(tmp_path):
+    frame, answers = place(tmp_path, 500, slope=0.6)
+    step = adapt(CXRModel(answers), frame, store=None).metadata["adapted"][0]
+    assert step["recalibration"]["kind"] == "sigmoid"
+    assert step["recalibration"]["slope"] == pytest.approx(0.6, abs=0.25)
+    assert (step["images"], step["patients"]) == (500, 250)
+
+
+def test_what_was_reached_is_of_held_out_patients(there, monkeypatch):
+    from cxr_sklearn.study import adapt as module
+
+    frame, answers = there
+    fitted_on = []
+    plain = module._fitted
+
+    def spied(target, scores, rule, kind):
+        fitted_on.append(len(target))
+        return plain(target, scores, rule, kind)
+
+    monkeypatch.setattr(module, "_fitted", spied)
+    step = adapt(CXRModel(answers, 0.05), frame, store=None).metadata["adapted"][0]
+    assert len(fitted_on) == 11
+    assert fitted_on[-1] == len(frame)
+    assert sum(len(frame) - n for n in fitted_on[:-1]) == len(frame)
+    before = scores_of(frame, answers) >= 0.05
+    assert step["before"]["accuracy"]["value"] == np.mean(before == frame["target"])
+    assert step["reached"]["accuracy"]["value"] > step["before"]["accuracy"]["value"]
+
+
+@pytest.mark.parametrize("prevalence", [0.05, 0.2, 0.5, (0.15, 0.25)])
+def test_as_many_are_called_pneumonia_as_there_are(there, prevalence):
+    frame, answers = there
+    model = adapt(CXRModel(answers), frame["path"], prevalence=prevalence, store=None)
+    middle = prevalence if isinstance(prevalence, float) else expit(np.mean(logit(prevalence)))
+    assert model.predict(frame["path"]).sum() == round(middle * len(frame))
+    low, high = model.metadata["adapted"][0]["threshold"]["ci95"]
+    assert low < model.threshold < high
+    assert model.recalibration is None
+
+
+def test_an_uncertain_prevalence_widens_the_interval(there):
+    frame, answers = there
+    sure, unsure = (adapt(CXRModel(answers), frame, prevalence=p) for p in (0.2, (0.1, 0.36)))
+    widths = [np.ptp(model.metadata["adapted"][0]["threshold"]["ci95"]) for model in (sure, unsure)]
+    assert widths[1] > 1.5 * widths[0]
+
+
+def test_labels_are_not_looked_at_where_the_prevalence_is_known(there):
+    frame, answers = there
+    plain = adapt(CXRModel(answers), frame, prevalence=0.2)
+    other = adapt(CXRModel(answers), frame.assign(target=1 - frame["target"]), prevalence=0.2)
+    bare = adapt(CXRModel(answers), frame[["path", "patient"]], prevalence=0.2)
+    assert plain.threshold == other.threshold == bare.threshold
+
+
+def test_the_mean_score_can_be_made_the_prevalence(there):
+    frame, answers = there
+    model = adapt(CXRModel(answers), frame, prevalence=0.1, calibrate="intercept")
+    assert scores_of(frame, model).mean() == pytest.approx(0.1)
+    plain = adapt(CXRModel(answers), frame, prevalence=0.1)
+    assert (model.predict(frame["path"]) == plain.predict(frame["path"])).all()
+
+
+def test_equal_scores_are_on_the_same_side():
+    paths = [f"/{i}.png" for i in range(10)]
+    answers = KnownAnswers(dict(zip(paths, [0.9] * 4 + [0.1] * 6, strict=True)))
+    model = adapt(CXRModel(answers), paths, prevalence=0.2)
+    assert model.predict(paths).sum() == 4
+    same = KnownAnswers(dict.fromkeys(paths, 0.5))
+    with pytest.raises(DataError, match="the same score"):
+        adapt(CXRModel(same), paths, prevalence=0.2)
+
+
+def test_a_prevalence_alone_moves_the_odds():
+    answers = KnownAnswers({"a": 0.2, "b": 0.8})
+    model = adapt(CXRModel(answers, 0.6, metadata={**DATA, "threshold_rule": "youden"}), prevalence=0.05)
+    factor = (0.05 / 0.95) / (70 / 30)
+    odds = model.predict_proba(["a", "b"])
+    assert odds[:, 1] / odds[:, 0] == pytest.approx([0.25 * factor, 4 * factor])
+    # Youden's index looks at each class alone, so nothing is decided otherwise.
+    assert model.threshold / (1 - model.threshold) == pytest.approx(1.5 * factor)
+    assert model.predict(["a", "b"]).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked", "threshold"),
+    [("cost=9:1", None, 0.6), ("0.6", None, 0.6), ("youden", "cost=9:1", 0.1), ("youden", 0.25, 0.25)],
+)
+def test_rules_that_weigh_probabilities_keep_their_number(rule, asked, threshold):
+    model = CXRModel(KnownAnswers({"a": 0.2}), 0.6, metadata={**DATA, "threshold_rule": rule})
+    assert adapt(model, prevalence=0.05, threshold=asked).threshold == pytest.approx(threshold)
+
+
+@pytest.mark.parametrize(("metadata", "share"), [
+    (DATA, 0.7),
+    ({**DATA, "balance": "weights"}, 0.5),
+    ({**DATA, "balance": "weights", "calibrated": "sigmoid"}, 0.7),
+    ({**DATA, "calibrated": "sigmoid", "threshold_source": "val",
+      "data": {**DATA["data"], "val": {"normal": 9, "pneumonia": 1}}}, 0.1),
+    ({**DATA, "calibrated": "reversed", "balance": "undersample"}, 0.5),
+])  # fmt: skip
+def test_the_prevalence_that_scores_were_fitted_at(metadata, share):
+    assert fitted_prevalence(CXRModel(KnownAnswers({}), metadata=metadata)) == pytest.approx(share)
+
+
+def test_adaptations_add_up(there):
+    frame, answers = there
+    first = adapt(CXRModel(answers, metadata=DATA), prevalence=0.2)
+    second = adapt(first, prevalence=0.5)
+    assert [step["prevalence"] for step in second.metadata["adapted"]] == [[0.2], [0.5]]
+    direct = adapt(CXRModel(answers, metadata=DATA), prevalence=0.5)
+    np.testing.assert_allclose(scores_of(frame, second), scores_of(frame, direct))
+    third = adapt(adapt(second, frame, calibrate="sigmoid", store=None), frame, calibrate="sigmoid", store=None)
+    assert third.metadata["adapted"][-1]["recalibration"]["slope"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_first_model_stays_as_it_was(there):
+    frame, answers = there
+    model = CXRModel(answers, 0.7, metadata=dict(DATA))
+    adapt(model, frame, store=None)
+    assert (model.threshold, model.recalibration, model.metadata) == (0.7, None, DATA)
+
+
+@pytest.mark.parametrize("method", [None, "temperature", "sigmoid", "isotonic"])
+def test_a_file_keeps_what_was_adapted(there, tmp_path, method):
+    frame, answers = there
+    rows = frame.assign(score=scores_of(frame, answers))
+    calibrator = method and fit_calibrator(rows, method)
+    model = adapt(CXRModel(answers, calibrator=calibrator, metadata=DATA), frame, calibrate="intercept", store=None)
+    manifest = save_model(model, tmp_path / "m.joblib")
+    assert manifest["format"] == 3
+    again = load_model(tmp_path / "m.joblib", trusted=True)
+    assert again.recalibration == model.recalibration
+    assert again.threshold == model.threshold
+    assert (scores_of(frame, again) == scores_of(frame, model)).all()
+    assert save_model(CXRModel(answers, metadata=again.metadata), tmp_path / "n.joblib")["format"] == 2
+    assert load_model(tmp_path / "n.joblib", trusted=True).recalibration is None
+
+
+@pytest.mark.parametrize("wrong", ["x", (1,), (0, 0), (0, -1), (np.nan, 1), (0, 1, 2), [True, "1"]])
+def test_recalibrations_that_are_none(wrong, tmp_path):
+    model = CXRModel(KnownAnswers({"a": 0.5}), recalibration=wrong)
+    with pytest.raises(InputError, match="recalibration="):
+        model.predict_proba(["a"])
+    with pytest.raises((InputError, ModelError), match="recalibration="):
+        save_model(model, tmp_path / "m.joblib")
+
+
+def test_scores_that_rank_the_wrong_way(tmp_path):
+    frame, answers = place(tmp_path, 400, slope=-1)
+    with pytest.raises(DataError, match="no better than chance"):
+        adapt(CXRModel(answers), frame, calibrate="sigmoid", store=None)
+
+
+@pytest.mark.parametrize("prevalence", [0, 1, 1.5, -0.1, "x", True, (0.1,) * 3, (0.2, 0.1), (0.1, "b"), np.nan])
+def test_no_prevalence(prevalence):
+    with pytest.raises(InputError, match="prevalence="):
+        adapt(CXRModel(KnownAnswers({})), ["a"], prevalence=prevalence)
+
+
+def test_what_cannot_be_asked_for(there):
+    frame, answers = there
+    model = CXRModel(answers)
+    with pytest.raises(InputError, match="nothing is known of the other place"):
+        adapt(model)
+    with pytest.raises(InputError, match="calibrate='platt'"):
+        adapt(model, frame, calibrate="platt")
+    with pytest.raises(InputError, match="need a prevalence"):
+        adapt(model, frame["path"].tolist())
+    with pytest.raises(InputError, match="follows from the prevalence"):
+        adapt(model, frame, prevalence=0.1, threshold="youden")
+    with pytest.raises(InputError, match="needs labels"):
+        adapt(model, frame, prevalence=0.1, calibrate="sigmoid")
+    with pytest.raises(InputError, match="robust"):
+        adapt(model, frame, threshold="robust")
+    with pytest.raises(InputError, match="needs labelled images"):
+        adapt(CXRModel(answers, metadata=DATA), prevalence=0.1, threshold="youden")
+    with pytest.raises(ModelError, match="does not say on how many images"):
+        adapt(model, prevalence=0.1)
+    with pytest.raises(DataError, match="less than one image"):
+        adapt(model, frame["path"][:5], prevalence=0.1)
+    first = frame.loc[frame["target"] == 1, "patient"].iloc[0]
+    one = frame[(frame["target"] == 0) | (frame["patient"] == first)]
+    with pytest.raises(DataError, match="1 pneumonia patient, too few"):
+        adapt(model, one, store=None)
