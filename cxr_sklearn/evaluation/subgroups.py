@@ -1,4 +1,4 @@
-"""For whom a classifier fails: rates by subgroup, predictive values at other prevalences, confident errors."""
+"""For whom a classifier fails: rates by subgroup, predictive values at other prevalences, errors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from sklearn.metrics import class_likelihood_ratios
 from .bootstrap import Draws, bootstrap_rates, interval, rate
 from .clustered import Estimate, difference, roc_auc, share
 from .columns import BY, groups_of_column
-
-#: Number of errors of each kind to show.
-N_ERRORS = 4
+from .tables import TABLES
 
 
 def groups_of(images: pd.DataFrame) -> pd.DataFrame:
@@ -199,13 +197,31 @@ def n_group_comparisons(pipelines: Mapping[str, Any]) -> int:
     return sum(largest["pairs"] for found in columns for largest in found["differences"])
 
 
-def confident_errors(test: pd.DataFrame, threshold: float) -> dict[str, list[dict[Any, Any]]]:
-    """Return "path" and "score" of the worst four "false_negatives" and "false_positives", the worst first."""
-    called = test["score"] >= threshold
-    missed = test[(test["target"] == 1) & ~called].sort_values(["score", "path"])
-    alarms = test[(test["target"] == 0) & called].sort_values(["score", "path"], ascending=[False, True])
-    errors = {"false_negatives": missed, "false_positives": alarms}
-    return {name: rows[["path", "score"]].head(N_ERRORS).to_dict("records") for name, rows in errors.items()}
+def list_errors(scores: pd.DataFrame, images: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """Return rows of ``errors.csv``: every error on test, and by how much the score is on the wrong side.
+
+    Parameters
+    ----------
+    scores, images : DataFrame
+        Rows of ``scores.csv`` and ``images.csv``; the latter may be empty.
+    thresholds : mapping of str to float
+        By pipeline.
+
+    Returns
+    -------
+    DataFrame
+        By pipeline and kind ("false_negatives" or "false_positives"), the largest distance from the threshold first.
+    """
+    test = scores[scores["split"] == "test"]
+    cut = test["pipeline"].map(thresholds).astype(float)
+    called, sick = test["score"] >= cut, test["target"] == 1
+    errors = test.assign(
+        kind=np.where(sick, "false_negatives", "false_positives"),
+        distance=(test["score"] - cut).abs(),
+        subtype=test["path"].map(images.set_index("path")["subtype"]),
+    )[called != sick].sort_values(["kind", "distance", "path"], ascending=[True, False, True])
+    by_pipeline = pd.concat([errors[errors["pipeline"] == name] for name in thresholds])
+    return by_pipeline[list(TABLES["errors"].columns)]
 
 
 #: As in screening and in an emergency department; that of the sample is added to them.

@@ -19,7 +19,6 @@ from .probes import occlusion_facts, permutation_facts, stress_facts
 from .runs import over_runs
 from .sample_size import sample_sizes
 from .subgroups import (
-    confident_errors,
     divisions_of,
     elsewhere,
     groups_of,
@@ -147,7 +146,6 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: Mapping[str, Any]
         "calibration": calibration_facts(test["patient"], target, score, draws),
         "elsewhere": elsewhere(target, score >= cut, draws),
         "sample_size": sample_sizes(test["patient"], target, score, cut),
-        "errors": confident_errors(test, cut),
     }
 
 

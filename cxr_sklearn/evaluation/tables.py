@@ -47,6 +47,20 @@ TABLES = {
         ("weights",),
         written_by="learning-curve",
     ),
+    # The following are computed from the others.
+    # Every error on test, at the threshold of its pipeline, the worst of each kind first.
+    "errors": Table(
+        ("pipeline", "kind", "path", "patient", "target", "score", "distance", "subtype"),
+        ("pipeline", "kind", "path", "patient", "subtype"),
+        ("subtype",),
+        written_by="report",
+    ),
+    # Images outside test whose held-out score contradicts their label, the most doubtful first.
+    "doubtful_labels": Table(
+        ("path", "patient", "split", "target", "score", "self_confidence", "copy_of_other_label", "pipelines"),
+        ("path", "patient", "split"),
+        written_by="report",
+    ),
 }
 
 

@@ -48,13 +48,26 @@ from .sentences import (
 )
 from .words import Words, words
 
+#: How many errors of each pipeline and kind are shown at once, how many have pictures, and how many are in the table.
+#: A page of five pipelines stays below 5 MB.
+N_ERRORS, N_PICTURES, N_ROWS = 4, 24, 500
+#: How many doubtful labels have pictures.
+N_DOUBTFUL = 12
 #: The metrics of the first table.
 HEADLINE = ("roc_auc", "recall", "specificity", "accuracy", "precision")
 #: The metrics whose spread over training runs is shown.
 OF_RUNS = HEADLINE[:4]
 
 
-def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.DataFrame, folder: Path) -> None:
+def write_report(
+    metrics: dict[str, Any],
+    scores: pd.DataFrame,
+    training: pd.DataFrame,
+    folder: Path,
+    *,
+    errors: pd.DataFrame,
+    doubtful: pd.DataFrame,
+) -> None:
     """Render ``report.html`` and ``model-card.md``.
 
     Parameters
@@ -67,6 +80,8 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         Rows of ``training.csv``, for the training curves; may be empty.
     folder : Path
         Where to write both files; ``about.toml`` in it, if there is one, holds answers of the author.
+    errors, doubtful : DataFrame
+        Rows of ``errors.csv`` and ``doubtful_labels.csv``.
 
     Raises
     ------
@@ -76,8 +91,10 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
     say = words(metrics["run"]["lang"])
     pipelines, curve = metrics["pipelines"], metrics["learning_curve"]
     labels = pipeline_labels(pipelines, say)
-    errors = [error for facts in pipelines.values() for kind in facts["errors"].values() for error in kind]
     repeated = {name: facts for name, facts in pipelines.items() if facts["runs"]}
+    listed = {key: _records(rows.head(N_ROWS)) for key, rows in errors.groupby(["pipeline", "kind"], sort=False)}
+    doubted = _records(doubtful.head(N_DOUBTFUL))
+    pictured = [row["path"] for rows in (doubted, *(rows[:N_PICTURES] for rows in listed.values())) for row in rows]
     shared = {
         "failed": {},  # of runs of 0.1.0
         "is_evaluation": metrics["run"].get("kind") == "evaluate",
@@ -114,12 +131,21 @@ def write_report(metrics: dict[str, Any], scores: pd.DataFrame, training: pd.Dat
         "spread": _drawn(say, runs_figure, repeated, OF_RUNS, labels) if repeated else None,
         "curves": {name: _drawn(say, training_figure, rows) for name, rows in epochs if name in labels},
         "learning": _drawn(say, learning_figure, curve["pipelines"], curve_labels(curve, say)) if curve else None,
-        "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(error["path"] for error in errors)},
+        "thumbnails": {path: thumbnail(path) for path in dict.fromkeys(pictured)},
+        "errors": listed,
+        "doubtful": doubted,
+        "n_errors": N_ERRORS,
+        "n_pictures": N_PICTURES,
     }
     for file, more in (("report.html", figures), ("model-card.md", {})):
         text = _environment(say).get_template(f"{file}.j2").render(**shared, **more)
         with atomic_write(folder / file) as draft:
             draft.write_text(text, encoding="utf-8")
+
+
+def _records(rows: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return rows as dicts, with None for an empty cell."""
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
 
 
 def _environment(say: Words) -> Environment:

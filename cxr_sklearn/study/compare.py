@@ -91,8 +91,8 @@ def compare(
         recipes alone. None takes all shipped recipes except the slow ones (``ON_REQUEST = True`` in their file).
     out : path
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
-        ``training.csv``, ``probes.csv``, ``runs.csv`` and ``models/``; created if missing. ``run-files.json`` lists
-        them. A second run replaces what the first one wrote, and nothing else.
+        ``training.csv``, ``probes.csv``, ``runs.csv``, ``errors.csv``, ``doubtful_labels.csv`` and ``models/``; created
+        if missing. ``run-files.json`` lists them. A second run replaces what the first one wrote, and nothing else.
     weights, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
         their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit

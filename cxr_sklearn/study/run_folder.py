@@ -15,8 +15,10 @@ import pandas as pd
 
 from .._io import atomic_write, user_path
 from .._settings import usual_settings
+from ..evaluation.doubtful_labels import review_labels
+from ..evaluation.subgroups import list_errors
 from ..evaluation.summary import learning_facts, summarise
-from ..evaluation.tables import TABLES, read_scores, read_table
+from ..evaluation.tables import TABLES, read_scores, read_table, write_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, InputError
 from ..report.words import words
@@ -26,10 +28,10 @@ from ._metadata import describe_data
 OWN_FILES = "run-files.json"
 _PROGRAM = "cxr_sklearn"
 #: What is computed from the tables.
-COMPUTED = ("metrics.json", "report.html", "model-card.md")
+COMPUTED = ("metrics.json", "report.html", "model-card.md", "errors.csv", "doubtful_labels.csv")
 #: The kind of a run of :func:`evaluate`, and what stands there for the rule: every model carries its threshold.
 EVALUATE = "evaluate"
-RESULTS = (*COMPUTED, *(f"{name}.csv" for name in TABLES))
+RESULTS = tuple(dict.fromkeys((*COMPUTED, *(f"{name}.csv" for name in TABLES))))
 
 
 def claim(folder: Path, names: Sequence[str], *, overwrite: bool = False) -> None:
@@ -147,7 +149,8 @@ def write_results(
     lang : {"en", "es"}, optional
         Another language of the report.
     overwrite : bool, default=False
-        Whether to replace ``metrics.json``, ``report.html`` and ``model-card.md`` even if they were changed since.
+        Whether to replace ``metrics.json``, ``report.html``, ``model-card.md``, ``errors.csv`` and
+        ``doubtful_labels.csv`` even if they were changed since.
 
     Returns
     -------
@@ -188,11 +191,18 @@ def render(folder: Path, metrics: dict[str, Any]) -> None:
     from ..report.page import write_report  # imports Matplotlib, which takes a while
 
     with owned(folder, "report.html", "model-card.md"):
-        write_report(metrics, read_scores(folder), read_table(folder, "training"), folder)
+        write_report(
+            metrics,
+            read_scores(folder),
+            read_table(folder, "training"),
+            folder,
+            errors=read_table(folder, "errors"),
+            doubtful=read_table(folder, "doubtful_labels"),
+        )
 
 
 def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Compute metrics.json from the tables in a folder.
+    """Compute metrics.json, errors.csv and doubtful_labels.csv from the other tables in a folder.
 
     Parameters
     ----------
@@ -229,17 +239,29 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         without_seed={name for name, known in facts["pipelines"].items() if known.get("seeded") is False},
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
+    for known in pipelines.values():
+        known.pop("errors", None)  # of runs of 0.1.0; errors.csv has them all
     one = scores[scores["pipeline"] == scores["pipeline"].iloc[0]]
     data = {**describe_data(images if len(images) else one, images), "synthetic": facts["data"]["synthetic"]}
     metrics = {**summary, "pipelines": pipelines, "failed": facts.get("failed", {}), "data": data, "run": facts["run"]}
     metrics["split_shift"] = facts.get("split_shift", [])  # runs of earlier versions have none
     curve = read_table(folder, "learning_curve")
     metrics["learning_curve"] = learning_facts(curve) if fits(curve, data) else None
+    cuts = {name: found["threshold"]["value"] for name, found in pipelines.items()}
+    doubtful, metrics["doubtful_labels"] = review_labels(scores, images)
+    _write_computed(folder, "errors", list_errors(scores, images, cuts))
+    if metrics["doubtful_labels"]:
+        _write_computed(folder, "doubtful_labels", doubtful)
     text = json.dumps(metrics, indent=2, default=_plain, allow_nan=False)
     with owned(folder, "metrics.json"), atomic_write(folder / "metrics.json") as draft:
         draft.write_text(text + "\n", encoding="utf-8")
     kept: dict[str, Any] = json.loads(text)  # so that callers get exactly what the file holds
     return kept
+
+
+def _write_computed(folder: Path, name: str, rows: pd.DataFrame) -> None:
+    with owned(folder, f"{name}.csv"):
+        write_table(rows, folder, name)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
 from cxr_sklearn.evaluation.subgroups import (
     COLUMN_RATES,
     COMPARED,
-    confident_errors,
     divisions_of,
     elsewhere,
     groups_of,
+    list_errors,
     n_group_comparisons,
     predictive_values,
     rates_by_column,
@@ -191,15 +191,32 @@ def test_no_columns(images):
     assert rates_by_column(scored(images), divisions_of(images[:0]), 0.5) == {}
 
 
-def test_the_worst_errors_come_first():
-    test = pd.DataFrame({
-        "path": list("abcdefghi"),
-        "target": [1, 1, 1, 1, 1, 1, 0, 0, 0],
-        "score": [0.4, 0.1, 0.3, 0.2, 0.05, 0.9, 0.7, 0.2, 0.8],
+def test_every_error_is_listed_the_worst_first():
+    one = pd.DataFrame({
+        "path": list("abcdefghij"),
+        "patient": "p",
+        "split": ["test"] * 9 + ["val"],
+        "target": [1, 1, 1, 1, 1, 1, 0, 0, 0, 0],
+        "score": [0.4, 0.1, 0.3, 0.2, 0.05, 0.9, 0.7, 0.2, 0.8, 0.9],
     })  # fmt: skip
-    errors = confident_errors(test, 0.5)
-    assert [error["path"] for error in errors["false_negatives"]] == ["e", "b", "d", "c"]
-    assert errors["false_positives"] == [{"path": "i", "score": 0.8}, {"path": "g", "score": 0.7}]
+    scores = pd.concat([one.assign(pipeline="second"), one.assign(pipeline="first")])
+    images = pd.DataFrame({"path": list("abcdefghij"), "subtype": ["virus"] * 5 + [None] * 5})
+    found = list_errors(scores, images, {"second": 0.5, "first": 0.75})
+    wanted = {("second", "false_negatives"): "ebdca", ("second", "false_positives"): "ig",
+              ("first", "false_negatives"): "ebdca", ("first", "false_positives"): "i"}  # fmt: skip
+    rows = found.groupby(["pipeline", "kind"], sort=False)
+    assert {key: "".join(group["path"]) for key, group in rows} == wanted
+    assert list(dict.fromkeys(found["pipeline"])) == ["second", "first"]
+    worst = found.iloc[0]
+    assert (worst["score"], worst["distance"], worst["subtype"]) == (0.05, pytest.approx(0.45), "virus")
+    assert list_errors(scores, images[:0], {"second": 0.5, "first": 0.75})["subtype"].isna().all()
+
+
+def test_a_score_at_the_threshold_is_called_pneumonia():
+    scores = pd.DataFrame({"path": ["a", "b"], "patient": "p", "split": "test", "pipeline": "one", "target": [0, 1],
+                           "score": 0.5})  # fmt: skip
+    images = pd.DataFrame({"path": [], "subtype": []})
+    assert list_errors(scores, images, {"one": 0.5})["path"].tolist() == ["a"]
 
 
 def test_predictive_values_worked_out_by_hand():

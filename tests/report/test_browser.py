@@ -71,6 +71,7 @@ def problems(page, path):
     page.on("console", watch_console)
     page.on("pageerror", lambda error: found.append(f"script: {error}"))
     page.goto(url)
+    page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true })")  # what is shut is not checked
 
     page.evaluate(Axe().axe_script)
     if (excess := page.evaluate(FITS)) > 0:

@@ -9,8 +9,9 @@ import pytest
 from cxr_sklearn.evaluation.metrics import METRICS
 from cxr_sklearn.evaluation.subgroups import COLUMN_RATES
 from cxr_sklearn.evaluation.tables import read_scores, read_table
+from cxr_sklearn.report import page
 from cxr_sklearn.report.checklists import answer_checklists, checklist_texts
-from cxr_sklearn.report.page import HEADLINE, write_report
+from cxr_sklearn.report.page import HEADLINE, N_DOUBTFUL, N_PICTURES, write_report
 from cxr_sklearn.report.words import LANGUAGES, catalogue, words
 from cxr_sklearn.study.run_folder import write_results
 
@@ -70,7 +71,8 @@ def test_every_number_shown_is_in_metrics_json(rendered, lang, file):
     page, metrics = read(rendered[lang])
     text = shown(page) if file == "report.html" else (rendered[lang] / file).read_text()
     words = {number for texts in catalogue().values() for number in NUMBER.findall(texts[lang])}
-    known = numbers_of(metrics) | words | {"0.000", "0.5"}
+    tables = [read_table(rendered[lang], name).to_dict("records") for name in ("errors", "doubtful_labels")]
+    known = numbers_of(metrics) | numbers_of(tables) | words | {"0.000", "0.5"}
     if file == "model-card.md":
         known |= checklist_numbers(metrics, lang)
     found = NUMBER.findall(text)
@@ -273,6 +275,84 @@ def test_the_largest_differences_between_groups(rendered, tmp_path, monkeypatch,
     ]  # fmt: skip
 
 
+def test_every_error_is_in_a_list_the_worst_with_pictures(rendered):
+    html, metrics = read(rendered["en"])
+    table = read_table(rendered["en"], "errors")
+    section = html[html.index('id="errors"') : html.index('id="doubtful"')]
+    parts = section.split("<h3>")[1:]
+    kinds = [(name, kind, key) for name in metrics["pipelines"]
+             for kind, key in (("false_negatives", "fn"), ("false_positives", "fp"))]  # fmt: skip
+    assert len(parts) == len(kinds)
+    for part, (name, kind, key) in zip(parts, kinds, strict=True):
+        rows = table[(table["pipeline"] == name) & (table["kind"] == kind)]
+        assert len(rows) == metrics["pipelines"][name]["confusion"][key]
+        listed = re.findall(r'<th scope="row" class="wide">(.*?)</th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', part)
+        assert [path for path, *_ in listed] == rows["path"].tolist()
+        assert [tuple(cells) for _, *cells in listed] == [
+            (row.patient, f"{row.score:.3f}", f"{row.distance:.3f}") for row in rows.itertuples()]  # fmt: skip
+        pictured = re.findall(r"<b>(.*?)</b>", part)
+        assert pictured == [path.rsplit("/", 1)[1] for path in rows["path"][:N_PICTURES]]
+        assert part.index("<details>") > part.index("<img") if len(rows) else "No such error" in part
+
+
+def test_long_lists_of_errors_are_cut(rendered, tmp_path, monkeypatch):
+    folder = rendered["en"]
+    errors, doubtful = read_table(folder, "errors"), read_table(folder, "doubtful_labels")
+    for name, n in (("N_ERRORS", 1), ("N_PICTURES", 2), ("N_ROWS", 3)):
+        monkeypatch.setattr(page, name, n)
+    write_report(read(folder)[1], read_scores(folder), read_table(folder, "training"), tmp_path, errors=errors,
+                 doubtful=doubtful)  # fmt: skip
+    html = (tmp_path / "report.html").read_text()
+    parts = html[html.index('id="errors"') : html.index('id="doubtful"')].split("<h3>")[1:]
+    n = errors.groupby(["pipeline", "kind"]).size().max()
+    assert n > 3
+    (part,) = (part for part in parts if f"The worst 3 of {n} in a list" in part)
+    assert (part.count("<img"), part.split("<details>")[0].count("<img"), part.count('<th scope="row"')) == (2, 1, 3)
+
+
+def test_doubtful_labels_have_pictures_and_figures(rendered):
+    html, metrics = read(rendered["en"])
+    facts, table = metrics["doubtful_labels"], read_table(rendered["en"], "doubtful_labels")
+    assert facts["pipeline"] == "vgg16_logistic"
+    assert len(table) == facts["suspected"] == sum(facts[key]["suspected"] for key in ("normal", "pneumonia")) > 0
+    assert set(table["split"]) <= {"train", "val"}
+    section = html[html.index('id="doubtful"') : html.index('id="lung"')]
+    for head, key in (("Normal", "normal"), ("Pneumonia", "pneumonia")):
+        found = facts[key]
+        assert rows_of(section, 'aria-label="Labels')[head] == [
+            str(found["images"]), str(found["suspected"]), f"{found['mean_score']:.3f}", f"{found['noise']:.3f}",
+        ]  # fmt: skip
+    assert re.findall(r"<b>(.*?)</b>", section) == [path.rsplit("/", 1)[1] for path in table["path"][:N_DOUBTFUL]]
+    assert "pipelines that contradict it: 1 of 1" in section
+    assert "must not be changed because of a score" in section
+    assert "are contradicted by scores" in (rendered["en"] / "model-card.md").read_text()
+
+
+def test_a_copy_with_the_other_label_is_pointed_out(rendered, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(rendered["en"], folder)
+    images = pd.read_csv(folder / "images.csv")
+    train = images[images["split"] == "train"]
+    pair = [train.index[train["target"] == target][0] for target in (0, 1)]
+    images.loc[pair, "copies"] = 1
+    images.to_csv(folder / "images.csv", index=False)
+    write_results(folder)
+    html = (folder / "report.html").read_text()
+    assert html.count("a copy bears the other label") == 2
+    assert "copy that bears the other label: 2." in html
+    assert set(read_table(folder, "doubtful_labels")["path"][:2]) == set(images["path"][pair])
+
+
+def test_without_held_out_scores_no_label_is_doubted(rendered, tmp_path):
+    metrics = {**read(rendered["en"])[1], "doubtful_labels": None}
+    folder = rendered["en"]
+    write_report(metrics, read_scores(folder), read_table(folder, "training"), tmp_path,
+                 errors=read_table(folder, "errors"), doubtful=read_table(tmp_path, "doubtful_labels"))  # fmt: skip
+    html = (tmp_path / "report.html").read_text()
+    assert "second look" not in html
+    assert '#doubtful"' not in html
+
+
 EVIL = "<img src=x onerror=alert(1)>.jpeg"
 
 
@@ -280,13 +360,16 @@ def test_names_are_only_names(rendered, tmp_path):
     _, metrics = read(rendered["en"])
     folder = rendered["en"]
     scores, training = read_scores(folder), read_table(folder, "training")
+    errors, doubtful = read_table(folder, "errors"), read_table(folder, "doubtful_labels")
     text = json.dumps(metrics).replace("shortcuts", "<img src=x onerror=alert(1)>")
     changed = json.loads(text)
-    changed["pipelines"]["vgg16_logistic"]["errors"]["false_negatives"] = [{"path": f"test/{EVIL}", "score": 0.1}]
+    errors["pipeline"] = errors["pipeline"].replace("shortcuts", "<img src=x onerror=alert(1)>")
+    errors.loc[errors["kind"] == "false_negatives", ["path", "patient", "subtype"]] = f"test/{EVIL}", EVIL, EVIL
+    doubtful.loc[0, "path"] = f"train/{EVIL}"
     changed["pipelines"]["vgg16_logistic"]["subgroups"][0]["group"] = "<img src=y>"
     changed["run"]["command"] = "compare '<img src=z>`|'"
     renamed = scores.assign(pipeline=scores["pipeline"].replace("shortcuts", "<img src=x onerror=alert(1)>"))
-    write_report(changed, renamed, training, tmp_path)
+    write_report(changed, renamed, training, tmp_path, errors=errors, doubtful=doubtful)
     page, card = (tmp_path / "report.html").read_text(), (tmp_path / "model-card.md").read_text()
     assert page.count("<img") == page.count('<img src="data:image/jpeg;base64,')
     assert "&lt;img src=x onerror=alert(1)&gt;.jpeg" in page

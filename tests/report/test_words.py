@@ -22,7 +22,8 @@ def test_every_text_is_there_in_every_language_with_the_same_places():
 UNSAID = {
     "notice.failed", "label.no_figure", "stress.robust", "rule.robust", "cv.caption_of_one", "card.selection_of_one",
     "findings.head", "label.and", "label.no", "errors.nothing",
-    "errors.unreadable", "findings.exact", "findings.normal", "findings.not_the_cause",
+    "errors.unreadable", "errors.worst", "doubtful.copies", "doubtful.copy",
+    "findings.exact", "findings.normal", "findings.not_the_cause",
     "findings.pneumonia", "findings.poor_at_half", "findings.ranks_badly", "findings.ranks_well", "findings.the_cause",
     "label.no_interval", "label.undefined", "learning.val", "method.isotonic", "method.sigmoid", "method.temperature",
     "made.to_layer", "made.trained_from", "notice.copies", "notice.leak", "notice.second_look", "notice.synthetic",
