@@ -18,7 +18,7 @@ from .._io import versions_here
 from ..datasets._frame import SPLIT_NAMES, names_no_patient
 from ..datasets._names import series_of
 from ..datasets.audit import audit
-from ..datasets.shift import draw_patients, shift_sentences, split_shift
+from ..datasets.shift import draw_patients, shift_sample, shift_sentences, split_shift
 from ..evaluation.columns import BY, text_of
 from ..exceptions import DataError, ImageReadError
 from ..features._image_stats import MEASURES
@@ -103,7 +103,9 @@ def describe_images(frame: pd.DataFrame, found: Mapping[str, Any], by: Sequence[
 def development_of(frame: pd.DataFrame, scores: pd.DataFrame) -> dict[str, Any]:
     """Return what a model keeps of the images that it was made with, from a run's frame and rows of ``scores.csv``."""
     used = frame[frame["split"].isin(("train", "val"))]
-    return describe_development(used[DIGEST], known_patients(used), scores[scores["split"] == "train"])
+    facts = describe_development(used[DIGEST], known_patients(used), scores[scores["split"] == "train"])
+    train = frame[frame["split"] == "train"]
+    return {**facts, "statistics": shift_sample(train, np.stack(train[STATS].to_list()))}
 
 
 def known_patients(frame: pd.DataFrame) -> list[str]:

@@ -19,6 +19,7 @@ from .._progress import progress_bar
 from .._settings import usual_settings
 from .._validation import checks_types
 from ..datasets._frame import SPLIT_NAMES, any_drawn, checked_frame, counted
+from ..datasets.shift import cohort_shift, shift_sentences
 from ..evaluation.columns import check_columns
 from ..evaluation.tables import score_rows
 from ..exceptions import DataError, InputError, ModelError, TrainingError
@@ -55,7 +56,7 @@ def evaluate(
     """Judge saved models on images of another place or time, and write a report like that of :func:`compare`.
 
     Nothing is fitted: every model scores each image once, and decides at the threshold that it carries. The images are
-    checked first, as by :func:`check`.
+    checked first, as by :func:`check`, and compared with those that the first model was made with.
 
     Parameters
     ----------
@@ -133,6 +134,8 @@ def evaluate(
     run |= {"leaks": checked["leaks"] + warned, "warnings": checked["warnings"], "split": split}
     facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": {"synthetic": any_drawn(cohort["path"])}}
     facts["run"] = run
+    facts["split_shift"] = _shift(named, cohort)
+    run["warnings"] = run["warnings"] + shift_sentences(facts["split_shift"])
     for name, model in named.items():
         facts["pipelines"][name] = {**_facts_of(model), **embed_all(model.pipeline, cohort, verbose)}
     write = Writer(folder, facts, images, partial(remove_results, folder, RESULTS, overwrite=overwrite))
@@ -241,6 +244,17 @@ def _seen(models: Mapping[str, CXRModel], cohort: pd.DataFrame, allow_leaks: boo
             "--allow-leaks (allow_leaks=True), also if other people bear the same names; the report says so"
         )
     return found
+
+
+def _shift(models: Mapping[str, CXRModel], cohort: pd.DataFrame) -> list[dict[str, Any]]:
+    """Test whether the images can be told from those that the first model which kept some statistics was made with."""
+    for name, model in models.items():
+        if sample := ((model.metadata or {}).get("development") or {}).get("statistics"):
+            try:
+                return cohort_shift(sample, cohort, np.stack(cohort[STATS].to_list()))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ModelError(f"{name} keeps damaged facts of its images: {error}") from error
+    return []
 
 
 def _facts_of(model: CXRModel) -> dict[str, Any]:
