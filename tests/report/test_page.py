@@ -137,7 +137,9 @@ def test_every_metric_stands_in_its_own_cell(rendered):
     pair = rows_of(html, 'id="pairs"')["vgg16_logistic (random weights) against shortcuts"]
     found = metrics["comparisons"][0]
     assert pair[0] == written({"value": found["delta_auc"], "ci95": found["ci95"]})
-    assert pair[3:5] == ["yes", f"{found['mcnemar']['only_a']} / {found['mcnemar']['only_b']}"]
+    over_runs = found["runs"]
+    assert pair[3] == written({"value": over_runs["delta_auc"], "ci95": over_runs["ci95"]})
+    assert pair[4:6] == ["yes", f"{found['mcnemar']['only_a']} / {found['mcnemar']['only_b']}"]
 
 
 @pytest.mark.parametrize(("lang", "to", "names"), [
@@ -380,8 +382,9 @@ def test_names_are_only_names(rendered, tmp_path):
 
 def test_pictures_that_are_gone_cost_nothing_else(rendered, tmp_path):
     shutil.copytree(rendered["en"], tmp_path / "run")
-    scores = pd.read_csv(tmp_path / "run" / "scores.csv")
-    scores.assign(path=scores["path"] + ".gone").to_csv(tmp_path / "run" / "scores.csv", index=False)
+    for name in ("scores", "runs"):
+        scores = pd.read_csv(tmp_path / "run" / f"{name}.csv")
+        scores.assign(path=scores["path"] + ".gone").to_csv(tmp_path / "run" / f"{name}.csv", index=False)
     (tmp_path / "run" / "images.csv").unlink()
     (tmp_path / "run" / "probes.csv").unlink()
     write_results(tmp_path / "run")
