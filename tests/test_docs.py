@@ -26,6 +26,7 @@ NEED_NO_KERAS = {
     "docs/how-to/choose-without-test.md",
     "docs/how-to/dicom.md",
     "docs/how-to/own-folder.md",
+    "docs/how-to/own-hospital.md",
     "docs/how-to/own-recipe.md",
     "docs/how-to/reporting.md",
     "docs/how-to/saving-and-serving.md",

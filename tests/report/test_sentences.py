@@ -2,6 +2,7 @@ import pytest
 
 from cxr_sklearn.datasets.shift import KINDS
 from cxr_sklearn.report.sentences import (
+    adapted_sentence,
     between,
     decimal,
     grouped,
@@ -161,3 +162,36 @@ def test_training_runs_are_in_the_verdict():
     facts["pipelines"]["a"]["runs"] |= {"random": False}
     assert "Its training is not random" in said(facts)
     assert "training" not in said(metrics(as_good=["b"]))
+
+
+RATES = {name: {"value": 0.8, "ci95": [0.7, 0.9]} for name in ("accuracy", "recall", "specificity")}
+
+
+@pytest.mark.parametrize("say", [EN, ES])
+@pytest.mark.parametrize(
+    ("step", "parts"),
+    [
+        (
+            {"kind": "labels", "images": 1200, "patients": 7,
+             "recalibration": {"kind": "sigmoid", "intercept": -0.25, "slope": 0.5},
+             "threshold": {"value": 0.3, "before": 0.41, "rule": "sensitivity=0.95"}, "reached": RATES, "before": RATES},
+            ["1\N{NARROW NO-BREAK SPACE}200", "0.500", "-0.250", "0.410", "0.300", "0.95", "0.700"],
+        ),
+        (
+            {"kind": "unlabelled", "images": 50, "patients": 40, "prevalence": [0.04, 0.08], "recalibration": None,
+             "threshold": {"value": 0.3, "before": 0.41, "ci95": [0.2, 0.4]}},
+            ["0.04\N{EN DASH}0.08", "0.410", "0.300", "0.200", "0.400"],
+        ),
+        (
+            {"kind": "prevalence", "prevalence": [0.05],
+             "recalibration": {"kind": "intercept", "intercept": -1.5, "slope": 1.0},
+             "threshold": {"value": 0.1, "before": 0.41}},
+            ["0.05", "-1.500", "0.100"],
+        ),
+    ],
+    ids=["labels", "unlabelled", "prevalence"],
+)  # fmt: skip
+def test_what_was_adapted_is_said_with_its_figures(say, step, parts):
+    sentence = adapted_sentence({"date": "2026-01-02T03:04:05+00:00", **step}, say)
+    for part in ["2026-01-02", *parts]:
+        assert part in sentence

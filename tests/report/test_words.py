@@ -39,6 +39,9 @@ UNSAID = {
     "by.supported",
     "limits.intervals", "notice.failed_run", "runs.fixed", "runs.own", "runs.without_seed", "verdict.not_in_other_runs",
     "verdict.not_random",
+    # Of models that were not made in the run.
+    "page.title_evaluate", "notice.seen", "thresholds.text_evaluate", "source.model", "source.adapted",
+    "card.selection_evaluate", *(key for key in catalogue() if key.startswith(("adapted.", "development."))),
 }  # fmt: skip
 
 
