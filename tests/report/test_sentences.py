@@ -174,7 +174,8 @@ RATES = {name: {"value": 0.8, "ci95": [0.7, 0.9]} for name in ("accuracy", "reca
         (
             {"kind": "labels", "images": 1200, "patients": 7,
              "recalibration": {"kind": "sigmoid", "intercept": -0.25, "slope": 0.5},
-             "threshold": {"value": 0.3, "before": 0.41, "rule": "sensitivity=0.95"}, "reached": RATES, "before": RATES},
+             "threshold": {"value": 0.3, "before": 0.41, "rule": "sensitivity=0.95"},
+             "reached": RATES, "before": RATES},
             ["1\N{NARROW NO-BREAK SPACE}200", "0.500", "-0.250", "0.410", "0.300", "0.95", "0.700"],
         ),
         (
