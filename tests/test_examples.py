@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxr_sklearn import write_radiographs
+from cxr_sklearn import save_model, train, write_radiographs
 from cxr_sklearn.study.recipes import load_recipe
 
 from .conftest import ROOT
@@ -22,6 +22,20 @@ RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.py"))
 def run(script, *arguments):
     command = [sys.executable, str(ROOT / script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_another_hospital(tmp_path):
+    frame = write_radiographs(tmp_path / "images", 60, size=32, random_state=0)
+    model = train(frame, "shortcuts", store=None, cv=3)
+    save_model(model, tmp_path / "model.skops")
+    done = run("examples/another_hospital.py", tmp_path / "model.skops", tmp_path / "images", "--draws", 2)
+    assert done.returncode == 0, done.stderr
+    _, _, *rows = done.stdout.splitlines()
+    figures = {row.split()[0]: re.findall(r"(\S+) \((\S+)\)", row) for row in rows}
+    assert list(figures) == ["as", "prevalence", "labels"]
+    assert {len(found) for found in figures.values()} == {5}
+    assert figures["as"][0][1] == "0.000"  # its threshold stays
+    assert figures["as"][1] == figures["prevalence"][1] == figures["labels"][1]  # so does the AUC
 
 
 @pytest.mark.keras

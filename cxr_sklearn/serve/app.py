@@ -26,7 +26,7 @@ NOTICE = "This is not a diagnosis, and this is not a medical device."
 #: A page of another site that has its name resolve to this machine sends its own name.
 HOSTS = ["127.0.0.1", "localhost"]
 #: Metadata that hold no path of the machine they were written on.
-_FACTS = ("recipe", "created", "classes", "threshold_source", "calibrated", "metrics", "data", "synthetic",
+_FACTS = ("recipe", "created", "classes", "threshold_source", "calibrated", "adapted", "metrics", "data", "synthetic",
           "weights", "versions")  # fmt: skip
 _BODY = {
     "required": True,
