@@ -16,9 +16,12 @@ from collections import defaultdict
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 from scipy.stats import norm
+from sklearn.base import BaseEstimator, ClassifierMixin
 
+from cxr_sklearn import CXRModel, adapt
 from cxr_sklearn.evaluation.benefit import THRESHOLDS, net_benefit
 from cxr_sklearn.evaluation.bootstrap import bootstrap
 from cxr_sklearn.evaluation.calibration import calibration_facts
@@ -81,6 +84,36 @@ def intervals(cohort: pd.DataFrame) -> dict[str, tuple[float, tuple[float, float
         for at in (9, 29, 49, 69):
             truth = net_benefit(sensitivity[at], specificity[at], given, curve["threshold"][at])
             found[f"net benefit {name}, score {THRESHOLDS[at]:.1f}"] = (truth, (curve["low"][at], curve["high"][at]))
+    return found | adapted(cohort)
+
+
+class KnownScores(ClassifierMixin, BaseEstimator):
+    """A classifier that gives each image the score that is its name."""
+
+    classes_ = np.array([0, 1])
+
+    def predict_proba(self, X: list[str]) -> np.ndarray:
+        """Return the scores."""
+        score = np.array([float(name) for name in X])
+        return np.column_stack([1 - score, score])
+
+
+def adapted(cohort: pd.DataFrame) -> dict[str, tuple[float, tuple[float, float]]]:
+    """Return the true threshold at which as many are called as are ill, and the interval of an adapted one."""
+
+    def surplus(threshold: float) -> float:
+        sensitivity, specificity = true_rates(np.array(threshold))
+        return float(PREVALENCE * sensitivity + (1 - PREVALENCE) * (1 - specificity) - PREVALENCE)
+
+    truth = brentq(surplus, 0.001, 0.999)
+    images = pd.DataFrame({"path": cohort["score"].map(repr), "patient": cohort["patient"]})
+    # Somebody else's estimate of the prevalence, with a standard error of .15 on the log odds.
+    error = np.random.default_rng(len(cohort) + int(1e9 * cohort["score"].iloc[0])).normal(0, 0.15)
+    estimate = expit(logit(PREVALENCE) + error + 1.96 * 0.15 * np.array([-1, 1]))
+    found = {}
+    for name, prevalence in (("known", PREVALENCE), ("estimated", tuple(estimate.tolist()))):
+        model = adapt(CXRModel(KnownScores()), images, prevalence=prevalence)
+        found[f"threshold, prevalence {name}"] = (truth, (model.metadata or {})["adapted"][0]["threshold"]["ci95"])
     return found
 
 

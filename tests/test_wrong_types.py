@@ -43,6 +43,7 @@ def valid(name, folder):
         "frame": FRAME, "pipelines": "shortcuts", "pipeline": measured if name == "CXRModel" else "shortcuts",
         "out": folder / "out", "directory": folder / "directory", "path": folder / "m.skops", "root": folder,
         "csv_file": folder / "a.csv", "name_or_path": "shortcuts", "model": measured.fit(IMAGES, LABELS),
+        "models": measured, "images": FRAME, "target": [0, 1] * 30, "score": np.linspace(0.1, 0.9, 60),
         "paths": ["a.png"], "X": IMAGES, "estimator": LogisticRegression(), "name": "x", "recipe": {},
         "reported_metrics": {"accuracy": 0.5}, "confusion_matrix": [[1, 1], [1, 1]],
     }  # fmt: skip

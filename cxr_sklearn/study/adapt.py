@@ -28,7 +28,7 @@ from ..models.development import describe_development
 from ..models.model import CXRModel
 from ._metadata import DIGEST, check_images, known_patients
 from .evaluate import named_models
-from .search import CLASSES, blaming, scores_of
+from .search import CLASSES, Splits, blaming, scores_of
 
 #: With fewer images of the rarer class, a slope would be too uncertain, and only the intercept is fitted.
 ENOUGH_FOR_A_SLOPE = 100
@@ -153,12 +153,7 @@ def _by_labels(
     kind = calibrate if calibrate != "auto" else "sigmoid" if n_rarer >= ENOUGH_FOR_A_SLOPE else "intercept"
     target, patients = frame["target"].to_numpy(), frame["patient"].to_numpy()
     folds = StratifiedGroupKFold(min(_FOLDS, n_patients), shuffle=True, random_state=random_state)
-    decided = np.zeros(len(frame), dtype=bool)
-    for rows, held_out in folds.split(scores, target, patients):
-        if len(np.unique(target[rows])) < 2:
-            raise DataError("these images are too few: without a fold of patients, a class is missing")
-        moved, cut = _fitted(target[rows], scores[rows], rule, kind)
-        decided[held_out] = recalibrated(scores[held_out], moved) >= cut
+    decided = _decided(target, scores, rule, kind, list(folds.split(scores, target, patients)))
     moved, cut = _fitted(target, scores, rule, kind)
     step = {
         "kind": "labels",
@@ -196,6 +191,17 @@ def _fitted(target: np.ndarray, scores: np.ndarray, rule: Rule, kind: str) -> tu
             "calibrate='none' (--calibrate none)"
         )
     return moved, find_threshold(rule, target, recalibrated(scores, moved))
+
+
+def _decided(target: np.ndarray, scores: np.ndarray, rule: Rule, kind: str, folds: Splits) -> np.ndarray:
+    """Decide on each image by the calibration and threshold that images of other patients lead to."""
+    decided = np.zeros(len(scores), dtype=bool)
+    for rows, held_out in folds:
+        if len(np.unique(target[rows])) < 2:
+            raise DataError("these images are too few: without a fold of patients, a class is missing")
+        moved, cut = _fitted(target[rows], scores[rows], rule, kind)
+        decided[held_out] = recalibrated(scores[held_out], moved) >= cut
+    return decided
 
 
 def _rates(patients: np.ndarray, target: np.ndarray, called: np.ndarray) -> dict[str, Any]:

@@ -50,7 +50,10 @@ def test_what_is_written(run):
     names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     models = {f"models/{name}.skops" for name in FROZEN}
     assert (
-        names == {"scores.csv", "images.csv", "metrics.json", "report.html", "model-card.md", "run-files.json"} | models
+        names
+        == {"scores.csv", "images.csv", "errors.csv", "doubtful_labels.csv", "metrics.json", "report.html"}
+        | {"model-card.md", "run-files.json"}
+        | models
     )
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert list(metrics["pipelines"]) == FROZEN
