@@ -202,8 +202,8 @@ MAGIC = b"cxr_sklearn model\n"
 FORMAT = 3
 #: What a manifest says of the file itself; everything else is the model's metadata.
 _OWN_FACTS = ("format", "kind", "sha256", "created", "classes", "weights", "versions", "recalibration")
-#: A manifest has some thousand bytes; a longer line is not read.
-_LONGEST_MANIFEST = 10_000_000
+#: A manifest has some thousand bytes, and eight for each image and patient; a longer line is not read.
+_LONGEST_MANIFEST = 100_000_000
 
 
 @checks_types
