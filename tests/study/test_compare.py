@@ -404,7 +404,7 @@ class TestPipelinesThatFail:
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("cxr_sklearn.study.compare.write_table", full)
+        monkeypatch.setattr("cxr_sklearn.study._writer.write_table", full)
         with pytest.raises(OSError, match="No space left"):
             compare(embedded_frame[0], "shortcuts", out=tmp_path, store=embedded_frame[1], cv=3)
 
