@@ -132,7 +132,7 @@ def adapted_sentence(step: Mapping[str, Any], say: Words) -> str:
         date=step["date"][:10],
         images=grouped(step.get("images", 0)),
         patients=grouped(step.get("patients", 0)),
-        prevalence="\N{EN DASH}".join(f"{share:g}" for share in prevalence),
+        prevalence="\N{EN DASH}".join(f"{share:.3g}" for share in prevalence),
         recalibration=say(f"adapted.{kind}", **moved),
         before=decimal(threshold["before"], say),
         after=decimal(threshold["value"], say),

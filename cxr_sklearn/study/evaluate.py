@@ -265,7 +265,8 @@ def _facts_of(model: CXRModel) -> dict[str, Any]:
     # Validation images may be few, and a threshold was chosen on them.
     part = next((part for part in ("test", "out_of_fold", "val") if part in measured), None)
     development = {
-        "scores": (known.get("development") or {}).get("scores"),
+        # Scores of then were not moved as those of now are.
+        "scores": None if model.recalibration else (known.get("development") or {}).get("scores"),
         "part": part,
         "metrics": measured[part] if part else None,
         "created": known.get("created"),
@@ -275,7 +276,7 @@ def _facts_of(model: CXRModel) -> dict[str, Any]:
         "crop": crop_of(model.pipeline),
         "balance": known.get("balance", "none"),
         "best_params": known.get("best_params") or {},
-        "calibrated": known.get("calibrated"),
+        "calibrated": "adapted" if model.recalibration else known.get("calibrated"),
         "backbones": describe_networks(model.pipeline),
         "batch_norm": None,
         "development": development,
