@@ -185,7 +185,6 @@ def test_compare_refuses_it_before_any_work(tmp_path):
         compare(pd.DataFrame(), out=tmp_path)
 
 
-@pytest.mark.xfail(reason="needs compare --by, and evaluate")
 def test_commands_have_the_options_that_would_tell():
     commands = get_command(app).commands
     for answer in checklist_texts()["answer"].values():
