@@ -416,8 +416,9 @@ def test_how_splits_differ_and_what_was_not_tested(rendered, tmp_path):
         "measures": [{"measure": "contrast", "what": "level", "auc": 0.3, "p": 0.001, "medians": [61.5, 48.25]}],
     }  # fmt: skip
     data = read_scores(rendered["en"]), read_table(rendered["en"], "training")
+    tables = {"errors": read_table(rendered["en"], "errors"), "doubtful": read_table(tmp_path, "doubtful_labels")}
     for entries in ([few, told, of_features], []):
-        write_report(metrics | {"split_shift": entries}, *data, tmp_path)
+        write_report(metrics | {"split_shift": entries}, *data, tmp_path, **tables)
         section = shown((tmp_path / "report.html").read_text().partition('<h2 id="shift">')[2].partition("<h2 id")[0])
         card = (tmp_path / "model-card.md").read_text().partition("### Are the splits")[2].partition("## Outcome")[0]
         for text in (section, card):
@@ -428,4 +429,4 @@ def test_how_splits_differ_and_what_was_not_tested(rendered, tmp_path):
             assert ("Not tested in this run." in text) != bool(entries)
         assert ("600 of 700" in section) == bool(entries)
     del metrics["split_shift"]  # as in runs of earlier versions
-    write_report(metrics, *data, tmp_path)
+    write_report(metrics, *data, tmp_path, **tables)
