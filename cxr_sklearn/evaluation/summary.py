@@ -31,6 +31,8 @@ from .thresholds import Rule, choose_threshold
 
 #: Specificities at which the sensitivity is reported.
 SPECIFICITIES = (0.80, 0.90, 0.95)
+#: Sources of the thresholds of models that were not fitted in the run.
+CARRIED = ("model", "adapted")
 #: The recipe that sees no lung, the line to beat.
 SHORTCUTS = "shortcuts"
 
@@ -134,7 +136,7 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: Mapping[str, Any]
     cells, half = (confusion_cells(target, score, value) for value in (cut, 0.5))
     low, high = np.nanquantile(draws.roc, (0.025, 0.975), axis=0)  # for a figure: pointwise and uncorrected
     return {
-        "cv": _cross_validated(rows, cut),
+        "cv": None if threshold["source"] in CARRIED else _cross_validated(rows, cut),
         "domain": _domain(test),
         "test": _with_intervals(compute_metrics(target, score, cut), cells, draws.metrics),
         "threshold": dict(threshold),
@@ -149,13 +151,11 @@ def _of_one(rows: pd.DataFrame, test: pd.DataFrame, threshold: Mapping[str, Any]
     }
 
 
-def _cross_validated(rows: pd.DataFrame, cut: float) -> dict[Any, Any] | None:
-    """Return mean and spread of each metric over the folds; None for a model that was not fitted in this run."""
+def _cross_validated(rows: pd.DataFrame, cut: float) -> dict[Any, Any]:
+    """Return mean and spread of each metric over the folds."""
     folds = [fold for _, fold in rows[rows["split"] == "train"].groupby("fold")]
-    if not folds:
-        return None
-    if min(fold["target"].nunique() for fold in folds) < 2:
-        raise DataError(f"{rows['pipeline'].iloc[0]} has a fold of one class")
+    if not folds or min(fold["target"].nunique() for fold in folds) < 2:
+        raise DataError(f"{rows['pipeline'].iloc[0]} has no out-of-fold scores, or a fold of one class")
     by_fold = pd.DataFrame([compute_metrics(fold["target"], fold["score"], cut) for fold in folds])
     return pd.DataFrame({"mean": by_fold.mean(), "std": by_fold.std(ddof=0)}).to_dict("index")
 

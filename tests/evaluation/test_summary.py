@@ -184,6 +184,7 @@ def expected(rows, images, cut):
         },
         "subgroups": subgroups,
         "by": {},
+        "domain": None,
         "sanity": None,
         "stress": None,
         "runs": None,
@@ -214,6 +215,7 @@ def test_every_number_comes_from_the_tables(run):
     found = {key: value for key, value in deepcopy(metrics["pipelines"][name]).items() if key not in FACTS}
     threshold = found.pop("threshold")
     rows = scores[scores["pipeline"] == name]
+    assert len(found.pop("sample_size")) == 3  # test_sample_size.py
     # tests/evaluation/test_calibration.py and test_benefit.py compare these with other programs.
     for key in ("slope", "intercept", "curve", "decision_curve"):
         del found["calibration"][key]
