@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -38,16 +38,10 @@ def evaluate(
 ) -> None:
     """Judge saved models on images that they have not seen, at the thresholds that they carry."""
     with one_line_errors():
-        from ..exceptions import InputError
         from ..study.evaluate import evaluate as run
+        from ..study.evaluate import name_models
 
-        named: dict[str, Any] = {}
-        for file in models:
-            if file.stem in named:
-                raise InputError(f"two models are called {file.stem!r}; rename one of the files")
-            if file.resolve().is_relative_to(out.resolve()):
-                raise InputError(f"{file} lies in {out}, whose files would be replaced; choose another --out")
-            named[file.stem] = load_and_warn(file, trust, store, weights)
+        named = {name: load_and_warn(file, trust, store, weights) for name, file in name_models(models).items()}
         cohort = load(images, dicom_identity=dicom_identity)
         metrics = run(named, cohort, out=out, split=split, by=columns(by), store=store, allow_leaks=allow_leaks,
                       lang=lang, overwrite=overwrite, verbose=not quiet)  # fmt: skip
@@ -86,7 +80,7 @@ def adapt(
     """Give a saved model the threshold and calibration that another place needs, and save it as a new one."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..models.files import keep_model
+        from ..models.files import check_saveable, keep_model
         from ..report.sentences import adapted_sentence
         from ..report.words import words
         from ..study.adapt import adapt as run
@@ -94,6 +88,7 @@ def adapt(
         if save.exists() and (model.resolve() == save.resolve() or not save.is_file()):
             raise InputError(f"{save} would be overwritten; choose another file with --save")
         known = load_and_warn(model, trust, store, weights)
+        check_saveable(known.pipeline, save)
         cohort = None if images is None else _cohort(images, prevalence is None, dicom_identity)
         adapted = run(known, cohort, prevalence=None if prevalence is None else _shares(prevalence),
                       threshold=threshold, calibrate=calibrate, store=store, verbose=not quiet)  # fmt: skip

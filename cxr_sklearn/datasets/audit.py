@@ -301,7 +301,7 @@ def leak_sentences(found: Mapping[str, Any]) -> list[str]:
 
 def warning_sentences(found: Mapping[str, Any], attrs: Mapping[Any, Any]) -> list[str]:
     """Put into words what else readers of the results should know, as found by :func:`check` and `load_folder`."""
-    said = [*_of_splits(found), *_of_copies(found)]
+    said = [*split_sentences(found), *_of_copies(found)]
     if n := found["patients_unknown"]:
         said.append(unknown_patients_sentence(n))
     said += _of_giveaways(found)
@@ -328,7 +328,8 @@ def left_out_sentences(attrs: Mapping[Any, Any]) -> list[str]:
             f"{', '.join(map(_place, examples))}{more}"]  # fmt: skip
 
 
-def _of_splits(found: Mapping[str, Any]) -> list[str]:
+def split_sentences(found: Mapping[str, Any]) -> list[str]:
+    """Say which splits are missing, too small, or of one class, from the counts of :func:`check`."""
     sizes: dict[Any, dict[str, int]] = {}
     for row in found["counts"]:
         by_label = sizes.setdefault(row["split"], {"normal": 0, "pneumonia": 0})

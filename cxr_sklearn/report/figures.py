@@ -65,13 +65,8 @@ def roc_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Mappi
 @drawn_alike(_STYLE)
 def reliability_figure(pipelines: Mapping[str, Any], labels: Mapping[str, str], say: Words) -> str:
     """Draw the share of pneumonia against the score, a panel per pipeline."""
-    columns = min(3, len(labels))
-    rows = -(-len(labels) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(labels) :]:
-        axes.set_axis_off()
-    for i, (axes, (name, label)) in enumerate(zip(grid.flat, labels.items(), strict=False)):
+    figure, panels = _panels(labels, 2.9)
+    for i, (axes, (name, label)) in enumerate(zip(panels, labels.items(), strict=True)):
         bins = pipelines[name]["calibration"]["bins"]
         x, y, ends = ([part[key] for part in bins] for key in ("mean_score", "observed", "ci95"))
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")
@@ -118,13 +113,8 @@ def scores_figure(scores: pd.DataFrame, pipelines: Mapping[str, Any], labels: Ma
     The outline is that of the images that a model was made with, if it was not made in this run.
     """
     test, edges = scores[scores["split"] == "test"], np.linspace(0, 1, 26)
-    columns = min(3, len(labels))
-    rows = -(-len(labels) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.2 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat[len(labels) :]:
-        axes.set_axis_off()
-    for axes, (name, label) in zip(grid.flat, labels.items(), strict=False):
+    figure, panels = _panels(labels, 2.2)
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
         own = test[test["pipeline"] == name]
         then = (pipelines[name].get("development") or {}).get("scores")
         # Above the axis those with pneumonia, below it the normal ones.
@@ -206,6 +196,17 @@ def learning_figure(curves: Mapping[str, Any], labels: Mapping[str, str], say: W
     axes.minorticks_off()
     _finish(axes, legend="lower right")
     return _svg(figure)
+
+
+def _panels(labels: Mapping[str, str], height: float) -> tuple[Any, list[Any]]:
+    """Return a figure with a panel for each pipeline, at most three in a row."""
+    columns = min(3, len(labels))
+    rows = -(-len(labels) // columns)
+    figure = Figure(figsize=(2.9 * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat[len(labels) :]:
+        axes.set_axis_off()
+    return figure, list(grid.flat[: len(labels)])
 
 
 def _line(i: int) -> dict[str, Any]:

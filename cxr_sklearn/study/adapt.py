@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
+from scipy.stats import norm
 from sklearn.model_selection import StratifiedGroupKFold
 
 from .._io import user_path_text
@@ -27,7 +28,7 @@ from ..models.calibration import recalibrated
 from ..models.development import describe_development
 from ..models.model import CXRModel
 from ._metadata import DIGEST, check_images, known_patients
-from .evaluate import named_models
+from .evaluate import load_models
 from .search import CLASSES, Splits, blaming, scores_of
 
 #: With fewer images of the rarer class, a slope would be too uncertain, and only the intercept is fitted.
@@ -70,7 +71,8 @@ def adapt(
         middle is taken, on the scale of the log odds.
     threshold : str or float, optional
         The rule for the threshold, as for :func:`train`, with labelled images; by default the rule by which the model's
-        own threshold was chosen. With a prevalence alone, a number or "cost=5:1".
+        own threshold was chosen, and "youden" where that was a number or "robust". With a prevalence alone, a number or
+        "cost=5:1".
     calibrate : {"auto", "none", "intercept", "sigmoid"}, default="auto"
         "intercept" moves the log odds of the scores, "sigmoid" also multiplies them (Platt). "auto" takes "sigmoid" for
         labelled images with at least 100 of the rarer class, "intercept" for fewer and for a prevalence alone, and
@@ -109,7 +111,7 @@ def adapt(
     if calibrate not in KINDS:
         raise InputError(f"calibrate={calibrate!r} must be one of {KINDS}")
     shares = None if prevalence is None else _shares(prevalence)
-    (known,) = named_models({"model": model}, store).values()
+    (known,) = load_models({"model": model}, store).values()
     if images is None and shares is None:
         raise InputError("nothing is known of the other place: give images, a prevalence, or both")
     if images is None and shares is not None:
@@ -159,7 +161,7 @@ def _by_labels(
         "kind": "labels",
         "images": len(frame),
         "patients": int(frame["patient"].nunique()),
-        "recalibration": moved and {"kind": kind, "intercept": moved[0], "slope": moved[1]},
+        "recalibration": moved and _described(kind, moved, float(target.mean())),
         "threshold": {"value": cut, "before": float(model.threshold), "rule": str(rule)},
         "reached": _rates(patients, target, decided),
         "before": _rates(patients, target, scores >= model.threshold),
@@ -238,7 +240,7 @@ def _by_share(model: CXRModel, images: Any, shares: tuple[float, ...], calibrate
         "images": len(scores),
         "patients": len(np.unique(patients)),
         "prevalence": list(shares),
-        "recalibration": moved and {"kind": "intercept", "intercept": moved[0], "slope": 1.0},
+        "recalibration": moved and _described("intercept", moved, middle),
         "threshold": {"value": cut, "ci95": ends, "before": float(model.threshold)},
     }
     return _adapted(model, step, moved, cut)
@@ -278,7 +280,7 @@ def _drawn_cuts(scores: np.ndarray, patients: np.ndarray, shares: tuple[float, .
     order = np.argsort(-scores, kind="stable")
     descending, patient_of_image = scores[order], patient_of_image[order]
     log_odds = logit(shares)
-    spread = np.ptp(log_odds) / (2 * 1.959964)
+    spread = np.ptp(log_odds) / (2 * norm.ppf(0.975))
     wanted = expit(np.random.default_rng(random_state).normal(np.mean(log_odds), spread, N_DRAWS))
     cuts: list[float] = []
     for counts in patient_counts(int(patient_of_image.max()) + 1, N_DRAWS, random_state, len(scores)):
@@ -305,30 +307,32 @@ def _by_prevalence(model: CXRModel, shares: tuple[float, ...], threshold: Any, c
     middle = float(np.mean(logit(shares)))
     moved = (middle - float(logit(own)), 1.0)
     metadata = model.metadata or {}
-    rule = parse_rule(str(threshold if threshold is not None else metadata.get("threshold_rule") or "0.5"))
-    if threshold is not None and rule.name not in ("fixed", "cost"):
+    own_rule = str(metadata.get("threshold_rule") or "0.5")
+    rule = parse_rule(own_rule if threshold is None else str(threshold))
+    weighs_probabilities = rule.name in ("fixed", "cost")
+    if threshold is not None and not weighs_probabilities:
         raise InputError(f"threshold={threshold!r} needs labelled images; a prevalence alone allows a number or a cost")
-    if rule.name == "cost" and threshold is not None:
-        cut = 1 / (1 + rule.value)  # where a missed pneumonia and a false alarm are as costly
-    elif threshold is not None or rule.name in ("fixed", "cost"):
-        cut = rule.value if threshold is not None else float(model.threshold)
-    else:
+    cut = float(model.threshold)
+    if threshold is not None:
+        # From 1 / (1 + cost) on, a missed pneumonia is expected to cost more than a false alarm.
+        cut = rule.value if rule.name == "fixed" else 1 / (1 + rule.value)
+    elif not weighs_probabilities and cut < 1:
         # The other rules look at either class by itself, so the same images are to be called pneumonia as before.
-        cut = float(recalibrated(np.array([model.threshold]), moved)[0]) if model.threshold < 1 else model.threshold
+        cut = float(recalibrated(np.array([cut]), moved)[0])
     step = {
         "kind": "prevalence",
         "prevalence": list(shares),
         "fitted_prevalence": own,
-        "recalibration": {"kind": "intercept", "intercept": moved[0], "slope": 1.0},
+        "recalibration": _described("intercept", moved, float(expit(middle))),
         "threshold": {"value": cut, "before": float(model.threshold)},
     }
-    return _adapted(model, step, moved, cut)
+    return _adapted(model, step, moved, cut, threshold_rule=str(rule))
 
 
 def fitted_prevalence(model: CXRModel) -> float:
     """Return the share of pneumonia among the images that made a model's scores what they are.
 
-    These are the images of its calibration, if it was calibrated, and else those it was fitted on, balanced or not.
+    These are the images of its last calibration, if there was one, and else those it was fitted on, balanced or not.
 
     Raises
     ------
@@ -337,8 +341,8 @@ def fitted_prevalence(model: CXRModel) -> float:
     """
     metadata = model.metadata or {}
     for step in reversed(metadata.get("adapted") or []):
-        if step["kind"] == "prevalence" or step.get("prevalence"):
-            return float(expit(np.mean(logit(step["prevalence"]))))
+        if step["recalibration"]:
+            return float(step["recalibration"]["prevalence"])
     is_calibrated = metadata.get("calibrated") not in (None, "reversed")
     if metadata.get("balance", "none") != "none" and not is_calibrated:
         return 0.5
@@ -350,6 +354,11 @@ def fitted_prevalence(model: CXRModel) -> float:
             "adapt it; give images as well"
         )
     return float(counts["pneumonia"] / (counts["pneumonia"] + counts["normal"]))
+
+
+def _described(kind: str, moved: tuple[float, float], prevalence: float) -> dict[str, Any]:
+    """Describe a calibration, with the prevalence at which scores are probabilities after it."""
+    return {"kind": kind, "intercept": moved[0], "slope": moved[1], "prevalence": prevalence}
 
 
 def _scores(model: CXRModel, frame: pd.DataFrame) -> np.ndarray:

@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from .._io import folder_to_write, user_path
+from .._io import folder_to_write
 from .._progress import progress_bar
 from .._settings import usual_settings
 from .._validation import checks_types
 from ..datasets._frame import SPLIT_NAMES, any_drawn, checked_frame, counted
+from ..datasets.audit import split_sentences
 from ..datasets.shift import cohort_shift, shift_sentences
 from ..evaluation.columns import check_columns
 from ..evaluation.tables import score_rows
@@ -31,7 +32,7 @@ from ..report.checklists import read_about
 from ..report.words import words
 from ._metadata import DIGEST, STATS, check_images, describe_images, describe_run, known_patients
 from ._writer import Writer, run_all
-from .run_folder import EVALUATE, RESULTS, claim, prepare, remove_results
+from .run_folder import EVALUATE, RESULTS, claim, keeps_models, prepare, remove_results
 from .search import CLASSES, blaming, embed_all, scores_of
 
 #: `split` that takes all images, whatever their split.
@@ -96,8 +97,8 @@ def evaluate(
     Raises
     ------
     DataError
-        If there are fewer than two patients of a class, or a model was made with some of these images or patients, or
-        `out` holds files that a run would replace but did not write.
+        If there are fewer than two patients of a class, a model was made with some of these images or patients, or
+        `out` holds files that a run would replace but did not write, or the models of a run.
     ModelError
         If a file is not a model.
     TrainingError
@@ -121,8 +122,10 @@ def evaluate(
         raise InputError(f"split={split!r} must be one of {(ALL, *SPLIT_NAMES)}")
     by = check_columns(frame, by)
     folder = folder_to_write(out)
-    named = named_models(models, store, folder)
+    named = load_models(models, store)
     claim(folder, RESULTS, overwrite=overwrite)
+    if keeps_models(folder):
+        raise DataError(f"{folder} holds the models of a run, which this one would remove; choose another folder (out)")
     read_about(folder)  # an error in it is found now
     cohort = _cohort(frame, split)
     cohort, checked = check_images(cohort, store, allow_leaks=allow_leaks, verbose=verbose)
@@ -132,7 +135,8 @@ def evaluate(
 
     run = {**describe_run(0, 0), "kind": EVALUATE, "threshold": EVALUATE, "stress": False, "lang": lang}
     run |= {"leaks": checked["leaks"] + warned, "split": split}
-    run["warnings"] = [sentence for sentence in checked["warnings"] if not sentence.startswith("there is no ")]
+    of_splits = split_sentences(checked)  # a cohort needs no train split
+    run["warnings"] = [sentence for sentence in checked["warnings"] if sentence not in of_splits]
     facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": {"synthetic": any_drawn(cohort["path"])}}
     facts["run"] = run
     facts["split_shift"] = _shift(named, cohort)
@@ -157,15 +161,29 @@ def evaluate(
     return write.metrics
 
 
-def named_models(models: Any, store: str | os.PathLike[str] | None, out: Path | None = None) -> dict[str, CXRModel]:
-    """Load models that are given by their paths, and give each a name.
+def load_models(models: Any, store: str | os.PathLike[str] | None) -> dict[str, CXRModel]:
+    """Return models by name; those that are given by their paths are loaded.
+
+    Raises
+    ------
+    ModelError
+        If one is not a model.
+    ValueError
+        As by :func:`name_models`.
+    """
+    return {
+        name: as_model(load_model(model, store=store) if isinstance(model, str | os.PathLike) else model)
+        for name, model in name_models(models).items()
+    }
+
+
+def name_models(models: Any) -> dict[str, Any]:
+    """Name models, or the paths of their files, where the caller did not.
 
     Raises
     ------
     ValueError
-        If there are none, two have one name, or one lies in the folder `out`, which is to be written to.
-    ModelError
-        If one is not a model.
+        If there are none, or two have one name.
     """
     if isinstance(models, str | os.PathLike | CXRModel | Pipeline):
         models = [models]
@@ -178,16 +196,11 @@ def named_models(models: Any, store: str | os.PathLike[str] | None, out: Path | 
     if odd := [name for name in names if not isinstance(name, str) or not name.strip() or not name.isprintable()]:
         raise InputError(f"{odd[0]!r} cannot be the name of a model; give a text that can be printed")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two models are called {twice[0]!r}; name them: " + '{"a": "one/model.skops", "b": ...}')
-    found = {}
-    for name, model in pairs:
-        if isinstance(model, str | os.PathLike):
-            path = user_path(model)
-            if out is not None and path.resolve().is_relative_to(out.resolve()):
-                raise InputError(f"{path} lies in {out}, whose files would be replaced; choose another folder with out")
-            model = load_model(path, store=store)
-        found[name] = as_model(model)
-    return found
+        raise InputError(
+            f"two models are called {twice[0]!r}; rename a file or, in Python, name them: "
+            + '{"a": "one/model.skops", "b": ...}'
+        )
+    return dict(pairs)
 
 
 def _name_of(model: Any) -> str:
@@ -236,8 +249,7 @@ def _seen(models: Mapping[str, CXRModel], cohort: pd.DataFrame, allow_leaks: boo
             except (KeyError, TypeError, ValueError) as error:
                 raise ModelError(f"{name} keeps damaged facts of its images: {error}") from error
             if n_images or n_patients:
-                count = f"{counted(n_images, 'image')} and {counted(n_patients, 'patient')}"
-                found.append(f"{name} was {use} {count} of these")
+                found.append(f"{name} was {use} {n_images:,} of these images and {n_patients:,} of these patients")
     if found and not allow_leaks:
         raise DataError(
             f"{'; '.join(found)}. Figures on them are too good to be true: leave them out (of a folder that the model "

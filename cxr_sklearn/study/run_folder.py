@@ -95,6 +95,11 @@ def remove_results(folder: Path, names: Sequence[str], *, overwrite: bool = Fals
     _list_own(folder, {name: sha for name, sha in _own_files(folder).items() if (folder / name).is_file()})
 
 
+def keeps_models(folder: Path) -> bool:
+    """Whether a folder holds models of a run, which another run in it would remove."""
+    return any(Path(name).parent.name == "models" for name in _own_files(folder))
+
+
 def _own_files(folder: Path) -> dict[str, str | None]:
     return _listed(folder) or {}
 

@@ -193,6 +193,21 @@ def test_adaptations_add_up(there):
     assert third.metadata["adapted"][-1]["recalibration"]["slope"] == pytest.approx(1, abs=1e-4)
 
 
+def test_a_prevalence_counts_from_the_last_calibration(there):
+    """A threshold alone leaves scores as they are; labels make them probabilities at the share among their images."""
+    frame, answers = there
+    model = CXRModel(answers, metadata=DATA)
+    threshold_alone = adapt(model, frame, prevalence=0.2)
+    assert fitted_prevalence(threshold_alone) == 0.7
+    assert fitted_prevalence(adapt(model, frame, prevalence=0.2, calibrate="intercept")) == pytest.approx(0.2)
+    labelled = adapt(model, frame, store=None)
+    share = float(frame["target"].mean())
+    assert fitted_prevalence(labelled) == share
+    back = adapt(labelled, prevalence=share)
+    np.testing.assert_allclose(scores_of(frame, back), scores_of(frame, labelled))
+    assert (back.predict(frame["path"]) == labelled.predict(frame["path"])).all()
+
+
 def test_the_first_model_stays_as_it_was(there):
     frame, answers = there
     model = CXRModel(answers, 0.7, metadata=dict(DATA))

@@ -22,6 +22,7 @@ from cxr_sklearn import (
     write_radiographs,
 )
 from cxr_sklearn.exceptions import DataError, InputError, ModelError
+from cxr_sklearn.models.development import describe_development, seen_before
 from cxr_sklearn.study.run_folder import write_results
 
 SIZE = 48
@@ -106,7 +107,7 @@ def test_what_is_written(judged, models, there):
     page = (out / "report.html").read_text()
     assert "Then and now" in page
     assert "Cross-validated on" not in page
-    assert "made: on test" in page
+    assert "then, on test" in page
 
 
 def test_scores_of_development_are_kept_as_a_histogram(judged, run):
@@ -131,11 +132,13 @@ def test_the_report_can_be_rendered_again(judged, tmp_path, lang):
 
 
 def test_images_that_a_model_was_made_with_are_refused(models, here, store, tmp_path):
-    with pytest.raises(DataError, match=r"pixels was made with \d+ images and \d+ patients of these") as caught:
+    with pytest.raises(
+        DataError, match=r"pixels was made with \d+ of these images and \d+ of these patients"
+    ) as caught:
         evaluate(models, here, out=tmp_path / "out", store=store)
     assert not (tmp_path / "out" / "metrics.json").exists()
     n_used = here["split"].isin(["train", "val"]).sum()
-    assert f"with {n_used} images" in str(caught.value)
+    assert f"with {n_used} of these images" in str(caught.value)
     metrics = evaluate(models, here, out=tmp_path / "out", store=store, allow_leaks=True)
     assert any("pixels was made with" in sentence for sentence in metrics["run"]["leaks"])
     assert "too good to be true" in (tmp_path / "out" / "report.html").read_text()
@@ -146,7 +149,7 @@ def test_a_copy_under_another_name_is_known_again(models, here, there, store, tm
     copy = tmp_path / "other name.jpeg"
     shutil.copy(known["path"], copy)
     frame = pd.concat([there, pd.DataFrame([{**known, "path": str(copy), "patient": "somebody"}])])
-    with pytest.raises(DataError, match="pixels was made with 1 image and 0 patients"):
+    with pytest.raises(DataError, match="pixels was made with 1 of these images and 0 of these patients"):
         evaluate({"pixels": models["pixels"]}, frame, out=tmp_path / "out", store=store)
 
 
@@ -157,7 +160,7 @@ def test_patients_who_are_unknown_are_not_taken_for_each_other(models, there, st
 
 def test_labels_that_a_model_was_adapted_to_count_as_seen(models, there, store, tmp_path):
     adapted = adapt(models["pixels"], there, store=store)
-    with pytest.raises(DataError, match=f"mine was adapted on {len(there)} images"):
+    with pytest.raises(DataError, match=f"mine was adapted on {len(there)} of these images"):
         evaluate({"mine": adapted}, there, out=tmp_path, store=store)
 
 
@@ -187,11 +190,28 @@ def test_paths_of_models_and_their_names(run, models, there, store, tmp_path):
     assert list(metrics["pipelines"]) == ["shortcuts"]
     with pytest.raises(InputError, match="two models are called 'shortcuts'"):
         evaluate([path, str(path)], there, out=tmp_path / "two", store=store)
-    with pytest.raises(InputError, match="lies in"):
-        evaluate(path, there, out=out, store=store)
-    assert path.exists()
     with pytest.raises(ModelError, match="trust"):
         evaluate(out / "models" / "pixels.joblib", there, out=tmp_path / "three", store=store)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_models_of_a_run_are_not_removed(run, models, there, store, overwrite):
+    _, out = run
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(DataError, match="holds the models of a run"):
+        evaluate(models, there, out=out, store=store, overwrite=overwrite)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_cohort_needs_no_train_split(judged):
+    metrics, _ = judged
+    assert not [sentence for sentence in metrics["run"]["warnings"] if "split" in sentence]
+    assert any("development and cohort can be told apart" in sentence for sentence in metrics["run"]["warnings"])
+
+
+def test_a_name_that_is_no_text_costs_no_model():
+    facts = describe_development([b"1"], ["p\udcff", "q"])
+    assert seen_before(facts, [b"2"], ["p\udcff"]) == (0, 1)
 
 
 @pytest.mark.parametrize(("models", "message"), [([], "no models"), ({}, "no models"), (5, "models must be"),
