@@ -11,6 +11,7 @@ from scipy.special import expit, logit, ndtri
 from scipy.stats import mannwhitneyu, rankdata
 from sklearn.decomposition import PCA
 
+from .._multiplicity import holm
 from ..features._image_stats import MODES
 
 #: What is measured of an image: of the file, which a network that resizes it hardly sees, and of the picture.
@@ -132,8 +133,8 @@ def split_shift(rows: pd.DataFrame, drawn: np.ndarray, columns: Mapping[str, Any
                 told = _tell_apart(values[used], on_b, KINDS.get(kind))
                 found.append({"a": a, "b": b, "label": label, "kind": kind, **counts, **told})
     known = [entry for entry in found if entry["p"] is not None]
-    for entry, p in zip(known, _holm([entry["p"] for entry in known]), strict=True):
-        entry |= {"p_holm": p, "told_apart": p < _ALPHA}
+    for entry, p in zip(known, holm([entry["p"] for entry in known]), strict=True):
+        entry |= {"p_holm": float(p), "told_apart": bool(p < _ALPHA)}
     return found
 
 
@@ -307,19 +308,11 @@ def _telling(
             "measure": names[i],
             "what": what,
             "auc": float(test.statistic / n_a / n_b),
-            "p": p,
+            "p": float(p),
             "medians": [float(f"{np.median(values[side, i]):.4g}") for side in (~on_b, on_b)],
         }
-        for (i, what), test, p in zip(of_column, tests, _holm([test.pvalue for test in tests]), strict=True)
+        for (i, what), test, p in zip(of_column, tests, holm([test.pvalue for test in tests]), strict=True)
         if p < _ALPHA
     ]
     found.sort(key=lambda entry: -abs(entry["auc"] - 0.5))
     return list({entry["measure"]: entry for entry in reversed(found)}.values())[::-1]
-
-
-def _holm(p: Sequence[float]) -> list[float]:
-    """Correct p values for their number, as Holm does."""
-    order = np.argsort(p, kind="stable")
-    corrected = np.empty(len(p))
-    corrected[order] = np.minimum(np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1)), 1)
-    return corrected.tolist()

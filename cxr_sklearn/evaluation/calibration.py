@@ -85,6 +85,12 @@ def calibration_facts(patients: ArrayLike, target: ArrayLike, score: ArrayLike, 
     }
 
 
+def log_odds(score: ArrayLike) -> np.ndarray:
+    """Return the log odds of scores, shape (n,), of which none is infinite."""
+    found: np.ndarray = logit(np.clip(np.asarray(score, dtype=float), _NEAREST, 1 - _NEAREST))
+    return found
+
+
 def fit_recalibration(target: ArrayLike, score: ArrayLike, kind: str) -> tuple[float, float] | None:
     """Fit the intercept of probabilities at another place and, for the `kind` "sigmoid", their slope.
 
@@ -99,19 +105,19 @@ def fit_recalibration(target: ArrayLike, score: ArrayLike, kind: str) -> tuple[f
     Steyerberg et al. (2004). Validation and updating of predictive logistic regression models: a study on sample size
     and shrinkage. Statistics in Medicine 23, 2567-2586.
     """
-    y, odds = np.asarray(target), logit(np.clip(np.asarray(score, dtype=float), _NEAREST, 1 - _NEAREST))
+    y, odds = np.asarray(target), log_odds(score)
     one = np.ones_like(odds)
     if kind == "intercept":
-        found = _maximum(one[:, np.newaxis], y, odds)
+        found = maximise_likelihood(one[:, np.newaxis], y, odds)
         return None if found is None else (float(found[0]), 1.0)
-    found = _maximum(np.column_stack([one, odds]), y, 0.0)
+    found = maximise_likelihood(np.column_stack([one, odds]), y, 0.0)
     return None if found is None else (float(found[0]), float(found[1]))
 
 
 def _by_patient(patients: ArrayLike, y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
     """Compute all that is made of sums over patients, in one pass through the draws."""
     _, patient_of = np.unique(np.asarray(patients), return_inverse=True)
-    odds = logit(np.clip(p, _NEAREST, 1 - _NEAREST))
+    odds = log_odds(p)
     one, line = np.ones((len(y), 1)), np.column_stack([np.ones_like(odds), odds])
     knots = np.unique(np.quantile(odds, _KNOTS))
     fits = [_Regression(one, y, odds), _Regression(line, y, 0.0), _Regression(_spline(odds, knots), y, 0.0)]
@@ -154,7 +160,7 @@ class _Regression:
     """
 
     def __init__(self, X: np.ndarray, y: np.ndarray, offset: Any) -> None:
-        self.coefficients = _maximum(X, y, offset)
+        self.coefficients = maximise_likelihood(X, y, offset)
         self.each = np.zeros((len(y), 0))
         if self.coefficients is not None:
             fitted = expit(X @ self.coefficients + offset)
@@ -183,7 +189,7 @@ class _Regression:
         return {"value": value, "ci95": interval(drawn[:, column], value)}
 
 
-def _maximum(X: np.ndarray, y: np.ndarray, offset: Any) -> np.ndarray | None:
+def maximise_likelihood(X: np.ndarray, y: np.ndarray, offset: Any) -> np.ndarray | None:
     """Return the coefficients with the highest likelihood by Newton's method; None if there are none.
 
     The first column of `X` is constant. A step that overshoots, as it may where scores are very sure, is halved.

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm, rankdata
 
+from .._multiplicity import holm
 from ..exceptions import DataError
 from .bootstrap import Draws, interval
 from .runs import Repeated
@@ -76,20 +77,6 @@ def mcnemar_test(target: ArrayLike, decision_a: ArrayLike, decision_b: ArrayLike
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
     return {"only_a": only_a, "only_b": only_b, "p": p}
-
-
-def holm(p: ArrayLike) -> np.ndarray:
-    """Adjust p-values, shape (n,), of several tests, so that all can be compared with one level.
-
-    References
-    ----------
-    Holm (1979). A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, 65-70.
-    """
-    values = np.asarray(p, dtype=float)
-    order = np.argsort(values)
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
-    return adjusted
 
 
 def compare_pairs(

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from .._settings import usual_settings
 from .._validation import checks_types
 from ..exceptions import InputError
-from .calibration import _NEAREST, _maximum
+from .calibration import log_odds, maximise_likelihood
 from .paired import placements
 from .subgroups import PREVALENCES
 
@@ -175,9 +175,9 @@ def sample_sizes(
     """Return what :func:`validation_sample_size` does, for each prevalence: ``PREVALENCES`` and that of the images."""
     y, p = np.asarray(target), np.asarray(score, dtype=float)
     names, patient_of = np.unique(np.asarray(patients), return_inverse=True)
-    odds = logit(np.clip(p, _NEAREST, 1 - _NEAREST))
+    odds = log_odds(p)
     line = np.column_stack([np.ones_like(odds), odds])
-    fit = _maximum(line, y, 0.0) if np.ptp(odds) > 0 else None
+    fit = maximise_likelihood(line, y, 0.0) if np.ptp(odds) > 0 else None
     reason = ("separated" if np.ptp(odds) > 0 else "alike") if fit is None else None
     found = []
     for prevalence in prevalences or (*PREVALENCES, float(y.mean())):

@@ -4,8 +4,9 @@ import pytest
 from scipy.stats import binomtest, norm
 from sklearn.metrics import roc_auc_score
 
+from cxr_sklearn._multiplicity import holm
 from cxr_sklearn.evaluation.bootstrap import bootstrap
-from cxr_sklearn.evaluation.paired import compare_pairs, delong_test, holm, mcnemar_test
+from cxr_sklearn.evaluation.paired import compare_pairs, delong_test, mcnemar_test
 from cxr_sklearn.exceptions import DataError
 
 # Ovarian cancer with bowel obstruction: albumin, total protein, K-G score and outcome of 43 patients, of DeLong,
