@@ -62,7 +62,7 @@ def main() -> None:
         share = float(np.mean(found))
         missed |= share < WANTED[0] - slack or (share > WANTED[1] + slack and not name.startswith("largest"))
         print(f"{name:44} {100 * share:5.1f} % of {len(found)}")
-    sys.exit(missed)
+    sys.exit(bool(missed))
 
 
 def draw(n_images: int, seed: int, mean: float = MEAN) -> pd.DataFrame:

@@ -91,18 +91,18 @@ def curves(called: np.ndarray, drawn: np.ndarray, own: float) -> list[dict[str, 
     return found
 
 
-def _bands(called: np.ndarray, prevalence: float, threshold: np.ndarray) -> list[tuple[float, float] | None]:
+def _bands(called: np.ndarray, prevalence: float, threshold: np.ndarray) -> list[list[float] | None]:
     """Return the interval of the net benefit at a stated prevalence, by threshold; None if a class has one patient.
 
     Net benefit is a difference of sensitivity and of the share of false alarms, each times a constant. A patient with
     images of both classes makes the two depend on each other, which their covariance over patients allows for.
     """
     true, false = np.hsplit(called.astype(float), 2)
-    found = []
+    found: list[list[float] | None] = []
     for i, price in enumerate((1 - prevalence) * threshold / (1 - threshold), start=1):
         sensitivity, alarms = share_of_counts(true[:, i], true[:, 0]), share_of_counts(false[:, i], false[:, 0])
         known = sensitivity and alarms and difference(sensitivity, alarms, 0.95, (prevalence, price))
-        found.append(known or None)
+        found.append(list(known) if known else None)
     return found
 
 
