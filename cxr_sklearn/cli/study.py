@@ -154,7 +154,7 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(**PATH, help="Folder that `compare` wrote.")],
+    run: Annotated[Path, typer.Argument(**PATH, help="Folder that `compare` or `evaluate` wrote.")],
     threshold: Annotated[
         str | None, typer.Option(metavar=RULES, help="Another rule for where scores become decisions.")
     ] = None,
