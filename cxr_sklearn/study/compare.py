@@ -96,8 +96,8 @@ def compare(
         if missing. ``run-files.json`` lists them. A second run replaces what the first one wrote, and nothing else.
     weights, precision, store
         Passed to the recipes, and by them to :class:`FrozenEmbedder` and, but for `precision`, to
-        :class:`FineTunedClassifier`; estimators keep their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit
-        embeds its images again.
+        :class:`FineTunedClassifier`; estimators keep their own. The store also keeps the statistics of each image that
+        the check needs. Without a store, every fit embeds its images again.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
         How a :class:`BalancedClassifier` around the last step of each pipeline balances the classes. For "augment",
         which draws views of images, it wraps all steps after the ImageLoader, and leaves a pipeline without one alone.
@@ -174,9 +174,8 @@ def compare(
     folder = folder_to_write(out)
     read_about(folder)  # an error here if the report could not use it
     check_options(balance, calibrate, cv, n_jobs, repeats)
-    candidates, asked = _candidates(
-        pipelines, store=store, weights=weights, precision=precision, random_state=random_state, balance=balance
-    )
+    options = {"weights": weights, "precision": precision, "store": store, "random_state": random_state}
+    candidates, asked = _candidates(pipelines, balance=balance, **options)
     names = [*RESULTS, *(file for candidate in candidates for file in _model_files(candidate.name))]
     claim(folder, names, overwrite=overwrite)
     for candidate in candidates:

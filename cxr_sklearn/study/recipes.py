@@ -59,7 +59,7 @@ class Recipe:
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def build(self, **options: Any) -> Pipeline:
-        """Call the file's ``build`` with those of `store`, `weights`, `precision`, `random_state`, `checkpoint` that it has.
+        """Call the file's ``build`` with those options that it accepts: `store`, `weights`, `precision` and so on.
 
         Raises
         ------

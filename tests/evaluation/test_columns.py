@@ -108,7 +108,7 @@ def test_columns_that_cannot_divide(frame, by, message):
 
 
 def test_sex_and_age_may_be_in_dicom_files(frame):
-    with pytest.raises(DataError, match="no column 'sex' to divide by; .* read with --dicom-identity"):
+    with pytest.raises(DataError, match=r"no column 'sex' to divide by; .* read with --dicom-identity"):
         check_columns(frame.drop(columns="sex"), "sex")
 
 
