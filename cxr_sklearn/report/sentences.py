@@ -170,13 +170,11 @@ def shift_pair(entry: Mapping[str, Any], say: Words) -> str:
 
 def shift_few(entries: Sequence[Mapping[str, Any]], say: Words) -> str:
     """Say which sides and classes have too few patients for a test, each once and with their numbers, or nothing."""
-    which = [
-        say(
-            "shift.few_one", pair=shift_pair(entry, say), n_a=grouped(entry["drawn"][0]), n_b=grouped(entry["drawn"][1])
-        )
-        for entry in entries
-        if entry["auc"] is None
-    ]
+    which = []
+    for entry in entries:
+        if entry["auc"] is None:
+            n_a, n_b = map(grouped, entry["drawn"])
+            which.append(say("shift.few_one", pair=shift_pair(entry, say), n_a=n_a, n_b=n_b))
     return say("shift.few", least=MIN_PATIENTS, which="; ".join(dict.fromkeys(which))) if which else ""
 
 

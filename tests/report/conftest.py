@@ -69,6 +69,9 @@ def rendered(embedded_frame, said, tmp_path_factory):
     write_table(pd.concat([runs, same]), first, "runs")
     metrics = json.loads((first / "metrics.json").read_text())
     metrics["run"]["repeats"] = 3
+    for entry in metrics["split_shift"]:  # as if there were patients enough
+        if (entry["b"], entry["label"]) == ("test", "normal"):
+            entry |= {"auc": 0.7, "ci95": [0.6, 0.8], "p": 0.001, "p_holm": 0.003, "told_apart": True, "measures": []}
     (first / "metrics.json").write_text(json.dumps(metrics))
     curve = [("vgg16_logistic", "random", "held-out", 40, n, repeat, 0.5 + n / 400 + 0.01 * repeat)
              for n in (30, 60, 75) for repeat in range(3)]  # fmt: skip
