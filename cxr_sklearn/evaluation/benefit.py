@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .bootstrap import interval
+from .clustered import difference, share_of_counts
 from .subgroups import PREVALENCES
 
 #: Probabilities of pneumonia from which somebody might treat.
@@ -48,8 +49,10 @@ def curves(called: np.ndarray, drawn: np.ndarray, own: float) -> list[dict[str, 
 
     Parameters
     ----------
-    called, drawn : ndarray of shape (200,) and (n_draws, 200)
-        Sums of :func:`called_by_patient` over all patients, and over those of each draw.
+    called : ndarray of shape (n_patients, 200)
+        What :func:`called_by_patient` returned.
+    drawn : ndarray of shape (n_draws, 200)
+        Its sums over the patients of each draw.
     own : float
         Prevalence among the images.
 
@@ -59,9 +62,10 @@ def curves(called: np.ndarray, drawn: np.ndarray, own: float) -> list[dict[str, 
         For the prevalence of the images and each of ``PREVALENCES``: "prevalence", "threshold", "net_benefit" with the
         pointwise band from "low" to "high", and "treat_all"; treating nobody has a net benefit of 0. At another
         prevalence, sensitivity and specificity are assumed to be the same, and each score is moved by the ratio of the
-        odds: so are the thresholds.
+        odds: so are the thresholds. The band of the prevalence of the images is that of the draws; a stated prevalence
+        is certain, and the band is made of the intervals of both rates, which hold near 0 and 1 too.
     """
-    sensitivity, specificity = _rates(called[np.newaxis])
+    sensitivity, specificity = _rates(called.sum(axis=0, dtype=float)[np.newaxis])
     drawn_rates = _rates(drawn)
     with np.errstate(invalid="ignore"):
         drawn_prevalence = drawn[:, :1] / (drawn[:, :1] + drawn[:, len(THRESHOLDS) + 1, np.newaxis])
@@ -69,11 +73,13 @@ def curves(called: np.ndarray, drawn: np.ndarray, own: float) -> list[dict[str, 
     for prevalence in dict.fromkeys((own, *PREVALENCES)):
         odds = THRESHOLDS / (1 - THRESHOLDS) * (1 - own) / own * prevalence / (1 - prevalence)
         threshold = odds / (1 + odds)
-        # That of the images is as uncertain as the rates, a stated one is not.
-        shares = drawn_prevalence if prevalence == own else prevalence
         values = net_benefit(sensitivity, specificity, prevalence, threshold)[0]
-        of_draws = net_benefit(*drawn_rates, shares, threshold)
-        ends = [interval(draws, value) or (value, value) for draws, value in zip(of_draws.T, values, strict=True)]
+        if prevalence == own:
+            of_draws = net_benefit(*drawn_rates, drawn_prevalence, threshold)
+            bands = [interval(draws, value) for draws, value in zip(of_draws.T, values, strict=True)]
+        else:
+            bands = _bands(called, prevalence, threshold)
+        ends = [band or (value, value) for band, value in zip(bands, values, strict=True)]
         columns = {
             "threshold": threshold,
             "net_benefit": values,
@@ -82,6 +88,21 @@ def curves(called: np.ndarray, drawn: np.ndarray, own: float) -> list[dict[str, 
         }
         rounded = {name: [round(float(value), 5) for value in values] for name, values in columns.items()}
         found.append({"prevalence": prevalence, **rounded})
+    return found
+
+
+def _bands(called: np.ndarray, prevalence: float, threshold: np.ndarray) -> list[list[float] | None]:
+    """Return the interval of the net benefit at a stated prevalence, by threshold; None if a class has one patient.
+
+    Net benefit is a difference of sensitivity and of the share of false alarms, each times a constant. A patient with
+    images of both classes makes the two depend on each other, which their covariance over patients allows for.
+    """
+    true, false = np.hsplit(called.astype(float), 2)
+    found: list[list[float] | None] = []
+    for i, price in enumerate((1 - prevalence) * threshold / (1 - threshold), start=1):
+        sensitivity, alarms = share_of_counts(true[:, i], true[:, 0]), share_of_counts(false[:, i], false[:, 0])
+        known = sensitivity and alarms and difference(sensitivity, alarms, 0.95, (prevalence, price))
+        found.append(list(known) if known else None)
     return found
 
 

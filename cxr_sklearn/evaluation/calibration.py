@@ -132,7 +132,7 @@ def _by_patient(patients: ArrayLike, y: np.ndarray, p: np.ndarray) -> dict[str, 
         "intercept": fits[0].described(0, intercept),
         "observed_expected": _ratio(y, p, seen_and_expected),
         "curve": _smooth_curve(odds, knots, fits[2], curve) if len(knots) > 1 else None,
-        "decision_curve": benefit.curves(called.sum(axis=0), of_calls, float(y.mean())),
+        "decision_curve": benefit.curves(called, of_calls, float(y.mean())),
     }
 
 

@@ -68,12 +68,16 @@ def share(hits: np.ndarray, members: np.ndarray, patient_of: np.ndarray) -> Esti
 
     `hits` and `members` are bool, shape (n_images,); `patient_of` numbers the patient of each image from 0.
     """
-    n = int(members.sum())
+    return share_of_counts(np.bincount(patient_of, members & hits), np.bincount(patient_of, members))
+
+
+def share_of_counts(hits: np.ndarray, images: np.ndarray) -> Estimate | None:
+    """Return the share of images that are hits, from the counts of each patient, shape (n_patients,)."""
+    n = int(images.sum())
     if not n:
         return None
-    value = float(hits[members].mean())
-    influence = np.bincount(patient_of, members * (hits - value) / n)
-    return _estimate(value, influence, n, len(np.unique(patient_of[members])), n)
+    value = float(hits.sum() / n)
+    return _estimate(value, (hits - value * images) / n, n, int(np.count_nonzero(images)), n)
 
 
 def roc_auc(target: np.ndarray, score: np.ndarray, members: np.ndarray, patient_of: np.ndarray) -> Estimate | None:
@@ -108,10 +112,13 @@ def _estimate(value: float, influence: np.ndarray, images: int, patients: int, n
     return Estimate(value, influence * factor, images, patients, n_max)
 
 
-def difference(a: Estimate, b: Estimate, level: float) -> tuple[float, float] | None:
+def difference(
+    a: Estimate, b: Estimate, level: float, factors: tuple[float, float] = (1.0, 1.0)
+) -> tuple[float, float] | None:
     """Return both ends of the interval of the first value minus the second; None if either has no interval.
 
-    It is made of the intervals of both, so it holds for rates of 0 and 1 too. Patients may be in both.
+    It is made of the intervals of both, so it holds for rates of 0 and 1 too. Patients may be in both. The positive
+    `factors` multiply the values first.
 
     References
     ----------
@@ -125,9 +132,9 @@ def difference(a: Estimate, b: Estimate, level: float) -> tuple[float, float] | 
     correlation = float(a.influence @ b.influence / size) if size else 0.0
     found = []
     for sign, to_a, to_b in (
-        (-1, a.value - of_a[0], of_b[1] - b.value),
-        (1, of_a[1] - a.value, b.value - of_b[0]),
+        (-1, factors[0] * (a.value - of_a[0]), factors[1] * (of_b[1] - b.value)),
+        (1, factors[0] * (of_a[1] - a.value), factors[1] * (b.value - of_b[0])),
     ):
         squared = to_a**2 + to_b**2 - 2 * correlation * to_a * to_b
-        found.append(float(a.value - b.value + sign * np.sqrt(max(squared, 0.0))))
+        found.append(float(factors[0] * a.value - factors[1] * b.value + sign * np.sqrt(max(squared, 0.0))))
     return found[0], found[1]

@@ -14,7 +14,7 @@ from scipy.stats import binomtest, norm, rankdata
 from .._multiplicity import holm
 from ..exceptions import DataError
 from .bootstrap import Draws, interval
-from .runs import Repeated
+from .runs import Repeated, difference_over_runs
 
 
 def delong_test(target: ArrayLike, score_a: ArrayLike, score_b: ArrayLike) -> dict[str, float]:
@@ -120,8 +120,9 @@ def compare_pairs(
         if pair["a"] in repeated and pair["b"] in repeated:
             one, other = repeated[pair["a"]], repeated[pair["b"]]
             delta = one.auc - other.auc
-            over_runs = interval(one.draws - other.draws, delta)
-            pair["runs"] = {"delta_auc": delta, "ci95": over_runs, "supported_by_patients": pair["supported"]}
+            over_runs = difference_over_runs(one, other)
+            facts = {"ci95": over_runs and list(over_runs), "supported_by_patients": pair["supported"]}
+            pair["runs"] = {"delta_auc": delta, **facts}
             pair["supported"] = pair["supported"] and _on_one_side([*ends, *(over_runs or [delta])])
     return found
 

@@ -84,8 +84,8 @@ def summarise(
     tested = images[images["split"] == "test"]
     groups, divisions = groups_of(tested), divisions_of(tested)
     repeated = {
-        name: over_runs(rows, more, rule, thresholds[name], draws[name], number)
-        for number, (name, rows) in enumerate(by_name.items())
+        name: over_runs(rows, more, rule, thresholds[name])
+        for name, rows in by_name.items()
         if rule is not None and (len(more := runs[runs["pipeline"] == name]) or name in without_seed)
     }
     pipelines = {}

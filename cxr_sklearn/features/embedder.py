@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from .._io import public
+from .._io import ReadsEarlierFiles, public
 from .._keras import (
     compile_for_prediction,
     filled_up,
@@ -23,7 +23,6 @@ from .._keras import (
     import_keras,
     keras_backend,
     keras_settings,
-    resolve_precision,
 )
 from .._progress import progress_bar
 from .._settings import usual_settings
@@ -32,6 +31,7 @@ from ..exceptions import ImageReadError, InputError
 from ..images._decoding import DECODER
 from ..images.batch import ImageBatch, TakesImages, as_batch, with_index
 from ._backbones import POOLINGS, Backbone, application, pooled, weights_identity
+from ._onnx import EXPORT, import_onnxruntime, load_session, resolve_engine
 from .store import FeatureStore, NoStore, readable_rows, store_directory
 
 _loading = Lock()
@@ -40,7 +40,7 @@ _predicting = Lock()
 
 
 @public
-class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
+class FrozenEmbedder(ReadsEarlierFiles, TakesImages, TransformerMixin, BaseEstimator):
     """Embed images with a frozen, pretrained network, and store the features.
 
     The features of an image are computed once and then found in the store: in other folds, candidates, runs and
@@ -60,8 +60,10 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         How the layer's feature maps become one vector.
     batch_size : int or "auto", default="auto"
         Images per call of the network. "auto" is 128 on a GPU and 32 elsewhere.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Precision of the network. "auto" is bfloat16 where the CPU or GPU is faster in it.
+    precision : {"auto", "float32", "bfloat16", "int8"}, default="auto"
+        Precision of the network. "auto" is bfloat16 where the CPU or GPU is faster in it. "int8" is the fastest on
+        CPUs: weights and activations are quantised, once per network and size of images, with the ranges that
+        activations have on drawn radiographs.
     store : str, path or None, default="auto"
         Folder of the feature store. "auto" is ``$CXR_SKLEARN_CACHE``, else ``./cache`` if that folder is a store, else
         the user's cache folder. None stores nothing.
@@ -71,11 +73,15 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         Workers need the images under the same paths; only the calling process writes to the store.
     verbose : int, default=0
         1 shows a progress bar while images are embedded.
+    engine : {"auto", "keras", "onnx"}, default="auto"
+        What computes the network. "auto" is ONNX Runtime for int8, and Keras otherwise. ONNX Runtime needs ``pip
+        install 'cxr-sklearn[onnx]'``; it exports the network once, which takes TensorFlow and some ten seconds, and
+        keeps the file in Keras' folder of weights.
 
     Attributes
     ----------
     batch_size_ : int
-    precision_ : {"float32", "bfloat16"}
+    precision_ : {"float32", "bfloat16", "int8"}
     weights_id_ : str
         "random:<seed>", or "sha256:<digest of the weights file>", with "imagenet:" before it if Keras found the file.
     image_shape_ : tuple of int
@@ -102,6 +108,7 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         store: str | os.PathLike[str] | None = "auto",
         n_jobs: int | None = None,
         verbose: int = 0,
+        engine: str = "auto",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -112,6 +119,7 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         self.store = store
         self.n_jobs = n_jobs
         self.verbose = verbose
+        self.engine = engine
 
     def fit(self, X: ImageBatch | ArrayLike, y: Any = None) -> Self:
         """Check the parameters, find the weights and choose the precision; no image is read.
@@ -131,6 +139,8 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
             If a parameter is wrong or `X` is not images.
         WeightsUnavailableError
             If the weights are neither on disk nor available for download.
+        BackendError
+            If the engine is not installed.
         """
         check_parameters(self)
         application(self.backbone)
@@ -139,7 +149,9 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
         _check_layer(self.layer)
         self.image_shape_ = as_batch(X).shape[1:]
         self.batch_size_ = _resolve_batch_size(self.batch_size)
-        self.precision_ = resolve_precision(self.precision)
+        engine, self.precision_ = resolve_engine(self.engine, self.precision)
+        if engine == "onnx":
+            import_onnxruntime()
         self.weights_id_ = weights_identity(self.backbone, self.weights)
         return self
 
@@ -184,15 +196,19 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return "vgg16_0", "vgg16_1", ...; `input_features` is ignored."""
         check_is_fitted(self)
-        width = self._store().width() or self._network().output_shape[-1]
+        width = self._store().width() or self._width()
         return np.array([f"{self.backbone.lower()}_{i}" for i in range(width)], dtype=object)
 
     def _backbone(self) -> Backbone:
         layer = self.layer if self.layer is None or isinstance(self.layer, str) else tuple(self.layer)
-        return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, layer, self.precision_)
+        # Keras does not have int8: exports start from float32, and explanations are those of the network before it.
+        precision = "float32" if self.precision_ == "int8" else self.precision_
+        return Backbone(self.backbone, os.fspath(self.weights), self.weights_id_, layer, precision)
 
     def maps_network(self) -> Any:
         """Return the Keras model from images, ``uint8 (n, H, W, 3)``, to the feature maps of each layer.
+
+        Where the embedder computes in int8, this network does in float32.
 
         Raises
         ------
@@ -204,6 +220,16 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
 
     def _network(self) -> Any:
         return _load_networks(self._backbone(), self.pooling, self.image_shape_)[1]
+
+    def _uses_onnx(self) -> bool:
+        return resolve_engine(self.engine, self.precision_)[0] == "onnx"
+
+    def _session(self) -> Any:
+        return load_session(self._backbone(), self.pooling, self.image_shape_, self.precision_)
+
+    def _width(self) -> int:
+        shape = self._session().get_outputs()[0].shape if self._uses_onnx() else self._network().output_shape
+        return int(shape[-1])
 
     def _store(self) -> FeatureStore | NoStore:
         if self.store is None:
@@ -219,13 +245,18 @@ class FrozenEmbedder(TakesImages, TransformerMixin, BaseEstimator):
             "weights": self.weights_id_,
             "decoder": DECODER,
         }
-        if (backend := keras_backend()) != "tensorflow":  # backends agree to four digits only
+        if self._uses_onnx():
+            recipe |= {"engine": "onnx", "export": EXPORT}
+        elif (backend := keras_backend()) != "tensorflow":  # backends agree to four digits only
             recipe["keras_backend"] = backend
         if self.pooling == "flatten":  # its width depends on the size of the images
             recipe["image_shape"] = list(self.image_shape_)
         return FeatureStore(store_directory(self.store), "-".join(parts), recipe)
 
     def _embed(self, chunk: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
+        if self._uses_onnx():  # which takes batches of any size
+            rows: np.ndarray = self._session().run(["features"], {"images": np.stack(images)})[0]
+            return rows
         network, pixels = self._network(), filled_up(np.stack(images), self.batch_size_)
         with _predicting, keras_settings():
             return np.asarray(network.predict_on_batch(pixels))[: len(images)]

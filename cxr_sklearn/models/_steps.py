@@ -22,11 +22,11 @@ from sklearn.model_selection._search import BaseSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from .._keras import resolve_precision
 from ..classifiers.finetuned import FineTunedClassifier
 from ..classifiers.resampling import ResamplingClassifier
 from ..exceptions import InputError
 from ..features._backbones import weights_identity
+from ..features._onnx import resolve_engine
 from ..features.domain import DomainDetector
 from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
@@ -291,7 +291,7 @@ def describe_networks(pipeline: Any) -> list[dict[str, Any]]:
             "trainable_from": getattr(network, "trainable_from", None),
             "weights": Path(network.weights).name,  # which leaves "imagenet" and "random" as they are
             "weights_id": weights_identity(network.backbone, network.weights),
-            "precision": resolve_precision(network.precision),
+            "precision": resolve_engine(getattr(network, "engine", "keras"), network.precision)[1],
         }
         for network in networks_of(clone(pipeline))
     ]

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..exceptions import ModelError
+
 #: A histogram of scores has this many bins of equal width.
 _BINS = 50
 #: Bytes of a digest. That any of 100,000 training images agrees by chance with any of 100,000 others has a probability
@@ -37,7 +39,8 @@ def describe_development(
     dict
         "salt" and the digests of "images" and "patients"; "scores", how many of either class are in each of fifty bins
         of equal width. The salt differs between models, so that two files do not show whether they share a patient.
-        Who holds a list of patients can still find out which of them a model has seen.
+        It stands in the file, so it is no secret: who holds a list of patients can find out which of them a model has
+        seen, and patient numbers that are short enough to be tried one by one need no list.
     """
     salt = secrets.token_bytes(16)
     facts: dict[str, Any] = {"salt": salt.hex()}
@@ -62,6 +65,30 @@ def seen_before(facts: Mapping[str, Any], images: Iterable[bytes], patients: Ite
     salt = bytes.fromhex(facts["salt"])
     n_images = len(_digests(images, salt) & _unpacked(facts["images"]))
     return n_images, len(_digests(map(_encoded, patients), salt) & _unpacked(facts["patients"]))
+
+
+def sentences_of_seen(
+    name: str, metadata: Mapping[str, Any], images: Iterable[bytes], patients: Iterable[str]
+) -> list[str]:
+    """Say how many of these files and patients a model was made with, or adapted on; nothing if none is known again.
+
+    Raises
+    ------
+    ModelError
+        If what the model keeps of its images is damaged.
+    """
+    images, patients = list(images), list(patients)
+    said = []
+    try:
+        made_with = [metadata["development"]] if metadata.get("development") is not None else []
+        for use, kept in (("made with", made_with), ("adapted on", metadata.get("adapted_on") or [])):
+            for facts in kept:
+                n_images, n_patients = seen_before(facts, images, patients)
+                if n_images or n_patients:
+                    said.append(f"{name} was {use} {n_images:,} of these images and {n_patients:,} of these patients")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{name} keeps damaged facts of its images: {error}") from error
+    return said
 
 
 def _digests(values: Iterable[bytes], salt: bytes) -> set[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from numbers import Real
@@ -25,7 +26,7 @@ from ..evaluation.calibration import fit_recalibration
 from ..evaluation.thresholds import Rule, find_threshold, parse_rule
 from ..exceptions import DataError, InputError, ModelError
 from ..models.calibration import recalibrated
-from ..models.development import describe_development
+from ..models.development import describe_development, sentences_of_seen
 from ..models.model import CXRModel
 from ._metadata import DIGEST, check_images, known_patients
 from .evaluate import load_models
@@ -71,8 +72,8 @@ def adapt(
         middle is taken, on the scale of the log odds.
     threshold : str or float, optional
         The rule for the threshold, as for :func:`train`, with labelled images; by default the rule by which the model's
-        own threshold was chosen, and "youden" where that was a number or "robust". With a prevalence alone, a number or
-        "cost=5:1".
+        own threshold was chosen, and "youden" where that was a number, "robust" or a prevalence. With a prevalence
+        alone, a number or "cost=5:1".
     calibrate : {"auto", "none", "intercept", "sigmoid"}, default="auto"
         "intercept" moves the log odds of the scores, "sigmoid" also multiplies them (Platt). "auto" takes "sigmoid" for
         labelled images with at least 100 of the rarer class, "intercept" for fewer and for a prevalence alone, and
@@ -90,10 +91,16 @@ def adapt(
         A new model with the same pipeline. Its metadata say under "adapted" what was done, on how many images, and what
         it reached. :func:`evaluate` judges it on other images of that place.
 
+    Warns
+    -----
+    UserWarning
+        If the model was made with some of the labelled images, or of their patients.
+
     Raises
     ------
     DataError
-        If there are too few images or patients, or the scores rank labelled images no better than chance.
+        If there are too few images or patients, or they determine no calibration: the scores separate the classes, are
+        all alike, or, where a slope is fitted, rank them no better than chance.
     ModelError
         If the model is not one, or does not say what it was fitted on where a prevalence alone needs it.
     ValueError
@@ -136,7 +143,7 @@ def _shares(prevalence: Any) -> tuple[float, ...]:
 
 
 def _own_rule(model: CXRModel) -> str:
-    """Return the rule by which the threshold of a model was chosen; a number was nobody's choice of a rule."""
+    """Return the rule by which the threshold of a model was chosen, and "youden" where there was none to use again."""
     rule = str((model.metadata or {}).get("threshold_rule") or "youden")
     return "youden" if parse_rule(rule).name in ("fixed", "robust") else rule
 
@@ -151,6 +158,12 @@ def _by_labels(
     frame = checked_frame(images if "split" in images else images.assign(split=None)).assign(split="test")
     n_rarer, n_patients = _sizes(frame)
     frame, _ = check_images(frame, store, allow_leaks=True, verbose=verbose)
+    metadata, patients_known = model.metadata or {}, known_patients(frame)
+    for sentence in sentences_of_seen("the model", {**metadata, "adapted_on": None}, frame[DIGEST], patients_known):
+        warnings.warn(
+            f"{sentence}. Its scores on these are more extreme than on others: adapt it to images that it has not seen",
+            stacklevel=5,  # past the decorators
+        )
     scores = _scores(model, frame)
     kind = calibrate if calibrate != "auto" else "sigmoid" if n_rarer >= ENOUGH_FOR_A_SLOPE else "intercept"
     target, patients = frame["target"].to_numpy(), frame["patient"].to_numpy()
@@ -166,7 +179,7 @@ def _by_labels(
         "reached": _rates(patients, target, decided),
         "before": _rates(patients, target, scores >= model.threshold),
     }
-    seen = describe_development(frame[DIGEST], known_patients(frame))
+    seen = [*(metadata.get("adapted_on") or []), describe_development(frame[DIGEST], patients_known)]
     return _adapted(model, step, moved, cut, adapted_on=seen, threshold_rule=str(rule))
 
 
@@ -243,7 +256,7 @@ def _by_share(model: CXRModel, images: Any, shares: tuple[float, ...], calibrate
         "recalibration": moved and _described("intercept", moved, middle),
         "threshold": {"value": cut, "ci95": ends, "before": float(model.threshold)},
     }
-    return _adapted(model, step, moved, cut)
+    return _adapted(model, step, moved, cut, threshold_rule=None)  # it follows from the prevalence, not from a rule
 
 
 def _unlabelled(images: Any) -> tuple[list[str], np.ndarray]:
@@ -310,13 +323,13 @@ def _by_prevalence(model: CXRModel, shares: tuple[float, ...], threshold: Any, c
     middle = float(np.mean(logit(shares)))
     moved = (middle - float(logit(own)), 1.0)
     metadata = model.metadata or {}
-    own_rule = str(metadata.get("threshold_rule") or "0.5")
-    rule = parse_rule(own_rule if threshold is None else str(threshold))
-    weighs_probabilities = rule.name in ("fixed", "cost")
+    named = metadata.get("threshold_rule", "0.5") if threshold is None else str(threshold)
+    rule = None if named is None else parse_rule(named)
+    weighs_probabilities = rule is not None and rule.name in ("fixed", "cost")
     if threshold is not None and not weighs_probabilities:
         raise InputError(f"threshold={threshold!r} needs labelled images; a prevalence alone allows a number or a cost")
     cut = float(model.threshold)
-    if threshold is not None:
+    if threshold is not None and rule is not None:
         # From 1 / (1 + cost) on, a missed pneumonia is expected to cost more than a false alarm.
         cut = rule.value if rule.name == "fixed" else 1 / (1 + rule.value)
     elif not weighs_probabilities and cut < 1:
@@ -329,7 +342,7 @@ def _by_prevalence(model: CXRModel, shares: tuple[float, ...], threshold: Any, c
         "recalibration": _described("intercept", moved, float(expit(middle))),
         "threshold": {"value": cut, "before": float(model.threshold)},
     }
-    return _adapted(model, step, moved, cut, threshold_rule=str(rule))
+    return _adapted(model, step, moved, cut, threshold_rule=None if rule is None else str(rule))
 
 
 def fitted_prevalence(model: CXRModel) -> float:

@@ -25,7 +25,7 @@ from ..evaluation.columns import check_columns
 from ..evaluation.tables import score_rows
 from ..exceptions import DataError, InputError, ModelError, TrainingError
 from ..models._steps import crop_of, describe_networks
-from ..models.development import seen_before
+from ..models.development import sentences_of_seen
 from ..models.files import load_model
 from ..models.model import CXRModel, as_model
 from ..report.checklists import read_about
@@ -241,15 +241,7 @@ def _seen(models: Mapping[str, CXRModel], cohort: pd.DataFrame, allow_leaks: boo
                 f"{name} does not say which images it was made with, so nobody can tell whether these are among them",
                 stacklevel=4,  # past the decorators
             )
-        for key, use in (("development", "made with"), ("adapted_on", "adapted on")):
-            if metadata.get(key) is None:
-                continue
-            try:
-                n_images, n_patients = seen_before(metadata[key], cohort[DIGEST], known_patients(cohort))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ModelError(f"{name} keeps damaged facts of its images: {error}") from error
-            if n_images or n_patients:
-                found.append(f"{name} was {use} {n_images:,} of these images and {n_patients:,} of these patients")
+        found += sentences_of_seen(name, metadata, cohort[DIGEST], known_patients(cohort))
     if found and not allow_leaks:
         raise DataError(
             f"{'; '.join(found)}. Figures on them are too good to be true: leave them out (of a folder that the model "

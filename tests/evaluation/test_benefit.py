@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 def curves_of(target, score):
     called = called_by_patient(np.arange(len(target)), target, score)
-    return curves(called.sum(axis=0), called.sum(axis=0)[np.newaxis], float(target.mean()))
+    return curves(called, called.sum(axis=0)[np.newaxis], float(target.mean()))
 
 
 def test_the_formula_by_hand():
@@ -47,3 +47,20 @@ def test_patients_are_counted_apart():
     assert negative[:, 0].tolist() == [1, 0]
     assert positive.sum(axis=1).tolist() == [1 + 55, 1 + 99]
     assert negative.sum(axis=1).tolist() == [1 + 20, 0]
+
+
+def test_the_band_at_a_stated_prevalence_worked_out_by_hand():
+    """Sensitivity 16/20 (Wilson with Student's t: .5618 to .9258), false alarms 6/24 (.1133 to .4651)."""
+    target = np.repeat([1, 0], [20, 24])
+    score = np.where(np.concatenate([np.arange(20) < 16, np.arange(24) < 6]), 0.995, 0.005)
+    curve = next(curve for curve in curves_of(target, score) if curve["prevalence"] == 0.3)
+    at = 19
+    price = 0.7 * curve["threshold"][at] / (1 - curve["threshold"][at])
+    value = 0.3 * 0.8 - price * 0.25
+    assert curve["net_benefit"][at] == pytest.approx(value, abs=1e-4)
+    low = value - np.hypot(0.3 * (0.8 - 0.5618), price * (0.4651 - 0.25))
+    high = value + np.hypot(0.3 * (0.9258 - 0.8), price * (0.25 - 0.1133))
+    assert (curve["low"][at], curve["high"][at]) == pytest.approx((low, high), abs=2e-4)
+    # At a threshold that all of a class reach, the bootstrap would find no uncertainty in its rate.
+    everybody = next(curve for curve in curves_of(target, np.full(44, 0.995)) if curve["prevalence"] == 0.3)
+    assert everybody["low"][at] < everybody["net_benefit"][at]

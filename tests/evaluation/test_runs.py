@@ -6,7 +6,7 @@ from sklearn import metrics as sk
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap
 from cxr_sklearn.evaluation.paired import compare_pairs
-from cxr_sklearn.evaluation.runs import over_runs
+from cxr_sklearn.evaluation.runs import Repeated, difference_over_runs, over_runs
 from cxr_sklearn.evaluation.summary import summarise, verdict
 from cxr_sklearn.evaluation.thresholds import Rule, choose_threshold
 from cxr_sklearn.exceptions import DataError
@@ -26,10 +26,7 @@ def again(scores):
 
 
 def measured(scores, again, rule=YOUDEN):
-    test = scores[scores["split"] == "test"]
-    threshold = choose_threshold(scores, rule)
-    draws = bootstrap(test["patient"], test["target"], {"NA": test["score"]}, {"NA": threshold["value"]})["NA"]
-    return over_runs(scores, again, rule, threshold, draws, 0)
+    return over_runs(scores, again, rule, choose_threshold(scores, rule))
 
 
 def test_every_figure_comes_from_the_tables(scores, again):
@@ -75,17 +72,32 @@ def test_a_training_that_is_not_random(scores):
         found = measured(scores, again)
         assert (found.facts["n"], found.facts["random"]) == (n, False)
         assert found.facts["metrics"]["roc_auc"]["std"] == 0
-        np.testing.assert_array_equal(found.draws, measured(scores, rows[:0].assign(run=2)).draws)
+        once = measured(scores, rows[:0].assign(run=2))
+        worse = once._replace(auc=once.auc - 0.1, influence=once.influence / 2)
+        assert difference_over_runs(found, worse) == pytest.approx(difference_over_runs(once, worse))
+        assert difference_over_runs(found, once) is None
 
 
-def test_the_mean_is_as_uncertain_as_its_runs_are_few(scores, again):
-    """Without patients to choose from, the draws are those of a mean of four with an unknown standard deviation."""
-    one_patient = scores.assign(patient="one")
-    found = measured(one_patient, again)
-    auc = found.facts["metrics"]["roc_auc"]
-    low, high = np.quantile(found.draws, (0.1, 0.9))
-    half = student.ppf(0.9, 3) * auc["std"] / 2
-    assert (low, high) == pytest.approx((auc["mean"] - half, auc["mean"] + half), rel=0.02)
+def repeated(aucs, influence):
+    facts = {"metrics": {"roc_auc": {"std": np.std(aucs, ddof=1) if len(aucs) > 1 else 0.0}}}
+    return Repeated(facts, float(np.mean(aucs)), np.array(influence), 100)
+
+
+def test_the_difference_of_means_worked_out_by_hand():
+    """What runs have in common counts once for the patients; what only one makes of them is in the spread of runs."""
+    a = repeated([0.80, 0.84, 0.88], [[0.03, 0.02, 0, 0], [0.03, 0, 0.02, 0], [0.03, 0, 0, 0.02]])
+    b = repeated([0.7], [[0.0, 0.0, 0.0, 0.0]])
+    patients, runs = 0.03**2, 0.04**2 / 3
+    freedom = (patients + runs) ** 2 / (patients**2 / 99 + runs**2 / 2)
+    half = student.ppf(0.975, freedom) * np.sqrt(patients + runs)
+    assert difference_over_runs(a, b) == pytest.approx((0.14 - half, 0.14 + half))
+    assert difference_over_runs(b, a) == pytest.approx((-0.14 - half, -0.14 + half))
+
+
+def test_without_uncertainty_for_patients_the_runs_have_the_interval_of_their_mean():
+    a, b = repeated([0.80, 0.84, 0.88], np.zeros((3, 4))), repeated([0.7], np.zeros((1, 4)))
+    half = student.ppf(0.975, 2) * 0.04 / np.sqrt(3)
+    assert difference_over_runs(a, b) == pytest.approx((0.14 - half, 0.14 + half))
 
 
 @pytest.mark.parametrize("spoil", [lambda rows: rows.iloc[:-1], lambda rows: pd.concat([rows, rows.iloc[-1:]])])
@@ -111,9 +123,7 @@ def pair_of(later):
              "b": tables["b"][:0].assign(run=2)}  # fmt: skip
     cuts, fixed = dict.fromkeys(scores, 0.5), {"value": 0.5, "source": "fixed"}
     draws = bootstrap(rows["patient"], target, scores, cuts)
-    repeated = {
-        name: over_runs(tables[name], again[name], FIXED, fixed, draws[name], i) for i, name in enumerate(scores)
-    }
+    repeated = {name: over_runs(tables[name], again[name], FIXED, fixed) for name in scores}
     (pair,) = compare_pairs(target, pd.DataFrame(scores), cuts, draws, repeated)
     return pair
 

@@ -10,6 +10,7 @@ from cxr_sklearn import CXRModel, adapt, load_model, save_model
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, ModelError
 from cxr_sklearn.models.calibration import fit_calibrator
+from cxr_sklearn.models.development import describe_development, sentences_of_seen
 from cxr_sklearn.study.adapt import ENOUGH_FOR_A_SLOPE, fitted_prevalence
 
 from ..conftest import write_image
@@ -218,6 +219,38 @@ def test_a_prevalence_counts_from_the_last_calibration(there):
     back = adapt(labelled, prevalence=share)
     np.testing.assert_allclose(scores_of(frame, back), scores_of(frame, labelled))
     assert (back.predict(frame["path"]) == labelled.predict(frame["path"])).all()
+
+
+def test_a_threshold_that_follows_from_a_prevalence_has_no_rule(there):
+    """A number set by hand is kept when scores move; a threshold that calls a share of images pneumonia moves along."""
+    frame, answers = there
+    model = adapt(CXRModel(answers, 0.6, metadata={**DATA, "threshold_rule": "0.6"}), frame, prevalence=0.2)
+    moved = adapt(model, prevalence=0.05)
+    assert moved.threshold < model.threshold
+    assert (moved.predict(frame["path"]) == model.predict(frame["path"])).all()
+    again = adapt(moved, prevalence=0.5)
+    assert (again.predict(frame["path"]) == model.predict(frame["path"])).all()
+    assert adapt(model, frame, store=None).metadata["threshold_rule"] == "youden"
+
+
+def test_images_of_the_training_are_warned_of(there):
+    frame, answers = there
+    made_with = describe_development([], ["p0", "p1", "somebody"])
+    model = CXRModel(answers, metadata={**DATA, "development": made_with})
+    with pytest.warns(UserWarning, match="made with 0 of these images and 2 of these patients") as caught:
+        adapt(model, frame, store=None)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_images_of_every_adaptation_are_remembered(there):
+    frame, answers = there
+    is_first = frame["patient"].isin(frame["patient"].unique()[:60])
+    model = CXRModel(answers)
+    for part in (frame[is_first], frame[~is_first]):
+        model = adapt(model, part, store=None)
+    for part in (frame[is_first], frame[~is_first]):
+        (said,) = sentences_of_seen("it", model.metadata, [], part["patient"].unique())
+        assert said == "it was adapted on 0 of these images and 60 of these patients"
 
 
 def test_the_first_model_stays_as_it_was(there):

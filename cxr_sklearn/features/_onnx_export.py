@@ -1,0 +1,184 @@
+"""Write a frozen network as an ONNX file, quantised to int8 where asked; run as a program of its own.
+
+TensorFlow, which only the export needs, then never enters the process that embeds, and its memory is freed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .._keras import import_keras
+from ..exceptions import CXRError, InputError
+from ..images._thorax import draw_patient
+from ._backbones import Backbone, pooled
+
+_OPSET = 17
+_N_DRAWN = 64
+_BATCH = 8
+#: Networks whose int8 features differ more than this from those in float32, in norm, are refused.
+_MAX_ERROR = 0.25
+
+
+def drawn_images(image_shape: tuple[int, int, int], n: int = _N_DRAWN) -> np.ndarray:
+    """Draw radiographs of two hospitals, half of them with pneumonia; the same everywhere.
+
+    No image of a user decides how a network is quantised: its features would depend on who embedded first.
+
+    Returns
+    -------
+    ndarray of shape (n, H, W, 3) and dtype uint8
+    """
+    height, width, _ = image_shape
+    kinds = (None, "A"), ("bacteria", "A"), (None, "B"), ("virus", "B")
+    drawn = []
+    for i in range(n):
+        subtype, style = kinds[i % len(kinds)]
+        grey = draw_patient(subtype, max(height, width, 32), style, np.random.default_rng(i))[0]
+        drawn.append(np.asarray(Image.fromarray(grey).resize((width, height), Image.Resampling.BILINEAR)))
+    return np.repeat(np.stack(drawn)[..., np.newaxis], 3, axis=-1)
+
+
+def export(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int], precision: str, path: Path) -> None:
+    """Write the network from ``uint8 (n, H, W, 3)`` to features, ``float32 (n, d)``.
+
+    Raises
+    ------
+    InputError
+        If ONNX cannot express a layer, or the network does not bear int8.
+    WeightsUnavailableError
+        If the weights are not those of `backbone`.
+    """
+    network = backbone.build(image_shape)
+    keras = import_keras()
+    vectors = [pooled(maps, pooling) for maps in network.outputs]
+    features = keras.Model(network.input, vectors[0] if len(vectors) == 1 else keras.ops.concatenate(vectors, axis=1))
+    proto = to_onnx(features, image_shape, backbone.name)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder, "float32.onnx")
+        plain.write_bytes(proto.SerializeToString())
+        if precision == "int8":
+            _quantise(plain, path, image_shape, backbone.name)
+        else:
+            plain.replace(path)
+
+
+def to_onnx(network: Any, image_shape: tuple[int, ...], name: str) -> Any:
+    """Convert a Keras model of TensorFlow from ``uint8 (n, *image_shape)`` to vectors.
+
+    Keras' own ``Model.export`` loses constants of the preprocessing and of Normalization layers, so the graph is
+    frozen here.
+    """
+    import tensorflow as tf
+    import tf2onnx
+    from onnx import helper
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    signature = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
+    traced = tf.function(lambda images: tf.identity(network(images, training=False), name="features"), autograph=False)
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function(signature))
+    (images,), (features,) = frozen.inputs, frozen.outputs
+    proto, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(), input_names=[images.name], output_names=[features.name], opset=_OPSET
+    )
+    _refuse_foreign(proto, network, name)
+    renamed = {images.name: "images", features.name: "features"}
+    for node in proto.graph.node:
+        node.input[:] = [renamed.get(at, at) for at in node.input]
+        node.output[:] = [renamed.get(at, at) for at in node.output]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.name = renamed.get(value.name, value.name)
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    proto.producer_name = "cxr_sklearn"
+    proto.ir_version = helper.find_min_ir_version_for(proto.opset_import)
+    return proto
+
+
+def _refuse_foreign(proto: Any, network: Any, name: str) -> None:
+    """Refuse operators that ONNX does not have: tf2onnx leaves what it cannot convert as it is."""
+    from onnx import defs
+
+    known = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
+    layers = {layer.name: type(layer).__name__ for layer in network._flatten_layers()}
+    for node in proto.graph.node:
+        if node.domain == "" and node.op_type in known:
+            continue
+        # Scopes are called after layers, some with a number behind the name.
+        scopes = [scope for part in node.name.split("/") for scope in (part, part.rpartition("_")[0])]
+        layer = next((scope for scope in reversed(scopes) if scope in layers), None)
+        where = f"layer {layer!r} ({layers[layer]})" if layer else f"node {node.name!r}"
+        raise InputError(
+            f"{name} cannot be exported: its {where} computes {node.op_type}, which ONNX does not have; use "
+            "engine='keras' with precision='float32' or 'bfloat16'"
+        )
+
+
+def _quantise(source: Path, target: Path, image_shape: tuple[int, int, int], name: str) -> None:
+    """Quantise weights by channel and activations by tensor, whose ranges are those on drawn radiographs."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    images = drawn_images(image_shape)
+    batches = [{"images": images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)]
+
+    class Drawn(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._left, None)
+
+    folded = source.with_name("folded.onnx")  # batch normalisation goes into the convolution before it
+    quant_pre_process(source, folded, skip_symbolic_shape=True)
+    quantization.quantize_static(
+        folded,
+        target,
+        Drawn(),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+    wanted, found = (_features(path, batches) for path in (source, target))
+    error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    if not error <= _MAX_ERROR:
+        raise InputError(
+            f"{name} does not bear int8: its features differ by {error:.0%} from those in float32; use "
+            "precision='float32' or 'bfloat16'"
+        )
+
+
+def _features(path: Path, batches: list[dict[str, np.ndarray]]) -> np.ndarray:
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(None, batch)[0] for batch in batches])
+
+
+def main() -> int:
+    """Export as JSON on stdin says; an error goes to stdout as JSON."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    asked = json.load(sys.stdin)
+    fields = asked["backbone"]
+    fields["layer"] = tuple(fields["layer"]) if isinstance(fields["layer"], list) else fields["layer"]
+    try:
+        export(
+            Backbone(**fields), asked["pooling"], tuple(asked["image_shape"]), asked["precision"], Path(asked["path"])
+        )
+    except (CXRError, OSError) as error:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
