@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..datasets.shift import MIN_PATIENTS
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.thresholds import parse_rule
 from .words import Words
@@ -173,6 +174,16 @@ def shift_pair(entry: Mapping[str, Any], say: Words) -> str:
     """Name the two sides, and the class, of an entry of "split_shift"."""
     sides = {key: say(f"shift.side.{entry[key]}") for key in ("a", "b")}
     return say("shift.pair", **sides, label=say(f"label.{entry['label']}").lower())
+
+
+def shift_few(entries: Sequence[Mapping[str, Any]], say: Words) -> str:
+    """Say which sides and classes have too few patients for a test, each once and with their numbers, or nothing."""
+    which = []
+    for entry in entries:
+        if entry["auc"] is None:
+            n_a, n_b = map(grouped, entry["drawn"])
+            which.append(say("shift.few_one", pair=shift_pair(entry, say), n_a=n_a, n_b=n_b))
+    return say("shift.few", least=MIN_PATIENTS, which="; ".join(dict.fromkeys(which))) if which else ""
 
 
 def shift_measures(entry: Mapping[str, Any], say: Words) -> str:
