@@ -106,7 +106,7 @@ def predict(
     """Score images: one row per image with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..models.prediction import image_paths
+        from ..images._walk import image_paths
         from ..models.prediction import predict as run
 
         if csv and as_json:
