@@ -16,13 +16,14 @@ from ..exceptions import InputError
 from ..features._image_stats import image_stats
 from ..features.shortcuts import ShortcutFeatures
 from ._steps import keeps_nothing, steps_of
+from .exported import ExportedModel
 from .model import CXRModel, as_model
 
 
 @usual_settings
 @checks_types
 def predict(
-    model: CXRModel | Pipeline,
+    model: CXRModel | ExportedModel | Pipeline,
     paths: Iterable[str | os.PathLike[str]],
     *,
     store: str | os.PathLike[str] | None = "auto",
@@ -32,7 +33,7 @@ def predict(
 
     Parameters
     ----------
-    model : CXRModel or fitted Pipeline
+    model : CXRModel, ExportedModel or fitted Pipeline
         A pipeline decides at 0.5.
     paths : iterable of n paths
     store : str, path or None, default="auto"
@@ -57,12 +58,16 @@ def predict(
     WeightsUnavailableError, StoreError
         As the pipeline does.
     """
-    model = as_model(model)
+    if not isinstance(model, ExportedModel):
+        model = as_model(model)
     if isinstance(paths, str | os.PathLike | pd.DataFrame):
         raise InputError(f"paths must be a list or Series of paths, not a {type(paths).__name__}")
     listed = [user_path_text(path) for path in paths]
     if not listed:
         raise InputError("there are no images to score")
+    if isinstance(model, ExportedModel):
+        table = pd.DataFrame(model.predict_files(listed, verbose=verbose))
+        return table.astype({"score": float, **dict.fromkeys(("path", "decision", "domain", "error"), "str")})
     if store == "auto" and keeps_nothing(model):
         store = None
     # As the detector looks at them, so that no image is measured twice.
