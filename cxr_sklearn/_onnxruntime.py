@@ -30,10 +30,11 @@ def start_session(model: Path | bytes) -> Any:
     """Open an ONNX file, given by path or content, with as many threads as the environment allows a worker."""
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised anyway
     # joblib and Dask limit the threads of a worker by a variable that ONNX Runtime does not read.
     if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
         options.intra_op_num_threads = int(threads)
     # Threads that wait by turning in circles would take the processor from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # Else it prints what fails, and tries the same again.
+    return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"], enable_fallback=0)

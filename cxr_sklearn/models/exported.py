@@ -128,11 +128,11 @@ class ExportedModel:
         _check_alone(content, source)
         try:
             session = start_session(content)
-        except BackendError:
+            _check_ends(session, metadata["size"], source)
+        except (BackendError, ModelError):
             raise
         except Exception as error:  # ONNX Runtime's errors have no class in common
             raise ModelError(f"{source} cannot be run by ONNX Runtime: {_one_line(error)}") from error
-        _check_ends(session, metadata["size"], source)
         return cls(session, metadata)
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -152,7 +152,7 @@ class ExportedModel:
         ValueError
             If `X` holds anything else.
         """
-        scores, _ = self._all(X)
+        scores, _ = self.scores_and_decisions(X)
         return np.column_stack([1 - scores, scores])
 
     def predict(self, X: Any) -> np.ndarray:
@@ -170,10 +170,31 @@ class ExportedModel:
         ImageReadError, ValueError
             As by :meth:`predict_proba`.
         """
-        scores, decisions = self._all(X)
+        scores, decisions = self.scores_and_decisions(X)
         if n_missing := np.count_nonzero(~np.isfinite(scores)):
             raise ModelError(f"the model gives {n_missing} of {len(scores)} images no score")
         return decisions
+
+    def scores_and_decisions(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the scores of images, float64, and the classes decided for, int64, both of shape (n,).
+
+        Parameters
+        ----------
+        X : array-like of n paths, or images
+            As for :meth:`predict_proba`.
+
+        Raises
+        ------
+        ImageReadError, ModelError, ValueError
+            As by :meth:`predict_proba`.
+        """
+        sources = _sources(X)
+        answers = [answer for chunk in self._answers(sources) for answer in chunk]
+        failures = {_name(sources, i): error for i, (_, _, error) in enumerate(answers) if error is not None}
+        if failures:
+            raise ImageReadError(failures, len(answers))
+        scores = np.array([score for score, _, _ in answers], dtype=np.float64)
+        return scores, np.array([decision for _, decision, _ in answers], dtype=np.int64)
 
     def predict_files(
         self, paths: Iterable[str | os.PathLike[str] | bytes], *, verbose: int = 0
@@ -224,16 +245,6 @@ class ExportedModel:
 
     def __repr__(self) -> str:
         return f"ExportedModel(threshold={self.threshold:g}, precision={self.metadata.get('precision')!r})"
-
-    def _all(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return score and decision of every image, both of shape (n,)."""
-        sources = _sources(X)
-        answers = [answer for chunk in self._answers(sources) for answer in chunk]
-        failures = {_name(sources, i): error for i, (_, _, error) in enumerate(answers) if error is not None}
-        if failures:
-            raise ImageReadError(failures, len(answers))
-        scores = np.array([score for score, _, _ in answers], dtype=np.float64)
-        return scores, np.array([decision for _, decision, _ in answers], dtype=np.int64)
 
     def _answers(self, sources: Sequence[Any] | np.ndarray) -> Iterator[list[tuple[float, int, str | None]]]:
         """Yield score, decision and reason of the images of each chunk; who has a reason has no score."""
