@@ -153,7 +153,7 @@ class TestClassifier:
         for odd in (LogisticRegression(), "model.skops", None):
             with pytest.raises(InputError, match=r"model=.* must be a CXRModel or a Pipeline"):
                 save_model(odd, tmp_path / "model.skops")
-            with pytest.raises(InputError, match=r"model=.* must be a CXRModel or a Pipeline"):
+            with pytest.raises(InputError, match=r"model=.* must be a CXRModel or an ExportedModel or a Pipeline"):
                 predict(odd, frame["path"])
 
 

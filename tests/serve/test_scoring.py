@@ -132,7 +132,7 @@ def test_heat_is_the_opacity_of_a_png(client, model, monkeypatch):
         seen.append(X)
         return np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(1, 32, 32)
 
-    monkeypatch.setattr(scoring, "explain", explain)
+    monkeypatch.setattr("cxr_sklearn.models.explain.explain", explain)
     content = encoded(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
     (found,) = answers(client, ("a.png", content), heat=True)
     heat = np.asarray(image_of(found["heat"]))
