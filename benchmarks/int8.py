@@ -1,6 +1,6 @@
 """What int8 costs: how well a logistic regression on features in float32 and in int8 ranks real test images.
 
-    python benchmarks/int8.py chest_xray --weights VGG16=vgg16.h5 MobileNet=mobilenet.h5@conv_pw_12_relu [--backbones VGG16 ResNet50]
+    python benchmarks/int8.py chest_xray --weights VGG16=vgg16.h5 MobileNet=mobilenet.h5@conv_pw_12_relu
 
 240 + 240 training images of the official train split and all of its test split. Networks without a file of weights
 have random ones; ROC AUC is then lower, and the question is still whether int8 changes it. Fails where it changes it by
