@@ -36,9 +36,8 @@ def main() -> None:
     parser.add_argument("--store", help="folder for the features, to go on where an earlier run stopped")
     options = parser.parse_args()
     weights = dict(pair.split("=", 1) for pair in options.weights)
-    frame = load_folder(options.directory, sizes=False)
-    train = balanced_subset(frame, 240, None, None, random_state=0).query("split == 'train'")
-    test = frame[frame["split"] == "test"]
+    frame = balanced_subset(load_folder(options.directory, sizes=False), test=None, random_state=0)
+    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
     print(f"{len(train)} training images, {len(test)} test images\n", file=sys.stderr)
     print("| network | weights | AUC float32 | AUC int8 | difference | features differ, in norm |")
     print("|---|---|---|---|---|---|")
