@@ -273,10 +273,13 @@ def test_recalibrations_that_are_none(wrong, tmp_path):
         save_model(model, tmp_path / "m.joblib")
 
 
-def test_scores_that_rank_the_wrong_way(tmp_path):
-    frame, answers = place(tmp_path, 400, slope=-1)
-    with pytest.raises(DataError, match="no better than chance"):
-        adapt(CXRModel(answers), frame, calibrate="sigmoid", store=None)
+@pytest.mark.parametrize("calibrate", ["none", "intercept", "sigmoid", "auto"])
+def test_scores_that_rank_no_better_than_chance(tmp_path, calibrate):
+    frame, answers = place(tmp_path, 100, slope=-1)
+    alike = KnownAnswers(dict.fromkeys(frame["path"], 0.3))
+    for useless in (answers, alike):
+        with pytest.raises(DataError, match="no better than chance"):
+            adapt(CXRModel(useless), frame, calibrate=calibrate, store=None)
 
 
 @pytest.mark.parametrize("prevalence", [0, 1, 1.5, -0.1, "x", True, (0.1,) * 3, (0.2, 0.1), (0.1, "b"), np.nan])
