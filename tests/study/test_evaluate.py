@@ -127,6 +127,8 @@ def test_the_report_can_be_rendered_again(judged, tmp_path, lang):
     shutil.copytree(out, tmp_path / "copy")
     again = write_results(tmp_path / "copy", lang=lang)
     assert again["pipelines"] == metrics["pipelines"]
+    assert again["run"]["lang"] == lang
+    assert f'<html lang="{lang}">' in (tmp_path / "copy" / "report.html").read_text()
     with pytest.raises(InputError, match="carry their thresholds"):
         write_results(tmp_path / "copy", threshold="youden")
 
