@@ -107,7 +107,8 @@ def adapt(
         If there are too few images or patients, the scores rank labelled ones no better than chance (an ROC AUC of 0.5
         or less), or the images determine no calibration, because the scores separate the classes.
     ModelError
-        If the model is not one, or does not say what it was fitted on where a prevalence alone needs it.
+        If the model is not one, its metadata cannot be read, or it does not say what it was fitted on where a
+        prevalence alone needs it.
     ValueError
         If a parameter is wrong, or neither images nor a prevalence are given.
     ImageReadError, WeightsUnavailableError, StoreError
@@ -360,8 +361,8 @@ def fitted_prevalence(model: CXRModel) -> float:
     for step in reversed(metadata.get("adapted") or []):
         if step["recalibration"]:
             return float(step["recalibration"]["prevalence"])
-    is_calibrated = metadata.get("calibrated") not in (None, "reversed")
-    if metadata.get("balance", "none") != "none" and not is_calibrated:
+    is_calibrated = metadata.get("calibrated") not in (None, "none", "reversed")
+    if (metadata.get("balance") or "none") != "none" and not is_calibrated:
         return 0.5
     split = "val" if is_calibrated and metadata.get("threshold_source") == "val" else "train"
     counts = (metadata.get("data") or {}).get(split) or {}
