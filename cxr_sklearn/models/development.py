@@ -42,9 +42,9 @@ def describe_development(
     dict
         "salt" and the digests of "images" and "patients"; "scores", how many of either class are in each of fifty bins
         of equal width; "keyed", if patients are called by keyed digests, which differ in every call of
-        :func:`load_folder`. The salt differs between models, so that two files do not show whether they share a patient.
-        It stands in the file, so it is no secret: who holds a list of patients can find out which of them a model has
-        seen, and patient numbers that are short enough to be tried one by one need no list.
+        :func:`load_folder`. The salt differs between models, so that two files do not show whether they share a
+        patient. It stands in the file, so it is no secret: who holds a list of patients can find out which of them a
+        model has seen, and patient numbers that are short enough to be tried one by one need no list.
     """
     patients = list(patients)
     salt = secrets.token_bytes(16)
