@@ -14,11 +14,11 @@ PARAM_GRID = {}
 LAYERS = ("block3_pool", "block4_pool", "block5_pool")
 
 
-def build(store="auto", weights="imagenet", random_state=None):
+def build(store="auto", weights="imagenet", precision="auto", random_state=None):
     return Pipeline(
         [
             ("load", ImageLoader(crop=0.8)),
-            ("embed", FrozenEmbedder("VGG16", weights=weights, layer=LAYERS, store=store)),
+            ("embed", FrozenEmbedder("VGG16", weights=weights, layer=LAYERS, precision=precision, store=store)),
             ("scale", StandardScaler()),
             ("classify", LogisticRegression(C=0.01, solver="newton-cholesky", random_state=random_state)),
         ]

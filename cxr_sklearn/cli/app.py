@@ -176,17 +176,23 @@ def print_findings(found: Mapping[str, Any]) -> None:
             say(f"{kind[:-1].capitalize()}: {sentence}", style=style)
 
 
-def load(images: Path, *, warn: bool = False, dicom_identity: bool = False) -> pd.DataFrame:
-    """Read a table of images, or a folder; the sizes of the images are not read.
+def is_table(images: Path) -> bool:
+    """Whether IMAGES is a table; a folder may be called anything."""
+    return images.is_file() or (images.suffix.lower() == ".csv" and not images.is_dir())
+
+
+def load(images: Path, *, warn: bool = False, dicom_identity: bool = False, labels: bool = True) -> pd.DataFrame:
+    """Read a table of images, which may do without labels, or a folder; the sizes of the images are not read.
 
     With `warn`, as for commands that do not print what :func:`check` finds, a warning says which images were left out.
     """
     from ..datasets.audit import left_out_sentences
     from ..datasets.folder import load_folder, load_frame
 
-    is_table = images.is_file() or (images.suffix.lower() == ".csv" and not images.is_dir())
-    read = load_frame if is_table else load_folder
-    frame = read(images, sizes=False, dicom_identity=dicom_identity)
+    if is_table(images):
+        frame = load_frame(images, labels=labels, sizes=False, dicom_identity=dicom_identity)
+    else:
+        frame = load_folder(images, sizes=False, dicom_identity=dicom_identity)
     for sentence in left_out_sentences(frame.attrs) if warn else []:
         show_warning(sentence)
     return frame

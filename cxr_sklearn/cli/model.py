@@ -27,7 +27,7 @@ from .app import (
     say,
     show_warning,
 )
-from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, Weights
+from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, PrecisionOption, Weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,7 @@ def train(
     pipeline: Annotated[str, typer.Option(help="Recipe, by name or by the path of your own file.")],
     save: Annotated[Path, typer.Option(**PATH, help="File to write the model to, ending in .skops or .joblib.")],
     weights: Weights = "imagenet",
+    precision: PrecisionOption = "auto",
     store: Store = "auto",
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
     threshold: Annotated[str, typer.Option(metavar=RULES, help="Where scores become decisions.")] = "youden",
@@ -70,11 +71,12 @@ def train(
         from ..study.recipes import candidates_of
         from ..study.train import train as run
 
-        (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, store=None, random_state=seed)
+        (candidate,) = candidates_of(pipeline, (), balance=balance, weights=weights, precision=precision, store=None,
+                                    random_state=seed)  # fmt: skip
         for variant in candidate.variants():
             check_saveable(variant, save)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
-        model = run(frame, pipeline, weights=weights, store=store, balance=balance,
+        model = run(frame, pipeline, weights=weights, precision=precision, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
                     random_state=seed, checkpoint=checkpoint, verbose=not quiet)  # fmt: skip
         kept = keep_model(model, save)

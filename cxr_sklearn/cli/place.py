@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .app import PATH, DicomIdentity, Images, Quiet, Store, app, load, one_line_errors, print_findings, say
+from .app import PATH, DicomIdentity, Images, Quiet, Store, app, is_table, load, one_line_errors, print_findings, say
 from .model import ModelFile, MovedWeights, Trust, load_and_warn
 from .study import RULES, By, Language, Overwrite, columns, print_summary
 
@@ -58,7 +58,7 @@ def adapt(
     save: Annotated[Path, typer.Option(**PATH, help="File to write the new model to, ending in .skops or .joblib.")],
     images: Annotated[
         Path | None,
-        typer.Argument(**PATH, help="Labelled images of the other place, or with --prevalence a folder of any images."),
+        typer.Argument(**PATH, help="Labelled images of the other place; with --prevalence, they need no labels."),
     ] = None,
     prevalence: Annotated[
         str | None,
@@ -98,11 +98,11 @@ def adapt(
 
 
 def _cohort(images: Path, is_labelled: bool, dicom_identity: bool) -> pd.DataFrame | list[str]:
-    """Return a frame, or the paths of images in a folder where nobody asks for labels."""
+    """Return a frame, or the paths of images in a folder where nobody asks for labels or headers."""
     from ..models.prediction import image_paths
 
-    if is_labelled or images.is_file() or dicom_identity:
-        return load(images, warn=True, dicom_identity=dicom_identity)
+    if is_labelled or is_table(images) or dicom_identity:
+        return load(images, warn=True, dicom_identity=dicom_identity, labels=is_labelled)
     return image_paths([images])
 
 

@@ -27,6 +27,10 @@ from .app import (
 Weights = Annotated[
     str, typer.Option(metavar="imagenet|random|PATH", help="Weights of the backbones without their top.")
 ]
+PrecisionOption = Annotated[
+    Literal["auto", "float32", "bfloat16", "int8"],
+    typer.Option("--precision", help="Precision of frozen networks; int8 is fast on CPUs and needs cxr-sklearn[onnx]."),
+]
 MAX_SEED = 2**32 - 1000  # the draws of a learning curve count on from it
 RULES = "youden|robust|sensitivity=.95|specificity=.90|cost=5:1|0.5"
 Balance = Literal["none", "undersample", "weights", "augment"]
@@ -63,6 +67,7 @@ def compare(
     pipeline: Pipelines = None,
     out: Annotated[Path, typer.Option(**PATH, help="Folder for the report, scores and models.")] = Path("runs/compare"),
     weights: Weights = "imagenet",
+    precision: PrecisionOption = "auto",
     store: Store = "auto",
     balance: Annotated[Balance, typer.Option(help="What to do about classes of unequal size while fitting.")] = "none",
     threshold: Annotated[str, typer.Option(metavar=RULES, help="Where scores become decisions.")] = "youden",
@@ -106,6 +111,7 @@ def compare(
             pipeline,
             out=out,
             weights=weights,
+            precision=precision,
             store=store,
             balance=balance,
             threshold=threshold,
@@ -148,7 +154,7 @@ def _weights_for_synthetic(weights: str, pipelines: list[str] | None) -> str:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(**PATH, help="Folder that `compare` wrote.")],
+    run: Annotated[Path, typer.Argument(**PATH, help="Folder that `compare` or `evaluate` wrote.")],
     threshold: Annotated[
         str | None, typer.Option(metavar=RULES, help="Another rule for where scores become decisions.")
     ] = None,
@@ -180,6 +186,7 @@ def learning_curve(
         typer.Option(help="Recipe, by name or by the path of your own file (default: all frozen)."),
     ] = None,
     weights: Weights = "imagenet",
+    precision: PrecisionOption = "auto",
     store: Store = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
     allow_leaks: Annotated[
@@ -200,7 +207,7 @@ def learning_curve(
         if has_report:
             claim(out, COMPUTED, overwrite=overwrite)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
-        table = run(frame, pipeline, out=out, weights=weights, store=store, n_repeats=repeats,
+        table = run(frame, pipeline, out=out, weights=weights, precision=precision, store=store, n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=not quiet)  # fmt: skip
         _print_curve(learning_facts(table))
         say(f"Table: {out / 'learning_curve.csv'}")

@@ -112,10 +112,13 @@ def _frame_of(table: pd.DataFrame, places: pd.Series, sizes: bool | str, dicom_i
     """Return the frame of a table with `path`, `label` and `split`; the place of an image names an unknown patient."""
     names = [patient_of(Path(path).name) for path in table["path"]]
     named = pd.DataFrame(names, table.index, ["patient", "subtype"], dtype="str")
-    columns = {
-        "path": table["path"],
-        "label": table["label"].astype("str"),
-        "target": (table["label"] == "pneumonia").astype("int64"),
+    columns = {"path": table["path"]}
+    if "label" in table:
+        columns |= {
+            "label": table["label"].astype("str"),
+            "target": (table["label"] == "pneumonia").astype("int64"),
+        }
+    columns |= {
         "split": table["split"].astype("str"),
         "patient": _column(table, "patient").fillna(named["patient"]).fillna(places),
         "subtype": _column(table, "subtype").str.lower().fillna(named["subtype"]),
@@ -203,8 +206,7 @@ def _ends(path: str) -> tuple[int, bytes, bytes]:
         return size, start, file.read(_PIECE)
 
 
-_NEEDED = ("path", "label")
-_OPTIONAL = ("split", "patient", "subtype")
+_NAMES = ("path", "label", "split", "patient", "subtype")
 _SEPARATORS = ",;\t"
 #: What spreadsheets, R and pandas write for a missing value or for an error. Taken for a name, it would make one
 #: patient of all images whose patient is unknown.
@@ -221,7 +223,7 @@ _ROUNDED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
 @usual_settings
 @checks_types
 def load_frame(
-    csv_file: str | os.PathLike[str], *, sizes: bool | str = "auto", dicom_identity: bool = False
+    csv_file: str | os.PathLike[str], *, labels: bool = True, sizes: bool | str = "auto", dicom_identity: bool = False
 ) -> pd.DataFrame:
     """Return a table like that of :func:`load_folder` from a CSV file with a row per image.
 
@@ -233,15 +235,19 @@ def load_frame(
         "test" or empty. Columns are separated by commas, semicolons or tabs. "NA", "nan", "#N/A" and whatever else
         spreadsheets and pandas write for a missing value is one, and "1.0" is patient "1". Blank lines, and lines that
         begin with #, are skipped.
+    labels : bool, default=True
+        Whether images need labels. If not, a column `label` is neither needed nor read: :func:`adapt` with a prevalence
+        looks at none.
     sizes, dicom_identity
         As for :func:`load_folder`.
 
     Returns
     -------
     DataFrame
-        As :func:`load_folder` returns it, sorted by path. Without a patient in the table, the file's name decides, as
-        in :func:`load_folder`. Further columns of the table, such as age or sex, follow as text, with their names in
-        small letters; one whose name occurs twice, or is that of another column above, is left out.
+        As :func:`load_folder` returns it, sorted by path; with ``labels=False``, without `label` and `target`. Without
+        a patient in the table, the file's name decides, as in :func:`load_folder`. Further columns of the table, such
+        as age or sex, follow as text, with their names in small letters; one whose name occurs twice, or is that of
+        another column above, is left out.
 
     Raises
     ------
@@ -264,14 +270,18 @@ def load_frame(
         raise DataError(f"{file} is an image; give a folder of images, or score this one with `cxr-sklearn predict`")
     if reason := other_kind(file):
         raise DataError(reason)
-    table = _read(file)
-    if missing := [name for name in _NEEDED if name not in table]:
+    needed = {"path", "label"} if labels else {"path"}
+    table = _read(file, needed)
+    if missing := sorted(needed - set(table), reverse=True):
         raise DataError(f"{file} lacks the column {missing[0]!r}; its columns are {', '.join(table.columns)}")
     if not len(table):
         raise DataError(f"{file} has no rows")
-    label = _known(table, "label", {**LABELS, "0": "normal", "1": "pneumonia"}, file)
-    if (empty := label.isna()).any():
-        raise DataError(f"{file}, row {_row(empty)}: the label is missing")
+    if labels:
+        table["label"] = _known(table, "label", {**LABELS, "0": "normal", "1": "pneumonia"}, file)
+        if (empty := table["label"].isna()).any():
+            raise DataError(f"{file}, row {_row(empty)}: the label is missing")
+    else:
+        table = table.drop(columns=["label", "target"], errors="ignore")
     split = _known(table, "split", SPLITS, file)
     if (empty := table["path"].isna()).any():
         raise DataError(f"{file}, row {_row(empty)}: the path is missing")
@@ -287,7 +297,7 @@ def load_frame(
         )
     refuse_unprintable(path)
     refuse_unprintable(cell for name in ("patient", "subtype") for cell in _column(table, name).dropna())
-    table = table.assign(path=path, label=label, split=split, patient=_patients(table))
+    table = table.assign(path=path, split=split, patient=_patients(table))
     frame = _frame_of(table, path, sizes, dicom_identity)
     names = table.columns.tolist()
     read_from_files = {"age", "sex"} if dicom_identity else set()
@@ -300,11 +310,11 @@ def load_frame(
     )
 
 
-def _read(file: Path) -> pd.DataFrame:
-    """Return the cells as text, indexed by their line; empty cells are missing."""
+def _read(file: Path, needed: set[str]) -> pd.DataFrame:
+    """Return the cells as text, indexed by their line; empty cells are missing. A header has the `needed` names."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            return _cells(file, lines)
+            return _cells(file, lines, needed)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -313,11 +323,11 @@ def _read(file: Path) -> pd.DataFrame:
         raise DataError(f"{file} is not a table of comma-separated values: {error}") from error
 
 
-def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
+def _cells(file: Path, lines: TextIO, needed: set[str]) -> pd.DataFrame:
     # Not pandas.read_csv: it drops surplus cells or takes them for an index, and refuses rows with empty surplus cells.
     text = list(lines)
-    start, separator, names = _header(text)
-    if double := [name for name in (*_NEEDED, *_OPTIONAL) if names.count(name) > 1]:
+    start, separator, names = _header(text, needed)
+    if double := [name for name in _NAMES if names.count(name) > 1]:
         raise DataError(f"{file} has two columns {double[0]!r}")
     rows: dict[int, list[str]] = {}
     reader = csv.reader(text[start:], delimiter=separator, skipinitialspace=True, strict=True)
@@ -338,24 +348,24 @@ def _cells(file: Path, lines: TextIO) -> pd.DataFrame:
     return table.mask(table.isin(_MISSING), pd.NA).astype("str")
 
 
-def _header(text: list[str]) -> tuple[int, str, list[str]]:
+def _header(text: list[str], needed: set[str]) -> tuple[int, str, list[str]]:
     """Return the position of the line with the names of the columns, their separator and the names."""
-    start = next((i for i, line in enumerate(text) if not _is_before_the_header(line)), len(text))
+    start = next((i for i, line in enumerate(text) if not _is_before_the_header(line, needed)), len(text))
     for separator in _SEPARATORS:
         try:  # a name may hold line breaks and other separators
             names = _names(text[start:], separator)
         except csv.Error:
             continue
-        if set(_NEEDED) <= set(names):
+        if needed <= set(names):
             return start, separator, names
     separator = max(_SEPARATORS, key=text[start].count) if text[start:] else ","
     return start, separator, _names(text[start : start + 1], separator, strict=False)
 
 
-def _is_before_the_header(line: str) -> bool:
+def _is_before_the_header(line: str, needed: set[str]) -> bool:
     """Whether a line is blank, a comment, or the separator, which Excel may write first."""
     if line.startswith("#"):  # some programs write their header as a comment
-        return not any(set(_NEEDED) <= set(_names([line], separator, strict=False)) for separator in _SEPARATORS)
+        return not any(needed <= set(_names([line], separator, strict=False)) for separator in _SEPARATORS)
     return not line.strip(f' "\r\n{_SEPARATORS}') or line.lower().startswith("sep=")
 
 

@@ -67,7 +67,9 @@ def _spelled(frame: pd.DataFrame, name: str) -> str:
     found = [name] if name in usable else alike
     if not found:
         what = f"column {name!r} divides no report" if name in _OWN else f"there is no column {name!r} to divide by"
-        raise DataError(f"{what}; the table has {', '.join(map(repr, dict.fromkeys(usable))) or 'no further columns'}")
+        has = ", ".join(map(repr, dict.fromkeys(usable))) or "no further columns"
+        of_dicom = "; those of DICOM files are read with --dicom-identity (dicom_identity=True)"
+        raise DataError(f"{what}; the table has {has}{of_dicom if name in ('sex', 'age') else ''}")
     if len(found) > 1 or usable.count(found[0]) > 1:
         raise DataError(f"several columns are called {name!r}; rename all but one")
     return found[0]

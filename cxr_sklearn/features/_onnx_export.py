@@ -129,7 +129,7 @@ def _quantise(source: Path, target: Path, image_shape: tuple[int, int, int], nam
     images = drawn_images(image_shape)
     batches = [{"images": images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)]
 
-    class Drawn(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Drawn(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self._left = iter(batches)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..datasets.shift import MIN_PATIENTS
 from ..evaluation.summary import SHORTCUTS
 from ..evaluation.thresholds import parse_rule
 from .words import Words
@@ -85,22 +86,30 @@ def verdict_sentences(metrics: Mapping[str, Any], labels: Mapping[str, str], say
         return listed([labels[name] for name in verdict[key]], say)
 
     best = pipelines[verdict["best"]]["test"]
+    # Of a model and its adaptations, none ranks better: their scores differ by an increasing function alone.
+    tied = [name for name in verdict["as_good"] if pipelines[name]["test"]["roc_auc"] == best["roc_auc"]]
     found = {"name": labels[verdict["best"]], "auc": with_interval(best["roc_auc"], say)}
     line = pipelines[SHORTCUTS]["test"]["roc_auc"] if SHORTCUTS in pipelines and len(pipelines) > 1 else None
     if line and line["value"] >= best["roc_auc"]["value"]:
         of_line = {"line": labels[SHORTCUTS], "line_auc": with_interval(line, say)}
         said = [say("verdict.best_but_shortcuts", **found, **of_line)]
     else:
-        said = [say("verdict.best", **found)]
-    said += [
-        say(f"verdict.{key}", names=names(key)) for key in ("as_good", "not_in_other_runs", "worse") if verdict[key]
-    ]
+        alone = len(tied) + 1 == len(pipelines)
+        said = [say("verdict.only" if alone else "verdict.best", **found)]
+    if tied:
+        said.append(say("verdict.tied", names=listed([labels[name] for name in tied], say)))
+    for key in ("as_good", "not_in_other_runs", "worse"):
+        others = [labels[name] for name in verdict[key] if name not in tied]
+        said += [say(f"verdict.{key}", names=listed(others, say))] if others else []
     if runs := pipelines[verdict["best"]]["runs"]:
         auc = runs["metrics"]["roc_auc"]
         ends = between((auc["low"], auc["high"]), say)
         said.append(say("verdict.runs", n=runs["n"], ends=ends) if runs["random"] else say("verdict.not_random"))
     rates = {name: with_interval(best[name], say) for name in ("recall", "specificity")}
     said.append(say("verdict.decisions", **rates))
+    then = (pipelines[verdict["best"]].get("development") or {}).get("metrics")
+    if then:
+        said.append(say("verdict.then", **{name: f"{then[name]:.3f}" for name in ("roc_auc", "recall", "specificity")}))
     if line:
         said.append(say("verdict.shortcuts", name=labels[SHORTCUTS], auc=with_interval(line, say)))
         if line["value"] >= HIGH_SHORTCUTS:
@@ -172,6 +181,16 @@ def shift_pair(entry: Mapping[str, Any], say: Words) -> str:
     """Name the two sides, and the class, of an entry of "split_shift"."""
     sides = {key: say(f"shift.side.{entry[key]}") for key in ("a", "b")}
     return say("shift.pair", **sides, label=say(f"label.{entry['label']}").lower())
+
+
+def shift_few(entries: Sequence[Mapping[str, Any]], say: Words) -> str:
+    """Say which sides and classes have too few patients for a test, each once and with their numbers, or nothing."""
+    which = []
+    for entry in entries:
+        if entry["auc"] is None:
+            n_a, n_b = map(grouped, entry["drawn"])
+            which.append(say("shift.few_one", pair=shift_pair(entry, say), n_a=n_a, n_b=n_b))
+    return say("shift.few", least=MIN_PATIENTS, which="; ".join(dict.fromkeys(which))) if which else ""
 
 
 def shift_measures(entry: Mapping[str, Any], say: Words) -> str:

@@ -70,8 +70,8 @@ def adapt(
     ----------
     model : path, CXRModel or fitted Pipeline
     images : DataFrame, sequence of paths, or None
-        A frame as :func:`load_folder` returns it, with `path`, `target` and `patient`. With `prevalence`, labels are
-        not looked at, and a sequence of paths will do.
+        A frame as :func:`load_folder` returns it, with `path`, `target` and `patient`. With `prevalence`, `path` is
+        enough, and so is a sequence of paths; an image whose patient is not given has the one of its file name.
     prevalence : float or tuple of two floats, optional
         Share of images with pneumonia at the other place, between 0 and 1, or the ends of its 95 % interval; then the
         middle is taken, on the scale of the log odds.
@@ -267,18 +267,21 @@ def _by_share(model: CXRModel, images: Any, shares: tuple[float, ...], calibrate
 def _unlabelled(images: Any) -> tuple[list[str], np.ndarray]:
     """Return the paths of images, and their patients, from a frame or from their names."""
     if isinstance(images, pd.DataFrame):
-        if missing := [name for name in ("path", "patient") if name not in images]:
-            raise DataError(f"the table lacks the columns {missing}; load_folder makes one that has them")
-        texts = [user_path_text(path) for path in images["path"]]
-        patients = images["patient"].astype("object").astype(str).to_list()
+        if "path" not in images:
+            raise DataError("the table lacks the column 'path'; load_folder makes one that has it")
+        paths: Iterable[Any] = images["path"]
     elif isinstance(images, Iterable) and not isinstance(images, str | bytes | Mapping):
-        texts = [user_path_text(path) for path in images]
-        patients = [patient_of(Path(path).name)[0] or path for path in texts]
+        paths = images
     else:
         raise InputError(f"images must be a frame or a sequence of paths, not {type(images).__name__}")
+    texts = [user_path_text(path) for path in paths]
     if not texts:
         raise DataError("there are no images to adapt a model to")
-    return texts, np.array(patients)
+    patients = pd.Series([patient_of(Path(path).name)[0] or path for path in texts])
+    if isinstance(images, pd.DataFrame) and "patient" in images:
+        given = images["patient"].astype("object").reset_index(drop=True)
+        patients = given.where(given.notna(), patients)
+    return texts, patients.astype(str).to_numpy()
 
 
 def _cut(descending: np.ndarray, n_called: int) -> float:

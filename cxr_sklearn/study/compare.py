@@ -56,6 +56,7 @@ def compare(
     *,
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
+    precision: str = "auto",
     store: str | os.PathLike[str] | None = "auto",
     balance: str = "none",
     threshold: str | float = "youden",
@@ -93,10 +94,10 @@ def compare(
         Folder for ``scores.csv``, ``metrics.json``, ``report.html``, ``model-card.md``, ``images.csv``,
         ``training.csv``, ``probes.csv``, ``runs.csv``, ``errors.csv``, ``doubtful_labels.csv`` and ``models/``; created
         if missing. ``run-files.json`` lists them. A second run replaces what the first one wrote, and nothing else.
-    weights, store
-        Passed to the recipes, and by them to :class:`FrozenEmbedder` and :class:`FineTunedClassifier`; estimators keep
-        their own. The store also keeps the statistics of each image that the check needs. Without a store, every fit
-        embeds its images again.
+    weights, precision, store
+        Passed to the recipes, and by them to :class:`FrozenEmbedder` and, but for `precision`, to
+        :class:`FineTunedClassifier`; estimators keep their own. The store also keeps the statistics of each image that
+        the check needs. Without a store, every fit embeds its images again.
     balance : {"none", "undersample", "weights", "augment"}, default="none"
         How a :class:`BalancedClassifier` around the last step of each pipeline balances the classes. For "augment",
         which draws views of images, it wraps all steps after the ImageLoader, and leaves a pipeline without one alone.
@@ -173,7 +174,8 @@ def compare(
     folder = folder_to_write(out)
     read_about(folder)  # an error here if the report could not use it
     check_options(balance, calibrate, cv, n_jobs, repeats)
-    candidates, asked = _candidates(pipelines, store=store, weights=weights, random_state=random_state, balance=balance)
+    options = {"weights": weights, "precision": precision, "store": store, "random_state": random_state}
+    candidates, asked = _candidates(pipelines, balance=balance, **options)
     names = [*RESULTS, *(file for candidate in candidates for file in _model_files(candidate.name))]
     claim(folder, names, overwrite=overwrite)
     for candidate in candidates:
@@ -232,7 +234,7 @@ def _candidates(pipelines: Any, **options: Any) -> tuple[list[Candidate], list[s
     candidates = candidates_of(pipelines, default_recipes(), **options)
     asked = [candidate.name for candidate in candidates]
     if SHORTCUTS not in asked:
-        candidates += candidates_of(SHORTCUTS, (), **options)
+        candidates += candidates_of(SHORTCUTS, (), **options | {"precision": "auto"})
     elif not isinstance(steps_of(candidates[asked.index(SHORTCUTS)].pipeline)[0], ShortcutFeatures):
         raise RecipeError(f"{SHORTCUTS!r} is the name of the baseline that sees no lung; give this pipeline another")
     return candidates, asked

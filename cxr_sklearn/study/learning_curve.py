@@ -36,6 +36,7 @@ def learning_curve(
     *,
     out: str | os.PathLike[str],
     weights: str | os.PathLike[str] = "imagenet",
+    precision: str = "auto",
     store: str | os.PathLike[str] | None = "auto",
     n_repeats: int = 10,
     allow_leaks: bool = False,
@@ -57,7 +58,7 @@ def learning_curve(
         As for :func:`compare`. None takes the shipped recipes on frozen features, which are computed once for all fits.
     out : path
         Folder for ``learning_curve.csv``. A run of :func:`compare` in the same folder shows it in its report.
-    weights, store
+    weights, precision, store
         Passed to the recipes.
     n_repeats : int, default=10
         Number of draws for each number of patients.
@@ -90,7 +91,7 @@ def learning_curve(
     if n_repeats < 1:
         raise InputError(f"n_repeats={n_repeats} must be at least 1")
     folder = folder_to_write(out)
-    options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
+    options: dict[str, Any] = {"weights": weights, "precision": precision, "store": store, "random_state": random_state}
     candidates = candidates_of(pipelines, frozen_recipes(), **options)
     claim(folder, ["learning_curve.csv"], overwrite=overwrite)
     for candidate in candidates:

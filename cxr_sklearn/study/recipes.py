@@ -23,7 +23,7 @@ from .._validation import checks_types
 from ..classifiers.resampling import BalancedClassifier
 from ..exceptions import RecipeError
 from ..images.loader import ImageLoader
-from ..models._steps import steps_of
+from ..models._steps import networks_of, steps_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Recipe:
         return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def build(self, **options: Any) -> Pipeline:
-        """Call the file's ``build`` with those of `store`, `weights`, `random_state`, `checkpoint` that it accepts.
+        """Call the file's ``build`` with those options that it accepts: `store`, `weights`, `precision` and so on.
 
         Raises
         ------
@@ -121,7 +121,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     finally:
         del sys.modules[module.__name__]  # so that workers, which could not import it, get its classes by value
     if not callable(getattr(module, "build", None)):
-        raise RecipeError(f"{path} defines no function build(store, weights, random_state, checkpoint)")
+        raise RecipeError(f"{path} defines no function build(store, weights, precision, random_state, checkpoint)")
     return Recipe(path.stem, (inspect.getdoc(module) or path.stem).splitlines()[0], module)
 
 
@@ -205,7 +205,14 @@ def candidates_of(
             f"{odd[0]!r} cannot be the name of a pipeline, because its model file has this name; use at most 100 "
             "characters that a file name may have"
         )
-    return [_built(name, source, balance, options) for name, source in pipelines.items()]
+    built = [_built(name, source, balance, options) for name, source in pipelines.items()]
+    if (precision := options.get("precision", "auto")) != "auto":
+        networks = [network for candidate in built for network in networks_of(candidate.pipeline)]
+        if precision not in [network.precision for network in networks]:
+            raise RecipeError(
+                f"precision={precision!r} is for recipes with frozen networks, and {', '.join(pipelines)} takes none"
+            )
+    return built
 
 
 def _built(name: str, source: Any, balance: str, options: dict[str, Any]) -> Candidate:

@@ -28,6 +28,7 @@ def train(
     pipeline: Any,
     *,
     weights: str | os.PathLike[str] = "imagenet",
+    precision: str = "auto",
     store: str | os.PathLike[str] | None = "auto",
     balance: str = "none",
     threshold: str | float = "youden",
@@ -47,7 +48,7 @@ def train(
         As :func:`load_folder` returns it.
     pipeline : str, path, estimator, or dict of one of them
         A recipe, an estimator, or ``{"name": ...}`` with one of them or a pair of an estimator and its parameter grid.
-    weights, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
+    weights, precision, store, balance, threshold, calibrate, allow_leaks, cv, n_jobs, random_state, verbose
         As for :func:`compare`. With ``cv=1``, if there are too few validation images, the threshold is chosen on the
         tenth of the training patients that is held out.
     checkpoint : path or None, default=None
@@ -74,7 +75,7 @@ def train(
     """
     rule = parse_rule(str(threshold))
     check_options(balance, calibrate, cv, n_jobs)
-    options: dict[str, Any] = {"weights": weights, "store": store, "random_state": random_state}
+    options: dict[str, Any] = {"weights": weights, "precision": precision, "store": store, "random_state": random_state}
     if checkpoint is not None:
         if not (isinstance(pipeline, str | os.PathLike) and load_recipe(pipeline).takes("checkpoint")):
             raise RecipeError(

@@ -11,7 +11,7 @@ from cxr_sklearn.cli import app
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a model, and the images of another place with and without class folders."""
+    """A folder with a model, and the images of another place: with and without class folders, and in a list."""
     folder = tmp_path_factory.mktemp("place")
     save_model(
         train(write_radiographs(folder / "here", 60, size=32), "shortcuts", store=None, cv=3), folder / "m.skops"
@@ -20,6 +20,7 @@ def place(tmp_path_factory):
     (folder / "bare").mkdir()
     for path in there["path"]:
         (folder / "bare" / path.rpartition("/")[2]).hardlink_to(path)
+    there[["path"]].to_csv(folder / "list.csv", index=False)
     return folder
 
 
@@ -61,22 +62,35 @@ def test_two_models_of_one_name(type_, place):
     [
         (["there"], "labelled images"),
         (["bare", "--prevalence", ".3"], "without labels"),
+        (["list.csv", "--prevalence", ".3"], "without labels"),
         (["there", "--prevalence", ".2:.4", "--calibrate", "intercept"], "0.2\N{EN DASH}0.4"),
         (["--prevalence", ".05"], "without any image"),
     ],
 )
 def test_adapt(type_, place, tmp_path, words, said):
-    given = [place / word if (place / word).is_dir() else word for word in words]
+    given = [place / word if (place / word).exists() else word for word in words]
     done = type_("adapt", place / "m.skops", *given, "--save", "new.skops", "--store", "none", "-q")
     assert done.exit_code == 0, done.output
     assert said in " ".join(done.output.split())
     assert len(load_model(tmp_path / "new.skops").metadata["adapted"]) == 1
 
 
+def test_a_list_and_a_folder_lead_to_the_same_threshold(type_, place, tmp_path):
+    for name in ("bare", "list.csv"):
+        save = tmp_path / f"{name}.skops"
+        done = type_("adapt", place / "m.skops", place / name, "--prevalence", ".3", "--save", save, "--store", "none")
+        assert done.exit_code == 0, done.output
+    folder, listed = (load_model(tmp_path / f"{name}.skops") for name in ("bare", "list.csv"))
+    assert folder.threshold == listed.threshold
+    assert folder.metadata["adapted"][0]["patients"] == listed.metadata["adapted"][0]["patients"]
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
         ([], 1, "nothing is known of the other place"),
+        (["list.csv"], 1, "lacks the column 'label'"),
+        (["none.csv", "--prevalence", ".2"], 1, "none.csv cannot be read"),
         (["--prevalence", "many"], 2, "neither a share nor two"),
         (["--prevalence", "2"], 1, "must be a share between 0 and 1"),
         (["--prevalence", ".2", "--save", "new.txt"], 1, "must end in .skops or .joblib"),
@@ -84,6 +98,7 @@ def test_adapt(type_, place, tmp_path, words, said):
 )
 def test_adapt_that_cannot_be(type_, place, words, status, said):
     save = [] if "--save" in words else ["--save", "new.skops"]
+    words = [place / word if word == "list.csv" else word for word in words]
     done = type_("adapt", place / "m.skops", *words, *save, "--store", "none", "-q")
     assert done.exit_code == status
     assert said in " ".join(done.output.split())

@@ -1,4 +1,5 @@
 import pytest
+from pandas.testing import assert_frame_equal
 
 from cxr_sklearn import load_folder
 from cxr_sklearn.datasets.folder import load_frame
@@ -33,6 +34,22 @@ def test_path_and_label_are_enough(write, tmp_path):
     folder = load_folder(tmp_path)
     assert frame.dtypes.to_dict() == folder.dtypes.to_dict()
     assert frame.columns.tolist() == folder.columns.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path\nx/person3_virus_4.png\nx/a.png\n",
+        "label;path\n;x/a.png\nunread;x/person3_virus_4.png\n",
+        "# to be read\n\npath\ttarget\nx/a.png\t2\nx/person3_virus_4.png\t\n",
+    ],
+)
+def test_labels_are_neither_needed_nor_read(write, tmp_path, text):
+    frame = load_frame(write(text), labels=False)
+    labelled = load_frame(write("path,label\nx/a.png,0\nx/person3_virus_4.png,1\n"))
+    assert_frame_equal(frame, labelled.drop(columns=["label", "target"]))
+    with pytest.raises(DataError, match="lacks the column 'path'"):
+        load_frame(write("image\nx/a.png\n"), labels=False)
 
 
 def test_further_columns_follow_as_text(write):

@@ -107,6 +107,11 @@ def test_columns_that_cannot_divide(frame, by, message):
         check_columns(frame, ["sex", by])
 
 
+def test_sex_and_age_may_be_in_dicom_files(frame):
+    with pytest.raises(DataError, match=r"no column 'sex' to divide by; .* read with --dicom-identity"):
+        check_columns(frame.drop(columns="sex"), "sex")
+
+
 def test_one_word_among_numbers_is_shown(frame):
     with pytest.raises(DataError, match="column 'age' has 21 different values, such as 'unknown'"):
         check_columns(pd.concat([frame, frame[:1].assign(age="unknown")]), "age")

@@ -127,31 +127,42 @@ def open_page(browser):
         context.close()
 
 
+@pytest.fixture
+def report(request):
+    """The report of a comparison, or of an evaluation, by language."""
+    return request.getfixturevalue({"compare": "rendered", "evaluate": "rendered_evaluation"}[request.param])
+
+
+of_both = pytest.mark.parametrize("report", ["compare", "evaluate"], indirect=True)
+
+
+@of_both
 @pytest.mark.parametrize("lang", LANGUAGES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1024, 1600])
-def test_the_report_in_a_browser(open_page, rendered, width, scheme, lang):
+def test_the_report_in_a_browser(open_page, report, width, scheme, lang, request):
     page = open_page(width, scheme)
-    found = problems(page, rendered[lang] / "report.html")
+    found = problems(page, report[lang] / "report.html")
     assert page.evaluate("document.documentElement.lang") == lang
     if folder := os.environ.get("CXR_SCREENSHOTS"):
-        stem = f"report-{lang}-{width}-{scheme}"
+        stem = f"report-{request.node.callspec.params['report']}-{lang}-{width}-{scheme}"
         page.reload()
         page.screenshot(path=Path(folder) / f"{stem}.png", full_page=True)
     assert not found, "\n".join(found)
 
 
+@of_both
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_the_report_on_paper(open_page, rendered, lang):
+def test_the_report_on_paper(open_page, report, lang, request):
     page = open_page(width=A4)
-    page.goto((rendered[lang] / "report.html").as_uri())
+    page.goto((report[lang] / "report.html").as_uri())
     page.emulate_media(media="print")
     assert page.evaluate(FITS) == 0
     assert page.evaluate(CUT_OFF) == []
     pdf = page.pdf(format="A4")
     assert pdf.count(b"/Type /Page\n") > 4
     if folder := os.environ.get("CXR_SCREENSHOTS"):
-        (Path(folder) / f"report-{lang}.pdf").write_bytes(pdf)
+        (Path(folder) / f"report-{request.node.callspec.params['report']}-{lang}.pdf").write_bytes(pdf)
 
 
 SOUND = """<!DOCTYPE html><html lang="en"><title>A page</title><style>

@@ -415,9 +415,10 @@ def test_how_splits_differ_and_what_was_not_tested(rendered, tmp_path):
         "p_holm": 0.004, "told_apart": True,
         "measures": [{"measure": "contrast", "what": "level", "auc": 0.3, "p": 0.001, "medians": [61.5, 48.25]}],
     }  # fmt: skip
+    of_features |= {"auc": 0.5, "ci95": [0.4, 0.6], "p": 0.5, "p_holm": 0.5, "told_apart": False}
     data = read_scores(rendered["en"]), read_table(rendered["en"], "training")
     tables = {"errors": read_table(rendered["en"], "errors"), "doubtful": read_table(tmp_path, "doubtful_labels")}
-    for entries in ([few, told, of_features], []):
+    for entries in ([few, few | {"kind": "grey"}, told, of_features], []):
         write_report(metrics | {"split_shift": entries}, *data, tmp_path, **tables)
         section = shown((tmp_path / "report.html").read_text().partition('<h2 id="shift">')[2].partition("<h2 id")[0])
         card = (tmp_path / "model-card.md").read_text().partition("### Are the splits")[2].partition("## Outcome")[0]
@@ -425,8 +426,15 @@ def test_how_splits_differ_and_what_was_not_tested(rendered, tmp_path):
             assert ("0.712" in text and "0.600 to 0.800" in text) == bool(entries)
             assert ("contrast: lower, median 48.25 against 61.5" in text) == bool(entries)
             assert ("kept features of vgg16" in text.replace("\\", "")) == bool(entries)
-            assert ("too few patients" in text) == bool(entries)
+            assert text.count("train or val, normal (45 and 15).") == bool(entries)  # of two entries
+            assert ("fewer than 20 on one side" in text) == bool(entries)
             assert ("Not tested in this run." in text) != bool(entries)
         assert ("600 of 700" in section) == bool(entries)
+    for entries, is_few in (([few], True), ([told], False)):
+        write_report(metrics | {"split_shift": entries}, *data, tmp_path, **tables)
+        for name in ("report.html", "model-card.md"):
+            text = (tmp_path / name).read_text()
+            assert ("Too few patients to tell" in text) == is_few
+            assert ("Difference shown" in text) != is_few  # the head of the table
     del metrics["split_shift"]  # as in runs of earlier versions
     write_report(metrics, *data, tmp_path, **tables)

@@ -97,6 +97,17 @@ def test_the_verdict_names_what_the_data_do_not_show():
     assert "The data show that it is better than B." in said(metrics(worse=["b"]))
 
 
+def test_a_model_its_adaptation_and_what_was_measured_when_it_was_made():
+    facts = metrics(as_good=["b"])
+    del facts["pipelines"]["shortcuts"]
+    facts["pipelines"]["b"]["test"] = facts["pipelines"]["a"]["test"]
+    facts["pipelines"]["a"]["development"] = {"metrics": {"roc_auc": 0.99, "recall": 0.95, "specificity": 0.97}}
+    text = said(facts)
+    assert text.startswith("A ranks the test images with a ROC AUC of 0.900 (0.800 to 1.000). The same ROC AUC: B.")
+    assert "When it was made, its ROC AUC was 0.990, its sensitivity 0.950 and its specificity 0.970." in text
+    assert "do not show" not in text
+
+
 def test_the_baseline_to_beat():
     assert "every other pipeline beats it" in said(metrics())
     assert "may have learnt to do just that" not in said(metrics())

@@ -41,7 +41,7 @@ UNSAID = {
     "verdict.not_random",
     # Of models that were not made in the run.
     "page.title_evaluate", "notice.seen", "thresholds.text_evaluate", "source.model", "source.adapted",
-    "card.selection_evaluate", "method.adapted",
+    "card.selection_evaluate", "method.adapted", "verdict.only", "verdict.tied", "verdict.then",
     *(key for key in catalogue() if key.startswith(("adapted.", "development."))),
 }  # fmt: skip
 

@@ -125,6 +125,18 @@ def test_an_uncertain_prevalence_widens_the_interval(there):
     assert widths[1] > 1.5 * widths[0]
 
 
+def test_patients_that_a_table_does_not_know_are_those_of_the_names():
+    paths = [f"/person{i // 2}_virus_{i}.png" for i in range(12)]
+    model = CXRModel(KnownAnswers(dict(zip(paths, np.linspace(0.1, 0.9, 12), strict=True))))
+    table = pd.DataFrame({"path": paths}, index=range(5, 17))
+    partly = table.assign(patient=["a", "a", *[None] * 10])
+    for images, n_patients in ((paths, 6), (table, 6), (partly, 6), (table.assign(patient=float("nan")), 6),
+                               (table.assign(patient="a"), 1)):  # fmt: skip
+        assert adapt(model, images, prevalence=0.25).metadata["adapted"][0]["patients"] == n_patients
+    with pytest.raises(DataError, match="lacks the column 'path'"):
+        adapt(model, table.rename(columns={"path": "file"}), prevalence=0.25)
+
+
 def test_labels_are_not_looked_at_where_the_prevalence_is_known(there):
     frame, answers = there
     plain = adapt(CXRModel(answers), frame, prevalence=0.2)
