@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,7 @@ def similar_groups(spectra: np.ndarray) -> list[np.ndarray]:
     weighted = (spectra * frequency**1.5).astype(np.float32)
     weighted /= np.linalg.norm(weighted, axis=1, keepdims=True)
     rows, columns = [np.empty(0, int)], [np.empty(0, int)]
-    for top, left in ((top, left) for top in range(0, n, _BLOCK) for left in range(top, n, _BLOCK)):
+    for top, left in combinations_with_replacement(range(0, n, _BLOCK), 2):
         correlation = weighted[top : top + _BLOCK] @ weighted[left : left + _BLOCK].T
         if left > top and correlation.max() < SIMILAR and correlation.min() > -SIMILAR:  # as in almost all blocks
             continue
