@@ -116,7 +116,7 @@ def adapt(
 
 def _cohort(images: Path, is_labelled: bool, dicom_identity: bool) -> pd.DataFrame | list[str]:
     """Return a frame, or the paths of images in a folder where nobody asks for labels or headers."""
-    from ..models.prediction import image_paths
+    from ..images._walk import image_paths
 
     if is_labelled or is_table(images) or dicom_identity:
         return load(images, warn=True, dicom_identity=dicom_identity, labels=is_labelled)

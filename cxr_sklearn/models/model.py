@@ -18,6 +18,7 @@ from .._validation import check_parameters
 from ..exceptions import InputError, ModelError
 from ..features.domain import DomainDetector
 from .calibration import calibrated_scores, pneumonia_scores, recalibrated
+from .exported import ExportedModel
 
 
 @public
@@ -210,6 +211,8 @@ def as_model(model: Any) -> CXRModel:
     ModelError
         If it is neither, or is not fitted.
     """
+    if isinstance(model, ExportedModel):
+        raise ModelError("an exported model can predict and be served, but nothing else; give the one it was made from")
     if not isinstance(model, CXRModel | Pipeline):
         raise ModelError(f"expected a CXRModel or a fitted Pipeline, but got {type(model).__name__}")
     if not hasattr(model, "classes_"):
