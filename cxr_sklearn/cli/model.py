@@ -16,13 +16,16 @@ from rich.markup import escape
 
 from .app import (
     PATH,
+    Cluster,
     DicomIdentity,
     Images,
     Quiet,
     Store,
     app,
     console,
+    for_workers,
     load,
+    on_cluster,
     one_line_errors,
     plain_table,
     printable,
@@ -58,6 +61,7 @@ def train(
     calibrate: Annotated[Calibration | None, typer.Option(help="Calibrate the scores.")] = None,
     folds: Annotated[int, typer.Option(min=1, help="Folds of the search; 1 fits once and holds a tenth out.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the search.")] = None,
+    cluster: Cluster = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     checkpoint: Annotated[
         Path | None,
@@ -68,7 +72,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
-    with one_line_errors():
+    with one_line_errors(), on_cluster(cluster):
         from ..models.files import check_saveable, keep_model
         from ..study.recipes import candidates_of
         from ..study.train import train as run
@@ -77,6 +81,7 @@ def train(
                                     random_state=seed)  # fmt: skip
         for variant in candidate.variants():
             check_saveable(variant, save)
+        images, store = for_workers(cluster, images, store)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
         model = run(frame, pipeline, weights=weights, precision=precision, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
@@ -114,6 +119,7 @@ def predict(
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
+        rows: list[Any]
         if is_exported(model):
             rows = ExportedModel.load(model).predict_files(image_paths(places), verbose=not quiet)
             say(NO_DOMAIN, stderr, style="yellow")

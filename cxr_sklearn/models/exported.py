@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
-from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -75,12 +74,15 @@ class ExportedModel:
     """
 
     class_names = _CLASSES
+    #: It has no detector of images unlike those that it was trained on.
+    domain = None
 
     def __init__(self, session: Any, metadata: dict[str, Any]) -> None:
         self._session = session
         self._process = os.getpid()
         self.metadata = metadata
-        self.decoding = Decoding(*metadata["size"], metadata["fit"], float(metadata["crop"]))
+        height, width = metadata["size"]
+        self.decoding = Decoding(height, width, metadata["fit"], float(metadata["crop"]))
 
     @property
     def threshold(self) -> float:
@@ -393,9 +395,9 @@ def _wrong(metadata: dict[str, Any]) -> str | None:
         return f"it takes images of {error}"
     if metadata.get("fit") not in ("stretch", "pad", "crop"):
         return f"fit={metadata.get('fit')!r} must be 'stretch', 'pad' or 'crop'"
-    if not isinstance(crop, Real) or isinstance(crop, bool) or not 0 < crop <= 1:
+    if not isinstance(crop, int | float) or isinstance(crop, bool) or not 0 < crop <= 1:
         return f"crop={crop!r} must be above 0 and at most 1"
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not 0 <= threshold < 1e300:
+    if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not 0 <= threshold < 1e300:
         return f"threshold={threshold!r} must be a finite number of at least 0"
     if metadata.get("classes") != list(_CLASSES):
         return f"classes={metadata.get('classes')!r} must be {list(_CLASSES)}"

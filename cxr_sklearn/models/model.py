@@ -39,7 +39,8 @@ class CXRModel(ClassifierMixin, BaseEstimator):
     domain : DomainDetector, optional
         Fitted on the training images.
     metadata : dict, optional
-        Facts about the model that JSON can hold: "recipe", "metrics", "data" and so on.
+        Facts about the model that JSON can hold. :func:`evaluate` and :func:`adapt` read those that :func:`train`
+        writes, "recipe", "metrics", "data" and so on, and refuse them in another form.
     recalibration : tuple of two floats, optional
         Intercept and slope on the log odds of the probabilities, after calibration, as :func:`adapt` finds them for
         another place; the slope is above 0.

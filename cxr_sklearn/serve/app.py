@@ -121,7 +121,7 @@ def create_app(model: CXRModel | ExportedModel) -> FastAPI:
         return {
             **{name: metadata[name] for name in _FACTS if name in metadata},
             "threshold": float(model.threshold),
-            "tells_domain": not is_exported and model.domain is not None,
+            "tells_domain": model.domain is not None,
             "exported": is_exported,
             "explains": scorer.explains,
         }

@@ -175,7 +175,7 @@ class Scorer:
         return heat_picture(explain(self.model, [content])[0])
 
     def _domain(self, content: bytes) -> str | None:
-        if isinstance(self.model, ExportedModel) or self.model.domain is None:
+        if self.model.domain is None:
             return None
         return "in" if self.model.domain.predict([content])[0] == 1 else "out"
 
