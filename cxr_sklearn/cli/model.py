@@ -119,7 +119,6 @@ def predict(
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        rows: list[Any]
         if is_exported(model):
             rows = ExportedModel.load(model).predict_files(image_paths(places), verbose=not quiet)
             say(NO_DOMAIN, stderr, style="yellow")
@@ -128,7 +127,9 @@ def predict(
 
             loaded = load_and_warn(model, trust, store, weights)
             table = run(loaded, image_paths(places), store=store, verbose=not quiet)
-            rows = table.astype(object).where(table.notna(), None).to_dict("records")
+            rows = [
+                dict(zip(table, row, strict=True)) for row in table.astype(object).where(table.notna(), None).values
+            ]
         if csv:  # bytes, because names of files may be any
             typer.echo(_csv(rows).encode("utf-8", "surrogateescape"), nl=False)
         elif as_json:

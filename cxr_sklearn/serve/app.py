@@ -118,6 +118,8 @@ def create_app(model: CXRModel | ExportedModel) -> FastAPI:
     async def describe_model() -> dict[str, Any]:
         """Facts about the model: how it was made, and how good it was."""
         metadata = model.metadata or {}
+        if isinstance(card := metadata.get("model_card"), dict):  # of an exported model
+            metadata = {**card, **metadata}
         return {
             **{name: metadata[name] for name in _FACTS if name in metadata},
             "threshold": float(model.threshold),

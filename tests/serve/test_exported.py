@@ -20,7 +20,7 @@ from .conftest import answers, client_of, image_of
 
 @pytest.fixture
 def path(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(exported(threshold=0.4))
+    (tmp_path / "model.onnx").write_bytes(exported(threshold=0.4, model_card={"recipe": "mean", "synthetic": True}))
     return tmp_path / "model.onnx"
 
 
@@ -41,6 +41,7 @@ def test_facts_about_it(path):
     facts = client_of(ExportedModel.load(path)).get("/model").json()
     assert (facts["exported"], facts["explains"], facts["tells_domain"]) == (True, False, False)
     assert (facts["precision"], facts["threshold"]) == ("float32", 0.4)
+    assert (facts["recipe"], facts["synthetic"]) == ("mean", True)
 
 
 def test_the_command_imports_nothing_heavy(path):
