@@ -127,9 +127,8 @@ def predict(
 
             loaded = load_and_warn(model, trust, store, weights)
             table = run(loaded, image_paths(places), store=store, verbose=not quiet)
-            rows = [
-                dict(zip(table, row, strict=True)) for row in table.astype(object).where(table.notna(), None).values
-            ]
+            records = table.astype(object).where(table.notna(), None).to_dict("records")
+            rows = [{str(name): value for name, value in row.items()} for row in records]
         if csv:  # bytes, because names of files may be any
             typer.echo(_csv(rows).encode("utf-8", "surrogateescape"), nl=False)
         elif as_json:
