@@ -302,6 +302,17 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
         return self._inputs(as_batch(X))
 
     @keras_settings()
+    def whole_network(self) -> Any:
+        """Return the fitted network from images, ``uint8 (n, H, W, 1 or 3)``, to logits, with nothing cached between.
+
+        Returns
+        -------
+        keras.Model
+        """
+        check_is_fitted(self, "weights_")
+        return self._network()
+
+    @keras_settings()
     def cut_at_last_maps(self) -> tuple[Any, Any]:
         """Cut the fitted network behind its last feature maps.
 

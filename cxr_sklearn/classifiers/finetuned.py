@@ -428,6 +428,15 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     def _inputs(self, batch: ImageBatch) -> Indexable:
         return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size)
 
+    @keras_settings()
+    def whole_network(self) -> Any:
+        """Return the fitted network from images, ``uint8 (n, H, W, 3)``, to logits, its frozen part included."""
+        network = super().whole_network()
+        if self._learns_all():
+            return network
+        keras, frozen = import_keras(), self._cut().frozen()
+        return keras.Model(frozen.input, network(keras.ops.cast(frozen.output, network.input.dtype)))
+
     def _build(self) -> Any:
         return self._whole(self._tail(), self._head(self.feature_mean_.shape))
 
