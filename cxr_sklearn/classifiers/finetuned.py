@@ -429,13 +429,10 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size)
 
     @keras_settings()
-    def whole_network(self) -> Any:
-        """Return the fitted network from images, ``uint8 (n, H, W, 3)``, to logits, its frozen part included."""
-        network = super().whole_network()
-        if self._learns_all():
-            return network
-        keras, frozen = import_keras(), self._cut().frozen()
-        return keras.Model(frozen.input, network(keras.ops.cast(frozen.output, network.input.dtype)))
+    def networks_in_turn(self) -> list[Any]:
+        """Return the frozen part, ``uint8 (n, H, W, 3)`` to maps, and the rest, or the whole network where it learns."""
+        learnt = super().networks_in_turn()
+        return learnt if self._learns_all() else [self._cut().frozen(), *learnt]
 
     def _build(self) -> Any:
         return self._whole(self._tail(), self._head(self.feature_mean_.shape))

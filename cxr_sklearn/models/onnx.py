@@ -185,9 +185,12 @@ def _whole(work: Work, facts: Mapping[str, Any]) -> Any:
     grey = front.add("Unsqueeze", "images", front.constant([3], np.int64))
     colour = front.add("Concat", grey, grey, grey, axis=3)
     for name, network in work.networks.items():
-        proto = _network_proto(network)
-        n_channels = proto.graph.input[0].type.tensor_type.shape.dim[3].dim_value
-        (output,) = front.merge(proto, grey if n_channels == 1 else colour)
+        first, *others = _network_protos(network)
+        n_channels = first.graph.input[0].type.tensor_type.shape.dim[3].dim_value
+        (output,) = front.merge(first, grey if n_channels == 1 else colour)
+        for proto in others:
+            kind = helper.tensor_dtype_to_np_dtype(proto.graph.input[0].type.tensor_type.elem_type)
+            (output,) = front.merge(proto, front.cast(output, kind))
         front.rename(output, name)
     front.nodes += work.graph.nodes
     front.initializers += work.graph.initializers
@@ -201,23 +204,26 @@ def _whole(work: Work, facts: Mapping[str, Any]) -> Any:
     return proto
 
 
-def _network_proto(network: FrozenEmbedder | KerasImageClassifier) -> Any:
-    """Return the graph of a network, from ``uint8 (n, H, W, 1 or 3)``."""
+def _network_protos(network: FrozenEmbedder | KerasImageClassifier) -> list[Any]:
+    """Return the graphs of a network that follow each other, the first from ``uint8 (n, H, W, 1 or 3)``."""
     import onnx
 
-    if isinstance(network, KerasImageClassifier):
-        whole, quiet = network.whole_network(), logging.root.manager.disable
+    if isinstance(network, FrozenEmbedder):
+        backbone, shape = network._backbone(), network.image_shape_
+        protos = [onnx.load(network_file(backbone, network.pooling, shape, network.precision_))]
+    else:
+        quiet = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
-            proto = to_onnx(whole, whole.input_shape[1:], type(network).__name__)
+            protos = [
+                to_onnx(part, part.input_shape[1:], type(network).__name__) for part in network.networks_in_turn()
+            ]
         finally:
             logging.disable(quiet)
-    else:
-        proto = onnx.load(network_file(network._backbone(), network.pooling, network.image_shape_, network.precision_))
-    for opset in proto.opset_import:
+    for opset in (opset for proto in protos for opset in proto.opset_import):
         if opset.domain not in OPSETS or opset.version > OPSETS[opset.domain]:
             raise InputError(f"a network needs version {opset.version} of {opset.domain or 'ONNX'}'s operators")
-    return proto
+    return protos
 
 
 def _facts(model: CXRModel, work: Work) -> dict[str, Any]:
