@@ -35,7 +35,6 @@ from sklearn.tree import DecisionTreeClassifier
 from ..classifiers.base import KerasImageClassifier
 from ..classifiers.resampling import AugmentedClassifier, BalancedClassifier
 from ..exceptions import InputError
-from ..features._onnx import resolve_engine
 from ..features.embedder import FrozenEmbedder
 from ..features.shortcuts import ShortcutFeatures
 from ..images.augment import ImageAugmenter

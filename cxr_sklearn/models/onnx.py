@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ TOLERANCE, OTHER_ORDER = 1e-5, 1e-3
 _N_CHECKED = 16
 _LARGEST = 2**31 - 1
 _PACKAGES = ("onnx", "onnxruntime", "skl2onnx", "tf2onnx")
-_THE_LATER = ("development", "adapted_on")
+_OF_IMAGES = ("development", "adapted_on")
 
 
 @usual_settings
@@ -71,8 +71,9 @@ def export_onnx(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dic
         What the file says of itself in its property "cxr_sklearn", as JSON: "format", "size" ([H, W]), "crop" and
         "fit", as :class:`ImageLoader` has them (its `resize`), "classes", "threshold", "calibration" ("method" and
         "recalibration"), "precision" of the networks, "weights" that they began with, "description", "left_out",
-        "versions", "model_card" (text, or else the facts known of the model), "check" ("images", and
-        "largest_difference" of their scores), and "sha256" of the file with these 64 digits replaced by zeros.
+        "versions", "model_card" (text, or else the facts known of the model), "check" ("images", "largest_difference"
+        of their scores, and whether the model itself is "rounded" to bfloat16), and "sha256" of the file with these 64
+        digits replaced by zeros.
 
     Raises
     ------
@@ -95,15 +96,12 @@ def export_onnx(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dic
     by how much.
     """
     target, model = user_path(path), as_model(model)
-    if target.suffix != ".onnx":
-        raise InputError(f"{target} must end in .onnx")
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise InputError(f"{target} is a folder" if target.is_dir() else f"{target.parent} does not exist; create it")
+    check_target(target)
     check_threshold(model.threshold)
     check_recalibration(model.recalibration)
     if (classes := np.asarray(model.classes_).tolist()) != [0, 1]:
         raise ModelError(f"expected a model of the classes 0 (normal) and 1 (pneumonia), but its classes are {classes}")
-    _check_installed()
+    check_installed()
     known = copy.copy(model)
     known.pipeline = without_stores(model.pipeline)
     exact = _for_onnx(known)
@@ -119,7 +117,23 @@ def export_onnx(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dic
     return facts
 
 
-def _check_installed() -> None:
+def check_target(target: Path) -> None:
+    """Refuse a path that no ONNX file could be written to.
+
+    Raises
+    ------
+    InputError
+        If it has another ending, is a folder, or lies in none.
+    """
+    if target.suffix != ".onnx":
+        raise InputError(f"{target} must end in .onnx")
+    if target.is_dir():
+        raise InputError(f"{target} is a folder; give the file another name")
+    if not target.absolute().parent.is_dir():
+        raise InputError(f"{target.parent} does not exist; create it first")
+
+
+def check_installed() -> None:
     """Refuse to begin without what the extra brings.
 
     Raises
@@ -127,8 +141,16 @@ def _check_installed() -> None:
     BackendError
         If one of the packages is missing.
     """
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+    missing = [name for name in _PACKAGES if not _is_installed(name)]
+    if missing:
         raise BackendError(f"an export needs {' and '.join(missing)}; run pip install 'cxr-sklearn[onnx]'")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None  # tf2onnx would import TensorFlow
+    except ValueError:  # it was turned off by an entry in sys.modules
+        return False
 
 
 def _for_onnx(model: CXRModel) -> CXRModel:
@@ -228,16 +250,13 @@ def _network_protos(network: FrozenEmbedder | KerasImageClassifier) -> list[Any]
 
 def _facts(model: CXRModel, work: Work) -> dict[str, Any]:
     if work.loader is None:
-        raise InputError("the model has no ImageLoader that all images meet first, so no file could say how to load them")
+        raise InputError(
+            "the model has no ImageLoader that all images meet first, so no file could say how to load them"
+        )
     decoding, metadata = work.loader.decoding(), model.metadata or {}
     embedders = [network for network in networks_of(model.pipeline) if hasattr(network, "weights_id_")]
     precisions = {network.precision_ for network in work.networks.values()}
-    versions = versions_here()
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:  # another distribution of the same module
-            continue
+    versions = versions_here() | {name: import_module(name).__version__ for name in _PACKAGES[:3]}
     facts = {
         "format": FORMAT,
         "size": [decoding.height, decoding.width],
@@ -255,7 +274,7 @@ def _facts(model: CXRModel, work: Work) -> dict[str, Any]:
         "left_out": [] if model.domain is None else ["domain detector"],
         "versions": versions,
         "model_card": metadata.get("model_card")
-        or {name: fact for name, fact in metadata.items() if name not in (*_OWN_FACTS, *_THE_LATER)},
+        or {name: fact for name, fact in metadata.items() if name not in (*_OWN_FACTS, *_OF_IMAGES)},
         "check": None,
         "sha256": NO_DIGEST,
     }
@@ -312,4 +331,4 @@ def _check(path: Path, known: CXRModel, exact: CXRModel, work: Work) -> dict[str
             f"the exported file gives other scores than the model, by up to {max(difference, own_difference):.1g} on "
             "drawn images, so it is not kept; save the model as .skops or .joblib instead"
         )
-    return {"images": len(images), "largest_difference": own_difference}
+    return {"images": len(images), "largest_difference": own_difference, "rounded": is_rounded}
