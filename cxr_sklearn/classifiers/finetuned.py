@@ -430,7 +430,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
 
     @keras_settings()
     def networks_in_turn(self) -> list[Any]:
-        """Return the frozen part, from ``uint8 (n, H, W, 3)`` to maps, and the rest; or all, where nothing is frozen."""
+        """Return the frozen part, ``uint8 (n, H, W, 3)`` to maps, and the rest; all in one where nothing is frozen."""
         learnt = super().networks_in_turn()
         return learnt if self._learns_all() else [self._cut().frozen(), *learnt]
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_selection import SelectFdr, SelectFpr, SelectFwe, SelectKBest, SelectPercentile, VarianceThreshold
 from sklearn.frozen import FrozenEstimator
@@ -49,7 +49,7 @@ TRANSFORMERS = (
 )  # fmt: skip
 TREES = (DecisionTreeClassifier, RandomForestClassifier, ExtraTreesClassifier, GradientBoostingClassifier)
 CLASSIFIERS = (
-    MLPClassifier, KNeighborsClassifier, GaussianNB, BernoulliNB, SVC, QuadraticDiscriminantAnalysis, *TREES
+    MLPClassifier, KNeighborsClassifier, GaussianNB, BernoulliNB, SVC, *TREES
 )  # fmt: skip
 _WRAPPERS: tuple[tuple[type, str], ...] = (
     (BalancedClassifier, "estimator_"),

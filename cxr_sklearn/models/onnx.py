@@ -242,9 +242,11 @@ def _network_protos(network: FrozenEmbedder | KerasImageClassifier) -> list[Any]
             ]
         finally:
             logging.disable(quiet)
-    for opset in (opset for proto in protos for opset in proto.opset_import):
-        if opset.domain not in OPSETS or opset.version > OPSETS[opset.domain]:
-            raise InputError(f"a network needs version {opset.version} of {opset.domain or 'ONNX'}'s operators")
+    for proto in protos:
+        used = {node.domain for node in proto.graph.node}
+        for opset in proto.opset_import:
+            if opset.domain in used and opset.version > OPSETS.get(opset.domain, 0):
+                raise InputError(f"a network needs version {opset.version} of {opset.domain or 'ONNX'}'s operators")
     return protos
 
 
