@@ -184,7 +184,8 @@ def test_steps_before_the_head(step):
 @pytest.mark.parametrize(
     "head",
     [
-        LogisticRegression(), LinearSVC(), SVC(), KNeighborsClassifier(9), MLPClassifier((4,), max_iter=3000, random_state=0),
+        LogisticRegression(), LinearSVC(), SVC(), KNeighborsClassifier(9),
+        MLPClassifier((4,), max_iter=3000, random_state=0),
         make_pipeline(StandardScaler(), LinearSVC()), BalancedClassifier(LogisticRegression()),
     ],
     ids=lambda head: type(head).__name__,
