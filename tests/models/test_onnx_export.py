@@ -46,6 +46,7 @@ from cxr_sklearn import (
     save_model,
 )
 from cxr_sklearn.exceptions import BackendError, InputError, ModelError
+from cxr_sklearn.images.batch import as_batch
 from cxr_sklearn.models import onnx as exporter
 from cxr_sklearn.models._onnx_graph import Graph
 from cxr_sklearn.models._onnx_steps import Value, Work, known_scores, probability, recalibrated
@@ -83,11 +84,15 @@ class RowMeans(FrozenEmbedder):
     """Stands in for a network: the mean grey level of each column of an image."""
 
     def fit(self, X, y=None):
-        self.image_shape_, self.precision_, self.weights_id_ = np.asarray(X).shape[1:], "float32", "random:0"
+        self.image_shape_, self.precision_, self.weights_id_ = as_batch(X).shape[1:], "float32", "random:0"
         return self
 
     def transform(self, X):
-        return np.asarray(X)[..., 0].mean(axis=1).astype(np.float32)
+        return np.asarray(as_batch(X))[..., 0].mean(axis=1).astype(np.float32)
+
+
+def means():
+    return RowMeans("MobileNet", weights="random", store=None)
 
 
 @pytest.fixture
@@ -113,6 +118,14 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(exporter, "_network_protos", protos)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def keras_home(tmp_path_factory):
+    """A folder of weights for this module, so that exported networks are not left behind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def images():
     pixels, frame = make_radiographs(20, size=40, random_state=0)
@@ -120,7 +133,7 @@ def images():
 
 
 def fitted(images, *steps, loader=None):
-    return make_pipeline(loader or ImageLoader(24), RowMeans(store=None), *steps).fit(*images)
+    return make_pipeline(loader or ImageLoader(24), ImageAugmenter(random_state=0), means(), *steps).fit(*images)
 
 
 def facts_of(path):
@@ -246,7 +259,7 @@ def test_heads_that_are_refused_are_named(head, said):
 class TestFile:
     def test_scores_decisions_and_facts(self, stand_in, images, tmp_path):
         loader = ImageLoader((24, 20), resize="pad", crop=0.8)
-        pipeline = fitted(images, ImageAugmenter(), StandardScaler(), LogisticRegression(), loader=loader)
+        pipeline = fitted(images, StandardScaler(), LogisticRegression(), loader=loader)
         facts = {"description": "Drawn \u201cbones\u201d.", "recipe": "mine", "development": {"images": ["digest"]}}
         model = CXRModel(pipeline, 0.4, metadata=facts, recalibration=(0.5, 0.9))
         returned = export_onnx(model, tmp_path / "m.onnx")
@@ -299,7 +312,9 @@ class TestFile:
 
     def test_a_file_with_other_scores_is_not_kept(self, stand_in, images, tmp_path, monkeypatch):
         (tmp_path / "m.onnx").write_bytes(b"before")
-        monkeypatch.setattr(RowMeans, "transform", lambda self, X: np.asarray(X)[..., 0].max(axis=1).astype("float32"))
+        monkeypatch.setattr(
+            RowMeans, "transform", lambda self, X: np.asarray(as_batch(X))[..., 0].max(axis=1).astype("float32")
+        )
         model = fitted(images, StandardScaler(), LogisticRegression())
         with pytest.raises(ModelError, match="gives other scores than the model, by up to"):
             export_onnx(model, tmp_path / "m.onnx")
@@ -318,7 +333,8 @@ class TestFile:
         with pytest.raises(InputError, match="HistGradientBoostingClassifier cannot be exported"):
             export_onnx(fitted(images, HistGradientBoostingClassifier()), tmp_path / "m.onnx")
         views = AugmentedClassifier(
-            make_pipeline(RowMeans(store=None), StandardScaler(), LogisticRegression()), tta=True
+            make_pipeline(means(), StandardScaler(), LogisticRegression()),
+            tta=True,
         )
         with pytest.raises(InputError, match="tta=True"):
             export_onnx(make_pipeline(ImageLoader(24), views).fit(X, y), tmp_path / "m.onnx")
@@ -326,7 +342,7 @@ class TestFile:
         convnext[1].backbone = "ConvNeXtTiny"
         with pytest.raises(InputError, match="ConvNeXtTiny has layers that ONNX does not have"):
             export_onnx(convnext, tmp_path / "m.onnx")
-        unloaded = make_pipeline(RowMeans(store=None), StandardScaler(), LogisticRegression()).fit(X, y)
+        unloaded = make_pipeline(means(), StandardScaler(), LogisticRegression()).fit(X, y)
         with pytest.raises(InputError, match="an ImageLoader that sees all images must come before it"):
             export_onnx(unloaded, tmp_path / "m.onnx")
 
@@ -356,12 +372,6 @@ class TestFile:
 
 @pytest.mark.keras
 class TestNetworks:
-    @pytest.fixture(autouse=True, scope="class")
-    def keras_home(self, tmp_path_factory):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-            yield
-
     @pytest.mark.parametrize(
         "classifier",
         [
