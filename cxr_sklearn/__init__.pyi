@@ -23,6 +23,7 @@ from .images.augment import ImageAugmenter as ImageAugmenter
 from .images.batch import ImageBatch as ImageBatch
 from .images.loader import ImageLoader as ImageLoader
 from .models.explain import explain as explain
+from .models.exported import ExportedModel as ExportedModel
 from .models.files import load as load
 from .models.files import load_model as load_model
 from .models.files import save as save

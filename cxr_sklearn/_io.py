@@ -44,8 +44,8 @@ def user_path_text(path: str | os.PathLike[str]) -> str:
 
 #: Endings that people give to files, but not to folders.
 _FILE_ENDINGS = {
-    *(".html", ".md", ".csv", ".tsv", ".xlsx", ".json", ".txt", ".pdf", ".zip", ".tar", ".gz", ".skops", ".joblib"),
-    *(".png", ".jpg", ".jpeg", ".dcm", ".npz", ".h5", ".keras", ".sqlite", ".py"),
+    *(".html", ".md", ".csv", ".tsv", ".xlsx", ".json", ".txt", ".pdf", ".zip", ".tar", ".gz"),
+    *(".png", ".jpg", ".jpeg", ".dcm", ".npz", ".h5", ".keras", ".skops", ".joblib", ".onnx", ".sqlite", ".py"),
 }
 
 
@@ -118,19 +118,19 @@ class ReadsEarlierFiles:
 MAX_BYTES = 200_000_000
 
 
-def open_regular(path: str | bytes | os.PathLike[str]) -> io.BufferedReader:
+def open_regular(path: str | bytes | os.PathLike[str], max_bytes: int = MAX_BYTES) -> io.BufferedReader:
     """Open a regular file of limited size; reading a named pipe or a device may never end."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     facts = os.fstat(descriptor)
-    if stat.S_ISREG(facts.st_mode) and facts.st_size <= MAX_BYTES:
+    if stat.S_ISREG(facts.st_mode) and facts.st_size <= max_bytes:
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISDIR(facts.st_mode):
         raise IsADirectoryError("a folder, not a file")
     if not stat.S_ISREG(facts.st_mode):
         raise OSError("a pipe, socket or device, not a file")
-    raise OSError(f"{facts.st_size:,} bytes are more than the {MAX_BYTES:,} allowed")
+    raise OSError(f"{facts.st_size:,} bytes are more than the {max_bytes:,} allowed")
 
 
 Class = TypeVar("Class", bound=type)

@@ -10,7 +10,6 @@ from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import pandas as pd
 
 from .exceptions import InputError
 
@@ -76,6 +75,8 @@ def usual_settings(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Result:
+        import pandas as pd  # it takes a second, and programs that only run an exported model do without
+
         if pd.Series(["text"]).dtype == object:  # asking for the option itself would warn that it will go
             raise InputError(
                 "pandas' option 'future.infer_string' is off; run pandas.reset_option('future.infer_string')"

@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import socket
 from contextlib import nullcontext
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from typer.testing import CliRunner
 
-from cxr_sklearn import FeatureStore, FrozenEmbedder, ImageLoader, write_radiographs
+from cxr_sklearn import FeatureStore, FrozenEmbedder, ImageLoader, load_model, write_radiographs
+from cxr_sklearn.cli import app
 
 from .conftest import ROOT
 
@@ -100,3 +104,36 @@ def test_the_lines_of_the_documentation(client, tmp_path, monkeypatch, capsys):
     assert 0 <= float(capsys.readouterr().out) <= 1
     assert namespace["model"][-2].n_embedded_ == 0  # by then everything is in the store
     assert len(namespace["features"]) == len(namespace["frame"])
+
+
+def test_commands_of_the_shell(client, tmp_path, monkeypatch):
+    """Relative paths of images and store are found by workers, which have another working directory."""
+    monkeypatch.chdir(tmp_path)
+    write_radiographs("images", 30, size=48, random_state=0)
+    Path("mine.py").write_text(
+        "from sklearn.linear_model import LogisticRegression\n"
+        "from sklearn.pipeline import make_pipeline\n"
+        "from cxr_sklearn import FrozenEmbedder, ImageLoader\n"
+        "def build(store, weights):\n"
+        "    embedder = FrozenEmbedder('MobileNet', weights=weights, precision='float32', batch_size=4, store=store)\n"
+        "    return make_pipeline(ImageLoader(size=32), embedder, LogisticRegression())\n"
+    )
+    address = client.scheduler.address
+    words = ["images", "--pipeline", "mine.py", "--weights", "random", "--store", "kept", "--quiet"]
+    alone = CliRunner().invoke(app, ["train", *words, "--folds", "2", "--save", "alone.skops", "--store", "other"])
+    assert alone.exit_code == 0, alone.output
+    done = CliRunner().invoke(app, ["train", *words, "--folds", "2", "--save", "m.skops", "--cluster", address])
+    assert done.exit_code == 0, done.output
+    found, wanted = (load_model(name, store=None).metadata["metrics"] for name in ("m.skops", "alone.skops"))
+    assert found == wanted
+
+
+def test_a_cluster_that_does_not_answer(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    for given in (address, "nowhere"):
+        words = ["train", str(tmp_path), "--pipeline", "shortcuts", "--save", "m.skops", "--cluster", given]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 1
+        assert f"no Dask scheduler answers at {given}" in done.output

@@ -10,8 +10,8 @@ from cxr_sklearn import FeatureStore, ImageLoader, ShortcutFeatures, load_folder
 from cxr_sklearn._io import atomic_write, user_path
 from cxr_sklearn.exceptions import InputError
 from cxr_sklearn.features.store import store_directory
+from cxr_sklearn.images._walk import image_paths
 from cxr_sklearn.models.files import check_saveable
-from cxr_sklearn.models.prediction import image_paths
 from cxr_sklearn.study.recipes import load_recipe
 
 

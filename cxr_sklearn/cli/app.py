@@ -125,6 +125,49 @@ DicomIdentity = Annotated[
 ]
 
 
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Embed and fit on the workers of the Dask scheduler there."),
+]
+
+
+@contextlib.contextmanager
+def on_cluster(address: str | None) -> Iterator[None]:
+    """Let what runs inside embed and fit on the workers of a Dask cluster, or here if there is no address.
+
+    Raises
+    ------
+    InputError
+        If Dask is not installed, or no scheduler answers.
+    """
+    if address is None:
+        yield
+        return
+    from ..exceptions import InputError
+
+    try:
+        from dask.distributed import Client
+    except ImportError as error:
+        raise InputError("--cluster needs Dask; run pip install 'cxr-sklearn[dask]'") from error
+    import joblib
+
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client, joblib.parallel_config("dask"):
+        yield
+
+
+def for_workers(cluster: str | None, images: Path, store: Any) -> tuple[Path, Any]:
+    """Return the folders of images and store as workers, which have another working directory, find them."""
+    if cluster is None:
+        return images, store
+    from ..features.store import store_directory
+
+    return images.absolute(), None if store is None else store_directory(store).absolute()
+
+
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn an error of the data, the model or the disk into one clear message and exit status 1."""

@@ -36,7 +36,9 @@ def synth(
     style: Annotated[
         Literal["A", "B"], typer.Option(help="Hospital: B has another exposure, noise, border and marker than A.")
     ] = "A",
-    prevalence: Annotated[float, typer.Option(min=0, max=1, help="Share of the patients who have pneumonia.")] = 0.5,
+    prevalence: Annotated[
+        float, typer.Option(help="Share of the patients who have pneumonia, above 0 and below 1.")
+    ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the drawing.")] = 0,
 ) -> None:
     """Draw synthetic radiographs into a folder in the layout of the Kaggle set."""

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import csv as csv_module
+import io
 import json
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from .app import (
     PATH,
+    Cluster,
     DicomIdentity,
     Images,
     Quiet,
     Store,
     app,
     console,
+    for_workers,
     load,
+    on_cluster,
     one_line_errors,
     plain_table,
     printable,
     say,
     show_warning,
+    stderr,
 )
 from .study import MAX_SEED, RULES, AllowLeaks, Balance, Calibration, PrecisionOption, Weights
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ..models.model import CXRModel
 
 OUT_OF_DOMAIN = (
@@ -39,6 +43,7 @@ OUT_OF_DOMAIN = (
     "nothing."
 )
 ModelFile = Annotated[Path, typer.Argument(**PATH, help="Model that `train` or `compare` saved.")]
+AnyModelFile = Annotated[Path, typer.Argument(**PATH, help="Model that `train`, `compare` or `export` saved.")]
 MovedWeights = Annotated[Path | None, typer.Option(**PATH, help="Weights of the backbone, if they are elsewhere now.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a .joblib model, which runs code that is in it.")]
 
@@ -56,6 +61,7 @@ def train(
     calibrate: Annotated[Calibration | None, typer.Option(help="Calibrate the scores.")] = None,
     folds: Annotated[int, typer.Option(min=1, help="Folds of the search; 1 fits once and holds a tenth out.")] = 5,
     jobs: Annotated[int | None, typer.Option(help="Processes for the search.")] = None,
+    cluster: Cluster = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     checkpoint: Annotated[
         Path | None,
@@ -66,7 +72,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fit a pipeline on the train split, choose its threshold on val or out-of-fold scores, and save it."""
-    with one_line_errors():
+    with one_line_errors(), on_cluster(cluster):
         from ..models.files import check_saveable, keep_model
         from ..study.recipes import candidates_of
         from ..study.train import train as run
@@ -75,6 +81,7 @@ def train(
                                     random_state=seed)  # fmt: skip
         for variant in candidate.variants():
             check_saveable(variant, save)
+        images, store = for_workers(cluster, images, store)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
         model = run(frame, pipeline, weights=weights, precision=precision, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,
@@ -94,7 +101,7 @@ def train(
 
 @app.command()
 def predict(
-    model: ModelFile,
+    model: AnyModelFile,
     images: Annotated[list[str], typer.Argument(help="Image files, folders of them, or - for paths on stdin.")],
     csv: Annotated[bool, typer.Option("--csv", help="Print a CSV table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -106,23 +113,29 @@ def predict(
     """Score images: one row per image with score, decision, threshold and domain. Not a diagnosis."""
     with one_line_errors():
         from ..exceptions import InputError
-        from ..models.prediction import image_paths
-        from ..models.prediction import predict as run
+        from ..images._walk import image_paths
+        from ..models.exported import NO_DOMAIN, ExportedModel, is_exported
 
         if csv and as_json:
             raise InputError("choose one of --csv and --json")
         places = [line for place in images for line in (_lines() if place == "-" else [place])]
-        loaded = load_and_warn(model, trust, store, weights)
-        table = run(loaded, image_paths(places), store=store, verbose=not quiet)
-        if csv:  # bytes, because names of files may be any
-            typer.echo(table.to_csv(index=False).encode("utf-8", "surrogateescape"), nl=False)
-        elif as_json:
-            records = table.astype(object).where(table.notna(), None).to_dict("records")
-            typer.echo(json.dumps(records, indent=2))
+        if is_exported(model):
+            rows = ExportedModel.load(model).predict_files(image_paths(places), verbose=not quiet)
+            say(NO_DOMAIN, stderr, style="yellow")
         else:
-            _print(table)
+            from ..models.prediction import predict as run
+
+            loaded = load_and_warn(model, trust, store, weights)
+            table = run(loaded, image_paths(places), store=store, verbose=not quiet)
+            rows = table.astype(object).where(table.notna(), None).to_dict("records")
+        if csv:  # bytes, because names of files may be any
+            typer.echo(_csv(rows).encode("utf-8", "surrogateescape"), nl=False)
+        elif as_json:
+            typer.echo(json.dumps(rows, indent=2))
+        else:
+            _print(rows)
         sys.stdout.flush()  # so that a full disk is reported here, not by Python when it ends
-    if table["error"].notna().any():
+    if any(row["error"] is not None for row in rows):
         raise typer.Exit(1)
 
 
@@ -196,10 +209,11 @@ def export(
 def load_and_warn(model: Path, trust: bool, store: str | Path | None, weights: Path | None) -> CXRModel:
     """Load a model, and say on stderr what it warns of."""
     from ..models.files import load_model
+    from ..models.model import as_model
 
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always", UserWarning)
-        known = load_model(model, trusted=trust, store=store, weights=weights)
+        known = as_model(load_model(model, trusted=trust, store=store, weights=weights))
     for warning in noted:
         show_warning(warning.message)
     return known
@@ -210,16 +224,25 @@ def _lines() -> list[str]:
     return [os.fsdecode(line) for line in text.splitlines() if line.strip()]
 
 
-def _print(table: pd.DataFrame) -> None:
+def _csv(rows: list[dict[str, Any]]) -> str:
+    file = io.StringIO()
+    writer = csv_module.DictWriter(file, list(rows[0]), lineterminator=os.linesep)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
     shown = plain_table("path", "score", "decision", "threshold", "domain")
     shown.columns[0].overflow = "fold"
-    for row in table[table["error"].isna()].to_dict("records"):
-        domain = "" if row["domain"] != row["domain"] else row["domain"]
-        path = escape(printable(row["path"]))
-        shown.add_row(path, f"{row['score']:.3f}", row["decision"], f"{row['threshold']:.3f}", domain)
+    for row in rows:
+        if row["error"] is None:
+            path = escape(printable(row["path"]))
+            shown.add_row(path, f"{row['score']:.3f}", row["decision"], f"{row['threshold']:.3f}", row["domain"] or "")
     if shown.row_count:
         console.print(shown)
-    if (table["domain"] == "out").any():
+    if any(row["domain"] == "out" for row in rows):
         say(OUT_OF_DOMAIN, style="yellow")
-    for row in table[table["error"].notna()].to_dict("records"):
-        say(f"No score: {row['path']}: {row['error']}", style="red")
+    for row in rows:
+        if row["error"] is not None:
+            say(f"No score: {row['path']}: {row['error']}", style="red")

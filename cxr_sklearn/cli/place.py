@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .app import PATH, DicomIdentity, Images, Quiet, Store, app, is_table, load, one_line_errors, print_findings, say
+from .app import (
+    PATH,
+    Cluster,
+    DicomIdentity,
+    Images,
+    Quiet,
+    Store,
+    app,
+    for_workers,
+    is_table,
+    load,
+    on_cluster,
+    one_line_errors,
+    print_findings,
+    say,
+)
 from .model import ModelFile, MovedWeights, Trust, load_and_warn
 from .study import RULES, By, Language, Overwrite, columns, print_summary
 
@@ -28,6 +43,7 @@ def evaluate(
     weights: MovedWeights = None,
     store: Store = "auto",
     trust: Trust = False,
+    cluster: Cluster = None,
     allow_leaks: Annotated[
         bool,
         typer.Option("--allow-leaks", help="Go on although a model was made with some of these images."),
@@ -37,10 +53,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Judge saved models on images that they have not seen, at the thresholds that they carry."""
-    with one_line_errors():
+    with one_line_errors(), on_cluster(cluster):
         from ..study.evaluate import evaluate as run
         from ..study.evaluate import name_models
 
+        images, store = for_workers(cluster, images, store)
         named = {name: load_and_warn(file, trust, store, weights) for name, file in name_models(models).items()}
         cohort = load(images, dicom_identity=dicom_identity)
         metrics = run(named, cohort, out=out, split=split, by=columns(by), store=store, allow_leaks=allow_leaks,
@@ -99,7 +116,7 @@ def adapt(
 
 def _cohort(images: Path, is_labelled: bool, dicom_identity: bool) -> pd.DataFrame | list[str]:
     """Return a frame, or the paths of images in a folder where nobody asks for labels or headers."""
-    from ..models.prediction import image_paths
+    from ..images._walk import image_paths
 
     if is_labelled or is_table(images) or dicom_identity:
         return load(images, warn=True, dicom_identity=dicom_identity, labels=is_labelled)

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 from .app import app, one_line_errors, say
-from .model import ModelFile, MovedWeights, Trust, load_and_warn
+from .model import AnyModelFile, MovedWeights, Trust, load_and_warn
 
 HOST = "127.0.0.1"
 
 
 @app.command()
 def serve(
-    model: ModelFile,
+    model: AnyModelFile,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8000,
     weights: MovedWeights = None,
     trust: Trust = False,
@@ -24,6 +24,7 @@ def serve(
     """Score images in the browser, on this machine only. Not a diagnosis."""
     with one_line_errors(), socket.socket() as listening:
         from ..exceptions import InputError
+        from ..models.exported import ExportedModel, is_exported
 
         try:
             import uvicorn
@@ -33,7 +34,8 @@ def serve(
             raise InputError(f"serving needs {error.name}; run pip install 'cxr-sklearn[serve]'") from error
 
         _claim(listening, port)  # before the minutes that a large model takes, not after
-        application = create_app(load_and_warn(model, trust, None, weights))
+        known = ExportedModel.load(model) if is_exported(model) else load_and_warn(model, trust, None, weights)
+        application = create_app(known)
         say(f"Open http://{HOST}:{listening.getsockname()[1]}/ in a browser; Ctrl+C ends it.")
         server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it

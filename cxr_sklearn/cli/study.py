@@ -10,13 +10,16 @@ from rich.text import Text
 
 from .app import (
     PATH,
+    Cluster,
     DicomIdentity,
     Images,
     Quiet,
     Store,
     app,
     console,
+    for_workers,
     load,
+    on_cluster,
     one_line_errors,
     plain_table,
     print_findings,
@@ -89,6 +92,7 @@ def compare(
         int, typer.Option(min=1, help="Training runs of the best pipeline and those it beats, with other seeds.")
     ] = 1,
     jobs: Annotated[int | None, typer.Option(help="Processes for the grid search.")] = None,
+    cluster: Cluster = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of folds and estimators.")] = 0,
     allow_leaks: AllowLeaks = False,
     dicom_identity: DicomIdentity = False,
@@ -97,7 +101,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare pipelines on the same images, folds and rules, and write a report."""
-    with one_line_errors():
+    with one_line_errors(), on_cluster(cluster):
         from .._io import folder_to_write
         from ..datasets.synthetic import write_radiographs
         from ..study.compare import compare as run
@@ -106,6 +110,7 @@ def compare(
             images = folder_to_write(out) / f"synthetic-{seed}"  # the same seed draws the same files again
             weights = _weights_for_synthetic(weights, pipeline)
             write_radiographs(images, 150, random_state=seed)
+        images, store = for_workers(cluster, images, store)
         metrics = run(
             load(images, dicom_identity=dicom_identity),
             pipeline,
@@ -189,6 +194,7 @@ def learning_curve(
     precision: PrecisionOption = "auto",
     store: Store = "auto",
     repeats: Annotated[int, typer.Option(min=1, help="Draws of patients of each number.")] = 10,
+    cluster: Cluster = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Go on although images of train and val are copies of each other.")
     ] = False,
@@ -198,7 +204,7 @@ def learning_curve(
     quiet: Quiet = False,
 ) -> None:
     """Measure how the frozen recipes improve with the number of training patients."""
-    with one_line_errors():
+    with one_line_errors(), on_cluster(cluster):
         from ..evaluation.summary import learning_facts
         from ..study.learning_curve import learning_curve as run
         from ..study.run_folder import COMPUTED, claim, write_results
@@ -206,6 +212,7 @@ def learning_curve(
         has_report = (out / "metrics.json").is_file()
         if has_report:
             claim(out, COMPUTED, overwrite=overwrite)
+        images, store = for_workers(cluster, images, store)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
         table = run(frame, pipeline, out=out, weights=weights, precision=precision, store=store, n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=not quiet)  # fmt: skip

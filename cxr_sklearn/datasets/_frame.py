@@ -13,6 +13,7 @@ import pandas as pd
 from .._io import UNPRINTABLE, user_path_text
 from ..exceptions import DataError, InputError
 from ..images._decoding import size_and_mode
+from ..images._walk import counted as counted
 
 LABELS = {"normal": "normal", "pneumonia": "pneumonia", "neumonia": "pneumonia"}
 SPLITS = {
@@ -114,8 +115,3 @@ def _header(path: str) -> Any:
 
 #: With fewer images of a class, chance decides a threshold or an early stop.
 MIN_IMAGES_PER_CLASS = 30
-
-
-def counted(count: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -20,6 +20,7 @@ from ._names import spelling
 
 _ELEMENTS = ["PatientID", "IssuerOfPatientID", "PatientAge", "PatientBirthDate", "StudyDate", "PatientSex"]
 _AGE = re.compile(rb"(\d{1,3}) ?([DWMY]?)", re.IGNORECASE)
+_NAME = re.compile(r"dicom-\d+-[0-9a-f]{16}")
 _DATE = re.compile(rb"(\d{4})\.?(\d\d)\.?(\d\d)")  # with dots before 1993
 #: Units of age in a year.
 _IN_A_YEAR = {b"Y": 1, b"M": 12, b"W": 365.25 / 7, b"D": 365.25}
@@ -94,6 +95,11 @@ def read_identity(paths: pd.Series) -> pd.DataFrame:
         "sex": table["sex"].astype("str"),
     }
     return pd.DataFrame(facts).reindex(paths.index)
+
+
+def is_keyed(patient: str) -> bool:
+    """Whether :func:`read_identity` gave a patient this name, under which nobody is known again in another call."""
+    return _NAME.fullmatch(patient) is not None
 
 
 def _identity(path: str, key: bytes) -> _Identity | None:

@@ -15,10 +15,10 @@ from .._io import open_regular, user_path
 from .._settings import usual_settings
 from .._validation import checks_types
 from ..exceptions import DataError
+from ..images._walk import IMAGE_SUFFIXES, other_kind, walk
 from ._frame import LABELS, SPLITS, refuse_unprintable, with_sizes
 from ._identity import read_identity
 from ._names import patient_of, spelling
-from ._walk import IMAGE_SUFFIXES, other_kind, walk
 
 #: Number of bytes at either end that are compared to recognise a second copy.
 _PIECE = 4096

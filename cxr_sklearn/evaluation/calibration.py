@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 from sklearn.metrics import d2_brier_score
 
+from ..models.calibration import finite_log_odds
 from . import benefit
 from .bootstrap import Draws, drawn_sums, interval, wilson
 
@@ -26,7 +27,7 @@ _MOST_STEPS, _CONVERGED = 50, 1e-9
 def calibration_facts(patients: ArrayLike, target: ArrayLike, score: ArrayLike, draws: Draws) -> dict[str, Any]:
     """Compare scores with the share of images that show pneumonia.
 
-    Intervals of slope, intercept and ratio come from bootstrap draws of patients, the same as those of the metrics. In
+    Intervals of all but the bins come from bootstrap draws of patients, the same as those of the metrics. In
     each draw, a regression takes one Newton step from its coefficients on all images: sums over patients suffice for
     that, and the rest of the way is much shorter than the interval.
 
@@ -45,7 +46,7 @@ def calibration_facts(patients: ArrayLike, target: ArrayLike, score: ArrayLike, 
     dict
         "brier_skill": the part of the Brier score of a constant forecast, the prevalence, that the scores avoid. "ece",
         the expected calibration error: the distance between mean score and share of pneumonia in ten equal bins,
-        averaged over the images; and the "bins".
+        averaged over the images; and the "bins", with Wilson's intervals, which count every image as a patient.
 
         "slope", of a logistic regression on the log odds of the scores: 1 for probabilities, below 1 if scores are too
         extreme. "intercept", the calibration in the large: 0 for probabilities, above 0 if scores are too low on
@@ -105,7 +106,7 @@ def fit_recalibration(target: ArrayLike, score: ArrayLike, kind: str) -> tuple[f
     Steyerberg et al. (2004). Validation and updating of predictive logistic regression models: a study on sample size
     and shrinkage. Statistics in Medicine 23, 2567-2586.
     """
-    y, odds = np.asarray(target), log_odds(score)
+    y, odds = np.asarray(target), finite_log_odds(score)
     one = np.ones_like(odds)
     if kind == "intercept":
         found = maximise_likelihood(one[:, np.newaxis], y, odds)

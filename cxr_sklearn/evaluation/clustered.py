@@ -20,7 +20,7 @@ class Estimate(NamedTuple):
     influence : ndarray of shape (n_patients,)
         How far each patient moves the value, to the first order; the squares add up to the variance.
     images, patients : int
-        Those that it depends on; of an AUC, those of the rarer class.
+        Those that it depends on; of an AUC, those of the class that has fewer images, or fewer patients.
     n_max : int
         The number of images that the value cannot be more certain than.
     """
@@ -100,9 +100,8 @@ def roc_auc(target: np.ndarray, score: np.ndarray, members: np.ndarray, patient_
     parts = np.zeros(len(target))
     parts[positive] = (right_sick - value) / n_positive
     parts[negative] = (right_well - value) / n_negative
-    n_images, n_patients = min(
-        (n, len(np.unique(patient_of[of_class]))) for n, of_class in ((n_positive, positive), (n_negative, negative))
-    )
+    n_patients = min(len(np.unique(patient_of[of_class])) for of_class in (positive, negative))
+    n_images = min(n_positive, n_negative)
     return _estimate(value, np.bincount(patient_of, parts), n_images, n_patients, n_positive + n_negative)
 
 

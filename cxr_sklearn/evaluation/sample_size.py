@@ -179,16 +179,17 @@ def sample_sizes(
     line = np.column_stack([np.ones_like(odds), odds])
     fit = maximise_likelihood(line, y, 0.0) if np.ptp(odds) > 0 else None
     reason = ("separated" if np.ptp(odds) > 0 else "alike") if fit is None else None
+    if fit is not None:
+        seen = _Seen(y, odds, p >= threshold, fit, logit(threshold) if 0 < threshold < 1 else None)
+        roc_auc = float(placements(odds, y == 1)[0].mean())
+        effects = {name: _design_effect(influence, patient_of) for name, influence in _influences(seen).items()}
     found = []
     for prevalence in prevalences or (*PREVALENCES, float(y.mean())):
         criteria: dict[str, dict[str, Any] | None] = {}
         if fit is not None:
-            seen = _Seen(y, odds, p >= threshold, fit, logit(threshold) if 0 < threshold < 1 else None)
-            influences = _influences(seen)
-            for name, size in _sizes(seen, prevalence).items():
-                effect = _design_effect(influences[name], patient_of)
-                described = {"width": WIDTHS[name], "design_effect": effect}
-                criteria[name] = None if size is None else {"images": int(np.ceil(size * effect)), **described}
+            for name, size in _sizes(seen, roc_auc, prevalence).items():
+                described = {"width": WIDTHS[name], "design_effect": effects[name]}
+                criteria[name] = None if size is None else {"images": int(np.ceil(size * effects[name])), **described}
         needed = {name: criterion["images"] for name, criterion in criteria.items() if criterion}
         most = max(needed, key=lambda name: needed[name], default=None)
         n = needed[most] if most else None
@@ -224,16 +225,15 @@ class _Seen(NamedTuple):
         return float(self.called[self.target == 1].mean()), float(1 - self.called[self.target == 0].mean())
 
 
-def _sizes(seen: _Seen, prevalence: float) -> dict[str, float | None]:
+def _sizes(seen: _Seen, roc_auc: float, prevalence: float) -> dict[str, float | None]:
     """Return the number of independent images for each criterion."""
     own = float(seen.target.mean())
     weight = np.where(seen.target == 1, prevalence / own, (1 - prevalence) / (1 - own))
     intercept, slope = seen.fit[0] + logit(prevalence) - logit(own), seen.fit[1]
-    of_sick, _ = placements(seen.odds, seen.target == 1)
     found: dict[str, float | None] = {
         "observed_expected": for_observed_expected(prevalence),
         "slope": for_slope(seen.odds, expit(intercept + slope * seen.odds), weight),
-        "roc_auc": for_roc_auc(float(of_sick.mean()), prevalence),
+        "roc_auc": for_roc_auc(roc_auc, prevalence),
         "net_benefit": None,
     }
     if seen.cut is not None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import exceptions
 from .._keras import keras_home, resolve_precision
+from .._onnxruntime import import_onnxruntime, start_session
 from ..exceptions import BackendError, InputError
 from ._backbones import Backbone
 
@@ -48,23 +49,6 @@ def resolve_engine(engine: str, precision: str) -> tuple[str, str]:
     return "onnx", "float32"
 
 
-def import_onnxruntime() -> Any:
-    """Import ONNX Runtime.
-
-    Raises
-    ------
-    BackendError
-        If it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise BackendError(
-            "engine='onnx' and precision='int8' need ONNX Runtime; run pip install 'cxr-sklearn[onnx]'"
-        ) from error
-    return onnxruntime
-
-
 def load_session(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int], precision: str) -> Any:
     """Return ONNX Runtime's session from ``images``, ``uint8 (n, H, W, 3)``, to ``features``, ``float32 (n, d)``.
 
@@ -89,19 +73,6 @@ def _load_session(
 ) -> Any:
     path = network_file(backbone, pooling, image_shape, precision)
     return start_session(path)
-
-
-def start_session(path: Path) -> Any:
-    """Open an ONNX file with as many threads as the environment gives a worker, by default all."""
-    runtime = import_onnxruntime()
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    # joblib and Dask limit the threads of a worker by a variable that ONNX Runtime does not read.
-    if (threads := os.environ.get("OMP_NUM_THREADS", "")).isdigit():
-        options.intra_op_num_threads = int(threads)
-    # Threads that wait by turning in circles would take the processor from those that decode images.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def network_file(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int], precision: str) -> Path:

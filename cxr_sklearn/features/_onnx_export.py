@@ -20,12 +20,10 @@ from .._keras import import_keras
 from ..exceptions import CXRError, InputError
 from ..images._thorax import draw_patient
 from ._backbones import Backbone, pooled
+from ._int8 import quantise
 
 _OPSET = 17
 _N_DRAWN = 64
-_BATCH = 8
-#: Networks whose int8 features differ more than this from those in float32, in norm, are refused.
-_MAX_ERROR = 0.25
 
 
 def drawn_images(image_shape: tuple[int, int, int], n: int = _N_DRAWN) -> np.ndarray:
@@ -66,7 +64,7 @@ def export(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int], 
         plain = Path(folder, "float32.onnx")
         plain.write_bytes(proto.SerializeToString())
         if precision == "int8":
-            _quantise(plain, path, image_shape, backbone.name)
+            quantise(plain, path, drawn_images(image_shape), backbone.name)
         else:
             plain.replace(path)
 
@@ -119,48 +117,6 @@ def _refuse_foreign(proto: Any, network: Any, name: str) -> None:
             f"{name} cannot be exported: its {where} computes {node.op_type}, which ONNX does not have; use "
             "engine='keras' with precision='float32' or 'bfloat16'"
         )
-
-
-def _quantise(source: Path, target: Path, image_shape: tuple[int, int, int], name: str) -> None:
-    """Quantise weights by channel and activations by tensor, whose ranges are those on drawn radiographs."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    images = drawn_images(image_shape)
-    batches = [{"images": images[i : i + _BATCH]} for i in range(0, len(images), _BATCH)]
-
-    class Drawn(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self._left = iter(batches)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self._left, None)
-
-    folded = source.with_name("folded.onnx")  # batch normalisation goes into the convolution before it
-    quant_pre_process(source, folded, skip_symbolic_shape=True)
-    quantization.quantize_static(
-        folded,
-        target,
-        Drawn(),
-        quant_format=quantization.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-    )
-    wanted, found = (_features(path, batches) for path in (source, target))
-    error = float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
-    if not error <= _MAX_ERROR:
-        raise InputError(
-            f"{name} does not bear int8: its features differ by {error:.0%} from those in float32; use "
-            "precision='float32' or 'bfloat16'"
-        )
-
-
-def _features(path: Path, batches: list[dict[str, np.ndarray]]) -> np.ndarray:
-    from onnxruntime import InferenceSession
-
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, batch)[0] for batch in batches])
 
 
 def main() -> int:

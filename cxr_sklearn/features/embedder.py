@@ -24,6 +24,7 @@ from .._keras import (
     keras_backend,
     keras_settings,
 )
+from .._onnxruntime import import_onnxruntime
 from .._progress import progress_bar
 from .._settings import usual_settings
 from .._validation import check_parameters
@@ -31,7 +32,7 @@ from ..exceptions import ImageReadError, InputError
 from ..images._decoding import DECODER
 from ..images.batch import ImageBatch, TakesImages, as_batch, with_index
 from ._backbones import POOLINGS, Backbone, application, pooled, weights_identity
-from ._onnx import EXPORT, import_onnxruntime, load_session, resolve_engine
+from ._onnx import EXPORT, load_session, resolve_engine
 from .store import FeatureStore, NoStore, readable_rows, store_directory
 
 _loading = Lock()

@@ -6,9 +6,11 @@ import io
 import os
 import re
 import struct
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 from PIL import (
@@ -57,6 +59,7 @@ _pillow_switches = Held(
     read=lambda switch: getattr(*switch),
     write=lambda switch, value: setattr(switch[0], switch[1], value),
 )
+Result = TypeVar("Result")
 _Flip = Image.Transpose
 _UPRIGHT = {
     2: _Flip.FLIP_LEFT_RIGHT,
@@ -251,6 +254,21 @@ def _scaled_grey(image: Image.Image, is_unsigned: bool) -> Image.Image:
     if _tiff_tag(image, 262) == 0:  # white is zero; Pillow only inverts 8-bit images
         np.subtract(255, grey, out=grey)
     return Image.fromarray(grey)
+
+
+def in_chunks(task: Callable[[int], Result], n: int, chunk_size: int) -> Iterator[list[Result]]:
+    """Do the tasks 0 to n - 1 in threads, two chunks ahead of the reader: memory never holds more than three chunks."""
+    waiting: deque[list[Future[Result]]] = deque()
+    pool = ThreadPoolExecutor()
+    try:
+        for start in range(0, n, chunk_size):
+            waiting.append([pool.submit(task, i) for i in range(start, min(start + chunk_size, n))])
+            if len(waiting) > 2:
+                yield [future.result() for future in waiting.popleft()]
+        while waiting:
+            yield [future.result() for future in waiting.popleft()]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def reason_of(error: Exception) -> str:

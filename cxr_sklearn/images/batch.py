@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral
@@ -20,7 +18,7 @@ from sklearn.utils._set_output import _get_output_config
 
 from .._io import open_regular, public
 from ..exceptions import ImageReadError, InputError
-from ._decoding import DECODER, ChangeError, Decoding, reason_of, size_and_mode
+from ._decoding import DECODER, ChangeError, Decoding, in_chunks, reason_of, size_and_mode
 from ._digests import hash_files
 from ._pixels import grey_array
 
@@ -247,18 +245,7 @@ class ImageBatch(Sequence[np.ndarray]):
         list of ndarray or ImageReadError
             One entry per image of the chunk, in order.
         """
-        waiting: deque[list[Future[np.ndarray | ImageReadError]]] = deque()
-        pool = ThreadPoolExecutor()
-        try:
-            for start in range(0, len(self), chunk_size):
-                chunk = range(start, min(start + chunk_size, len(self)))
-                waiting.append([pool.submit(self._try_decode, i) for i in chunk])
-                if len(waiting) > 2:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
-        finally:
-            pool.shutdown(cancel_futures=True)
+        yield from in_chunks(self._try_decode, len(self), chunk_size)
 
     def failures(self) -> dict[str, str]:
         """Decode every image and return the reason for each that cannot be read, by path."""

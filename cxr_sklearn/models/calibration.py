@@ -113,9 +113,18 @@ def recalibrated(scores: np.ndarray, recalibration: tuple[float, float] | None) 
     if recalibration is None:
         return scores
     intercept, slope = recalibration
-    tiny = np.finfo(float).eps
-    after: np.ndarray = expit(intercept + slope * logit(np.clip(np.asarray(scores, dtype=float), tiny, 1 - tiny)))
+    after: np.ndarray = expit(intercept + slope * finite_log_odds(scores))
     return after
+
+
+def finite_log_odds(scores: ArrayLike) -> np.ndarray:
+    """Return the log odds of scores, shape (n,); scores of 0 and 1 count as the nearest to them that have any.
+
+    A recalibration is fitted and applied on these. They keep the order of scores however near to 0 or 1 they are.
+    """
+    tiny = np.finfo(float).eps
+    found: np.ndarray = logit(np.clip(np.asarray(scores, dtype=float), tiny, 1 - tiny))
+    return found
 
 
 METHODS = ("temperature", "sigmoid", "isotonic")

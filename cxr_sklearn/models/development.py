@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..datasets._identity import is_keyed
 from ..exceptions import ModelError
 
 #: A histogram of scores has this many bins of equal width.
@@ -18,6 +19,8 @@ _BINS = 50
 #: Bytes of a digest. That any of 100,000 training images agrees by chance with any of 100,000 others has a probability
 #: of 1 in 28,000.
 _DIGEST = 6
+#: Why some patients cannot be known again.
+ANEW = "--dicom-identity (dicom_identity=True) gives them other names every time"
 
 
 def describe_development(
@@ -38,14 +41,18 @@ def describe_development(
     -------
     dict
         "salt" and the digests of "images" and "patients"; "scores", how many of either class are in each of fifty bins
-        of equal width. The salt differs between models, so that two files do not show whether they share a patient.
-        It stands in the file, so it is no secret: who holds a list of patients can find out which of them a model has
-        seen, and patient numbers that are short enough to be tried one by one need no list.
+        of equal width; "keyed", if patients are called by keyed digests, which differ in every call of
+        :func:`load_folder`. The salt differs between models, so that two files do not show whether they share a
+        patient. It stands in the file, so it is no secret: who holds a list of patients can find out which of them a
+        model has seen, and patient numbers that are short enough to be tried one by one need no list.
     """
+    patients = list(patients)
     salt = secrets.token_bytes(16)
     facts: dict[str, Any] = {"salt": salt.hex()}
     facts["images"] = _packed(_digests(images, salt))
     facts["patients"] = _packed(_digests(map(_encoded, patients), salt))
+    if any(map(is_keyed, patients)):
+        facts["keyed"] = True
     if scores is not None:
         facts["scores"] = {
             label: np.histogram(scores.loc[scores["target"] == target, "score"], _BINS, (0, 1))[0].tolist()
@@ -84,11 +91,19 @@ def sentences_of_seen(
         for use, kept in (("made with", made_with), ("adapted on", metadata.get("adapted_on") or [])):
             for facts in kept:
                 n_images, n_patients = seen_before(facts, images, patients)
+                whom = f" and {n_patients:,} of these patients"
+                if not n_patients and cannot_know_patients(facts, patients):
+                    whom = f" (nobody can tell of these patients: {ANEW})"
                 if n_images or n_patients:
-                    said.append(f"{name} was {use} {n_images:,} of these images and {n_patients:,} of these patients")
+                    said.append(f"{name} was {use} {n_images:,} of these images{whom}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{name} keeps damaged facts of its images: {error}") from error
     return said
+
+
+def cannot_know_patients(facts: Mapping[str, Any], patients: Iterable[str]) -> bool:
+    """Whether these patients, or those of a model, have names that differ every time that their files are read."""
+    return bool(facts.get("keyed")) or any(map(is_keyed, patients))
 
 
 def _digests(values: Iterable[bytes], salt: bytes) -> set[bytes]:

@@ -39,6 +39,7 @@ from ..features._backbones import POOLINGS, application, weights_identity
 from ..features.domain import DomainDetector
 from ._steps import heads_of, networks_of, set_store
 from .calibration import PredictedScores
+from .exported import ExportedModel, is_exported
 from .model import CXRModel, as_model, check_recalibration, check_threshold
 
 #: Types that skops may build besides those of scikit-learn and NumPy. Each was reviewed: loading it only sets its
@@ -307,13 +308,14 @@ def load_model(
     trusted: bool = False,
     store: str | os.PathLike[str] | None = "auto",
     weights: str | os.PathLike[str] | None = None,
-) -> CXRModel:
+) -> CXRModel | ExportedModel:
     """Read a model back; it scores and decides exactly as it did when it was saved.
 
     Parameters
     ----------
     path : path
-        Of a file that :func:`save_model` wrote.
+        Of a file that :func:`save_model` wrote, or of an exported model, ending in ``.onnx``, which holds all that it
+        needs and ignores the other parameters.
     trusted : bool, default=False
         Whether you trust the author of a ``.joblib`` file. Loading one runs code that is in it; loading a ``.skops``
         file never does.
@@ -327,7 +329,8 @@ def load_model(
     Returns
     -------
     CXRModel
-        Its metadata are the manifest, which :func:`save_model` returned.
+        Its metadata are the manifest, which :func:`save_model` returned. Of an ``.onnx`` file, an
+        :class:`ExportedModel`.
 
     Raises
     ------
@@ -342,6 +345,8 @@ def load_model(
         If it was saved with other versions of the libraries that scores depend on.
     """
     source = user_path(path)
+    if is_exported(source):
+        return ExportedModel.load(source)
     with _opened(source) as file:
         manifest = _manifest(file, source)
         payload = file.read()
@@ -375,7 +380,7 @@ def save(pipeline: Pipeline, path: str | os.PathLike[str], *, domain: Any = None
     return save_model(CXRModel(pipeline, facts.pop("threshold", 0.5), domain=domain, metadata=facts), path)
 
 
-def load(path: str | os.PathLike[str], **options: Any) -> CXRModel:
+def load(path: str | os.PathLike[str], **options: Any) -> CXRModel | ExportedModel:
     """Read a model back; deprecated, use :func:`load_model`."""
     warnings.warn("load is deprecated and will be removed; use load_model", FutureWarning, stacklevel=2)
     return load_model(path, **options)

@@ -18,6 +18,7 @@ from .._validation import check_parameters
 from ..exceptions import InputError, ModelError
 from ..features.domain import DomainDetector
 from .calibration import calibrated_scores, pneumonia_scores, recalibrated
+from .exported import ExportedModel
 
 
 @public
@@ -38,7 +39,8 @@ class CXRModel(ClassifierMixin, BaseEstimator):
     domain : DomainDetector, optional
         Fitted on the training images.
     metadata : dict, optional
-        Facts about the model that JSON can hold: "recipe", "metrics", "data" and so on.
+        Facts about the model that JSON can hold. :func:`evaluate` and :func:`adapt` read those that :func:`train`
+        writes, "recipe", "metrics", "data" and so on, and refuse them in another form.
     recalibration : tuple of two floats, optional
         Intercept and slope on the log odds of the probabilities, after calibration, as :func:`adapt` finds them for
         another place; the slope is above 0.
@@ -209,6 +211,8 @@ def as_model(model: Any) -> CXRModel:
     ModelError
         If it is neither, or is not fitted.
     """
+    if isinstance(model, ExportedModel):
+        raise ModelError("an exported model can predict and be served, but nothing else; give the one it was made from")
     if not isinstance(model, CXRModel | Pipeline):
         raise ModelError(f"expected a CXRModel or a fitted Pipeline, but got {type(model).__name__}")
     if not hasattr(model, "classes_"):

@@ -83,7 +83,8 @@ def answer_checklists(
         rows = []
         for number, names, topic in texts[key]["items"]:
             states = {parts[name][0] for name in names}
-            state = "partly" if len(states) > 1 and "open" in states else min(states)
+            is_mixed = len(states) > 1 and "open" in states
+            state = "partly" if is_mixed else next(state for state in STATES if state in states)
             # Said once, if several answers are in the other card.
             answer = " ".join(dict.fromkeys(parts[name][1] for name in names))
             rows.append({"number": number, "topic": topic[lang], "answer": answer, "state": state})
@@ -99,11 +100,12 @@ def _answer(
     """Return the state of an answer, and its text."""
     author = markdown_cell(about[name]) if name in about else ""
     known = ""
+    holds = bool(facts[answer["when"]]) if "when" in answer else None
     if facts["evaluate"] and "evaluate" in answer:
         known = answer["evaluate"][lang].format(**facts)
-    elif facts["evaluate"] and answer.get("of_development"):
+    elif facts["evaluate"] and answer.get("of_development") and not holds:
         return ("answered", author) if author else ("development", say("checklist.development"))
-    elif "known" in answer and (facts[answer["when"]] if "when" in answer else True):
+    elif "known" in answer and holds is not False:
         known = answer["known"][lang].format(**facts)
     if known or author:
         return "answered", " ".join(text for text in (known, author) if text)
@@ -127,6 +129,7 @@ def _facts(metrics: Mapping[str, Any], labels: Mapping[str, str], say: Words) ->
         for name, facts in pipelines.items()
         if facts.get("calibrated") not in (None, "none", "reversed")
     ]
+    adapted = [labels[name] for name, facts in pipelines.items() if facts.get("adapted")]
     needed = best["sample_size"][-1]  # at the prevalence of the images
     counts = {
         f"{split}_{key}": grouped(splits[split][key] if split in splits else 0)
@@ -152,7 +155,9 @@ def _facts(metrics: Mapping[str, Any], labels: Mapping[str, str], say: Words) ->
         "synthetic": data["synthetic"],
         "versions": ", ".join(f"{name} {number}" for name, number in run["versions"].items()),
         "version": run["versions"].get("cxr-sklearn", ""),
-        "prespecified": "threshold_before" not in run,
+        "seen": markdown_cell("; ".join(run.get("leaks") or [])) or say("label.none"),
+        "adapted": markdown_cell(", ".join(adapted)) or say("label.none"),
+        "prespecified": "threshold_before" not in run and not run.get("leaks"),
         "calibrated": markdown_cell(", ".join(calibrated)),
         "by": markdown_cell(listed(by, say)) if by else "",
         "by_hospital": markdown_cell(listed(hospitals, say)) if hospitals else "",

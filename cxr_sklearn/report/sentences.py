@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,12 @@ def decimal(value: float | None, say: Words) -> str:
     if value is None:
         return say("label.undefined")
     return f"{value:.3f}" if abs(value) >= 0.0005 else "0.000"  # no minus sign before zero
+
+
+def share_text(share: float) -> str:
+    """Write a share between 0 and 1 so that it never reads as 0 or 1: three digits of the rarer side."""
+    decimals = 2 - math.floor(math.log10(min(share, 1 - share)))
+    return f"{share:.{decimals}f}".rstrip("0")
 
 
 def grouped(n: int) -> str:
@@ -141,7 +148,7 @@ def adapted_sentence(step: Mapping[str, Any], say: Words) -> str:
         date=step["date"][:10],
         images=grouped(step.get("images", 0)),
         patients=grouped(step.get("patients", 0)),
-        prevalence="\N{EN DASH}".join(f"{share:.3g}" for share in prevalence),
+        prevalence="\N{EN DASH}".join(map(share_text, prevalence)),
         recalibration=say(f"adapted.{kind}", **moved),
         before=decimal(threshold["before"], say),
         after=decimal(threshold["value"], say),

@@ -6,7 +6,7 @@ import base64
 import re
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
@@ -18,16 +18,19 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
-from ..models.model import CXRModel
+from ..models.exported import ExportedModel
 from .scoring import Answer, Scorer
 from .uploads import FIELD, MAX_BYTES, MAX_FILES, uploads
+
+if TYPE_CHECKING:
+    from ..models.model import CXRModel
 
 NOTICE = "This is not a diagnosis, and this is not a medical device."
 #: A page of another site that has its name resolve to this machine sends its own name.
 HOSTS = ["127.0.0.1", "localhost"]
 #: Metadata that hold no path of the machine they were written on.
 _FACTS = ("recipe", "created", "classes", "threshold_source", "calibrated", "adapted", "metrics", "data", "synthetic",
-          "weights", "versions")  # fmt: skip
+          "weights", "versions", "precision", "description")  # fmt: skip
 _BODY = {
     "required": True,
     "content": {
@@ -65,12 +68,12 @@ class Answers(BaseModel):
     results: list[Answer]
 
 
-def create_app(model: CXRModel) -> FastAPI:
+def create_app(model: CXRModel | ExportedModel) -> FastAPI:
     """Return the application that serves a model.
 
     Parameters
     ----------
-    model : CXRModel
+    model : CXRModel or ExportedModel
         Loaded with ``store=None``, so that nothing of the images is kept.
 
     Returns
@@ -84,7 +87,7 @@ def create_app(model: CXRModel) -> FastAPI:
     ModelError
         If the model cannot score images that are not files.
     """
-    scorer = Scorer(model)
+    scorer, is_exported = Scorer(model), isinstance(model, ExportedModel)
     page, policy = _page()
     headers = {
         "Content-Security-Policy": policy,
@@ -118,7 +121,8 @@ def create_app(model: CXRModel) -> FastAPI:
         return {
             **{name: metadata[name] for name in _FACTS if name in metadata},
             "threshold": float(model.threshold),
-            "tells_domain": model.domain is not None,
+            "tells_domain": not is_exported and model.domain is not None,
+            "exported": is_exported,
             "explains": scorer.explains,
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from threading import Lock
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field
 
 from ..exceptions import ImageReadError, ModelError
 from ..images._decoding import FORMATS, Decoding, reason_of, size_and_mode
-from ..models._steps import loader_of
-from ..models.explain import explain
-from ..models.model import CXRModel, check_threshold
+from ..models.exported import ExportedModel
+
+if TYPE_CHECKING:
+    from ..models.model import CXRModel
 
 _LONGEST_SIDE = 640
 #: EXIF orientations that exchange width and height.
@@ -97,7 +98,7 @@ class Scorer:
 
     Parameters
     ----------
-    model : CXRModel
+    model : CXRModel or ExportedModel
         Loaded with ``store=None``, so that nothing of the images is kept.
 
     Raises
@@ -106,17 +107,15 @@ class Scorer:
         If the model cannot score images that are not files.
     """
 
-    def __init__(self, model: CXRModel) -> None:
-        check_threshold(model.threshold)
+    def __init__(self, model: CXRModel | ExportedModel) -> None:
         self.model = model
         self._lock = Lock()
-        loader = loader_of(model)
-        #: How the pipeline decodes files, if it looks at one size of them.
-        self._taken = None if loader is None else loader.decoding()
-        self.explains = loader is not None
+        #: How the model decodes files, if it looks at one size of them.
+        self._taken = _checked_decoding(model)
+        self.explains = self._taken is not None and not isinstance(model, ExportedModel)
         blank = _blank()
         try:
-            model.predict_proba([blank])
+            self._decided(blank)
             self._domain(blank)  # joblib counts the cores at its first call, with a program of its own
         except Exception as error:  # a pipeline can hold parts of the user's own
             raise ModelError(
@@ -137,7 +136,7 @@ class Scorer:
         """
         with self._lock:
             try:
-                probabilities = self.model.predict_proba([content])
+                score, decision = self._decided(content)
                 domain = self._domain(content)
             except ImageReadError as error:
                 (reason,) = error.failures.values()
@@ -146,15 +145,14 @@ class Scorer:
                 shown = picture(content, self._taken) if with_picture else None
             except Exception as error:  # noqa: BLE001 - there is no telling what bytes make a codec raise
                 return self._answer(filename, error=reason_of(error))
-            if not np.isfinite(probabilities).all():
+            if not np.isfinite(score):
                 return self._answer(filename, error="the model gives it no score")
-            (decision,) = self.model.decide(probabilities)
             return self._answer(
                 filename,
-                score=probabilities[0, 1],
+                score=score,
                 decision=self.model.class_names[decision],
                 domain=domain,
-                heat=heat_picture(explain(self.model, [content])[0]) if heat and self.explains else None,
+                heat=self._heat(content) if heat and self.explains else None,
                 picture=shown,
             )
 
@@ -162,10 +160,36 @@ class Scorer:
         facts = {"score": None, "decision": None, "domain": None, "error": None, **known}
         return Answer(filename=filename, threshold=self.model.threshold, **facts)
 
+    def _decided(self, content: bytes) -> tuple[float, int]:
+        """Return the score, which may be NaN, and the position of the class that is decided for."""
+        if isinstance(self.model, ExportedModel):
+            scores, decisions = self.model.scores_and_decisions([content])
+        else:
+            probabilities = self.model.predict_proba([content])
+            scores, decisions = probabilities[:, 1], self.model.decide(probabilities)
+        return float(scores[0]), int(decisions[0])
+
+    def _heat(self, content: bytes) -> str:
+        from ..models.explain import explain
+
+        return heat_picture(explain(self.model, [content])[0])
+
     def _domain(self, content: bytes) -> str | None:
-        if self.model.domain is None:
+        if isinstance(self.model, ExportedModel) or self.model.domain is None:
             return None
         return "in" if self.model.domain.predict([content])[0] == 1 else "out"
+
+
+def _checked_decoding(model: CXRModel | ExportedModel) -> Decoding | None:
+    if isinstance(model, ExportedModel):
+        return model.decoding
+    # An exported model is served without these, which take seconds to import.
+    from ..models._steps import loader_of
+    from ..models.model import check_threshold
+
+    check_threshold(model.threshold)
+    loader = loader_of(model)
+    return None if loader is None else loader.decoding()
 
 
 def _blank() -> bytes:

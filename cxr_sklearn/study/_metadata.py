@@ -50,8 +50,10 @@ def check_images(
     ImageReadError
         If files cannot be read; the error lists every one.
     DataError
-        If there are leaks, and they are not allowed.
+        If there are leaks, and they are not allowed, or the frame has one of these columns already.
     """
+    if taken := [name for name in (STATS, DIGEST) if name in frame]:
+        raise DataError(f"the table has a column {taken[0]!r}, a name that a run needs for its own; rename it")
     found, stats = audit(frame, store=store, verbose=verbose)
     if found["unreadable"]:
         raise ImageReadError(found["unreadable"], found["images"])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from .._io import user_path_text
@@ -35,6 +36,10 @@ from .search import CLASSES, Splits, blaming, scores_of
 #: With fewer images of the rarer class, a slope would be too uncertain, and only the intercept is fitted.
 ENOUGH_FOR_A_SLOPE = 100
 _FOLDS = 10
+_NO_BETTER_THAN_CHANCE = (
+    "the scores rank these images no better than chance, so neither a threshold nor a calibration can help; train a "
+    "model on images of this place"
+)
 KINDS = ("none", "intercept", "sigmoid", "auto")
 
 
@@ -99,10 +104,11 @@ def adapt(
     Raises
     ------
     DataError
-        If there are too few images or patients, or they determine no calibration: the scores separate the classes, are
-        all alike, or, where a slope is fitted, rank them no better than chance.
+        If there are too few images or patients, the scores rank labelled ones no better than chance (an ROC AUC of 0.5
+        or less), or the images determine no calibration, because the scores separate the classes.
     ModelError
-        If the model is not one, or does not say what it was fitted on where a prevalence alone needs it.
+        If the model is not one, its metadata cannot be read, or it does not say what it was fitted on where a
+        prevalence alone needs it.
     ValueError
         If a parameter is wrong, or neither images nor a prevalence are given.
     ImageReadError, WeightsUnavailableError, StoreError
@@ -165,6 +171,8 @@ def _by_labels(
             stacklevel=5,  # past the decorators
         )
     scores = _scores(model, frame)
+    if roc_auc_score(frame["target"], scores) <= 0.5:
+        raise DataError(_NO_BETTER_THAN_CHANCE)
     kind = calibrate if calibrate != "auto" else "sigmoid" if n_rarer >= ENOUGH_FOR_A_SLOPE else "intercept"
     target, patients = frame["target"].to_numpy(), frame["patient"].to_numpy()
     folds = StratifiedGroupKFold(min(_FOLDS, n_patients), shuffle=True, random_state=random_state)
@@ -196,10 +204,7 @@ def _fitted(target: np.ndarray, scores: np.ndarray, rule: Rule, kind: str) -> tu
     """Fit the calibration, and choose the threshold on the calibrated scores."""
     moved = None if kind == "none" else fit_recalibration(target, scores, kind)
     if moved is not None and moved[1] <= 0:
-        raise DataError(
-            "the scores rank these images no better than chance, so neither a threshold nor a calibration can help; "
-            "train a model on images of this place"
-        )
+        raise DataError(_NO_BETTER_THAN_CHANCE)
     if kind != "none" and moved is None:
         raise DataError(
             "these images determine no calibration: the scores separate the classes, or are all alike; use "
@@ -359,8 +364,8 @@ def fitted_prevalence(model: CXRModel) -> float:
     for step in reversed(metadata.get("adapted") or []):
         if step["recalibration"]:
             return float(step["recalibration"]["prevalence"])
-    is_calibrated = metadata.get("calibrated") not in (None, "reversed")
-    if metadata.get("balance", "none") != "none" and not is_calibrated:
+    is_calibrated = metadata.get("calibrated") not in (None, "none", "reversed")
+    if (metadata.get("balance") or "none") != "none" and not is_calibrated:
         return 0.5
     split = "val" if is_calibrated and metadata.get("threshold_source") == "val" else "train"
     counts = (metadata.get("data") or {}).get(split) or {}

@@ -25,12 +25,13 @@ from ..evaluation.columns import check_columns
 from ..evaluation.tables import score_rows
 from ..exceptions import DataError, InputError, ModelError, TrainingError
 from ..models._steps import crop_of, describe_networks
-from ..models.development import sentences_of_seen
+from ..models.development import ANEW, cannot_know_patients, sentences_of_seen
 from ..models.files import load_model
 from ..models.model import CXRModel, as_model
 from ..report.checklists import read_about
 from ..report.words import words
 from ._metadata import DIGEST, STATS, check_images, describe_images, describe_run, known_patients
+from ._model_facts import check_facts
 from ._writer import Writer, run_all
 from .run_folder import EVALUATE, RESULTS, claim, keeps_models, prepare, remove_results
 from .search import CLASSES, blaming, embed_all, scores_of
@@ -92,7 +93,7 @@ def evaluate(
     Warns
     -----
     UserWarning
-        If a model fails, or does not say which images it was made with.
+        If a model fails, or nobody can tell which images or patients it was made with.
 
     Raises
     ------
@@ -100,7 +101,7 @@ def evaluate(
         If there are fewer than two patients of a class, a model was made with some of these images or patients, or
         `out` holds files that a run would replace but did not write, or the models of a run.
     ModelError
-        If a file is not a model.
+        If a file is not a model, or metadata of a model cannot be read.
     TrainingError
         If all models fail.
     ValueError
@@ -167,14 +168,15 @@ def load_models(models: Any, store: str | os.PathLike[str] | None) -> dict[str, 
     Raises
     ------
     ModelError
-        If one is not a model.
+        If one is not a model, or its metadata cannot be read.
     ValueError
         As by :func:`name_models`.
     """
-    return {
-        name: as_model(load_model(model, store=store) if isinstance(model, str | os.PathLike) else model)
-        for name, model in name_models(models).items()
-    }
+    loaded = {}
+    for name, model in name_models(models).items():
+        loaded[name] = as_model(load_model(model, store=store) if isinstance(model, str | os.PathLike) else model)
+        check_facts(name, loaded[name])
+    return loaded
 
 
 def name_models(models: Any) -> dict[str, Any]:
@@ -206,7 +208,8 @@ def name_models(models: Any) -> dict[str, Any]:
 def _name_of(model: Any) -> str:
     if isinstance(model, str | os.PathLike):
         return Path(model).stem
-    return str((getattr(model, "metadata", None) or {}).get("recipe", "model"))
+    metadata = getattr(model, "metadata", None)
+    return str(metadata.get("recipe", "model")) if isinstance(metadata, dict) else "model"
 
 
 def _cohort(frame: pd.DataFrame, split: str) -> pd.DataFrame:
@@ -233,7 +236,7 @@ def _seen(models: Mapping[str, CXRModel], cohort: pd.DataFrame, allow_leaks: boo
     ModelError
         If what a model keeps of its images is damaged.
     """
-    found = []
+    found, patients = [], known_patients(cohort)
     for name, model in models.items():
         metadata = model.metadata or {}
         if metadata.get("development") is None:
@@ -241,7 +244,14 @@ def _seen(models: Mapping[str, CXRModel], cohort: pd.DataFrame, allow_leaks: boo
                 f"{name} does not say which images it was made with, so nobody can tell whether these are among them",
                 stacklevel=4,  # past the decorators
             )
-        found += sentences_of_seen(name, metadata, cohort[DIGEST], known_patients(cohort))
+        said = sentences_of_seen(name, metadata, cohort[DIGEST], patients)
+        if not said and cannot_know_patients(metadata.get("development") or {}, patients):
+            warnings.warn(
+                f"nobody can tell whether {name} was made with images of these patients: {ANEW}; copies of its images "
+                "would be known again",
+                stacklevel=4,
+            )
+        found += said
     if found and not allow_leaks:
         raise DataError(
             f"{'; '.join(found)}. Figures on them are too good to be true: leave them out (of a folder that the model "
@@ -278,7 +288,7 @@ def _facts_of(model: CXRModel) -> dict[str, Any]:
     return {
         "description": known.get("description") or known.get("recipe") or type(model.pipeline).__name__,
         "crop": crop_of(model.pipeline),
-        "balance": known.get("balance", "none"),
+        "balance": known.get("balance") or "none",
         "best_params": known.get("best_params") or {},
         "calibrated": "adapted" if model.recalibration else known.get("calibrated"),
         "backbones": describe_networks(model.pipeline),

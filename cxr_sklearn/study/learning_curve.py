@@ -157,7 +157,7 @@ def _best_params(candidate: Candidate, train: pd.DataFrame, random_state: int) -
     if len(grid) == 1:
         return dict(grid[0])
     splits = patient_folds(train, _FOLDS, random_state)
-    best, _ = search(candidate.pipeline, grid, train, splits, n_jobs=None, advance=lambda n: None)
+    best, _, _ = search(candidate.pipeline, grid, train, splits, n_jobs=None, advance=lambda n: None)
     return best
 
 

@@ -123,11 +123,13 @@ def search(
     *,
     n_jobs: int | None,
     advance: Callable[[int], None],
-) -> tuple[dict[str, Any], list[np.ndarray]]:
+    also: pd.DataFrame | None = None,
+) -> tuple[dict[str, Any], list[np.ndarray], Pipeline | None]:
     """Return the parameters with the highest mean ROC AUC over the folds, and the scores of each held-out part.
 
     GridSearchCV would discard those scores, and computing them again can take as long as the search. `advance` is
-    called after every fit.
+    called after every fit. The first candidate is fitted on the rows of `also`, too, and this model is returned: where
+    it is the only one, nobody need wait for the folds.
     """
     if not _needs_stats(pipeline):
         train = train.drop(columns=[STATS, DIGEST], errors="ignore")  # so that it is not sent to the workers
@@ -136,15 +138,18 @@ def search(
         for candidate in candidates
         for rows, held_out in splits
     ]
+    if also is not None:  # first, because it takes longest
+        tasks.insert(0, delayed(fit)(clone(pipeline).set_params(**candidates[0]), also))
     scores = []
-    for fold_scores in Parallel(n_jobs=n_jobs, return_as="generator")(tasks):
-        scores.append(fold_scores)
+    for result in Parallel(n_jobs=n_jobs, return_as="generator")(tasks):
+        scores.append(result)
         advance(1)
+    model = None if also is None else scores.pop(0)
     by_candidate = [scores[i : i + len(splits)] for i in range(0, len(scores), len(splits))]
     targets = [train["target"].iloc[held_out] for _, held_out in splits]
     means = [np.mean([roc_auc_score(*fold) for fold in zip(targets, folds, strict=True)]) for folds in by_candidate]
     best = int(np.argmax(means))
-    return dict(candidates[best]), by_candidate[best]
+    return dict(candidates[best]), by_candidate[best], model
 
 
 def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:
@@ -202,16 +207,19 @@ def fit_candidate(
     rows = train if len(splits) > 1 else train.iloc[splits[0][0]]
     best_params: dict[str, Any] = dict(grid[0])
     held_out_scores: list[np.ndarray] = []
+    model: Pipeline | None = None
     with blaming(candidate.name), progress_bar(f"Fitting {candidate.name}", n_fits, show=verbose > 0) as advance:
         if not is_fitted_once:
-            best_params, held_out_scores = search(
-                candidate.pipeline, grid, train, splits, n_jobs=n_jobs, advance=advance
+            also = rows if len(grid) == 1 else None
+            best_params, held_out_scores, model = search(
+                candidate.pipeline, grid, train, splits, n_jobs=n_jobs, advance=advance, also=also
             )
         pipeline = clone(candidate.pipeline).set_params(**best_params)
-        model = fit(pipeline, rows)
+        if model is None:
+            model = fit(pipeline, rows)
+            advance(1)
         if is_fitted_once:
             held_out_scores = [scores_of(model, train.iloc[splits[0][1]])]
-        advance(1)
     fitted = time.perf_counter()
     parts = [
         score_rows(train.iloc[held_out], candidate.name, scores, fold)

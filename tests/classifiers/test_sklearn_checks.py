@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import sklearn
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cxr_sklearn import FineTunedClassifier, ScratchCNNClassifier
@@ -21,12 +21,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`"),
 ]
-
-
-@pytest.fixture(autouse=True, params=[False, True], ids=["routing off", "routing on"])
-def routing(request):
-    with sklearn.config_context(enable_metadata_routing=request.param):
-        yield
 
 
 class RowsAsImages:
@@ -119,6 +113,24 @@ WEIGHTS_ARE_NOT_ROWS = "batches are drawn from rows: a row of weight two is in o
 EXPECTED_FAILURES = {"check_sample_weight_equivalence_on_dense_data": WEIGHTS_ARE_NOT_ROWS}
 
 
-@parametrize_with_checks([RowCNN(), RowFineTuned()], expected_failed_checks=lambda _: EXPECTED_FAILURES)
+ROWS = [RowCNN(), RowFineTuned()]
+
+
+@parametrize_with_checks(ROWS, expected_failed_checks=lambda _: EXPECTED_FAILURES)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
+
+
+def weighted_checks():
+    """All checks that pass weights, which metadata routing could lose; the others have nothing to route."""
+    for rows in ROWS:
+        for estimator, check in estimator_checks_generator(rows):
+            name = check.func.__name__
+            if "weight" in name and name not in EXPECTED_FAILURES:
+                yield pytest.param(estimator, check, id=f"{type(rows).__name__}-{name}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), list(weighted_checks()))
+def test_checks_of_weights_with_metadata_routing(estimator, check):
+    with sklearn.config_context(enable_metadata_routing=True):
+        check(estimator)

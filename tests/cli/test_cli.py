@@ -66,6 +66,11 @@ def test_synth_draws_another_hospital_with_another_prevalence(tmp_path):
     assert not set(here["patient"]) & set(there["patient"])
     assert there.drop_duplicates("patient")["target"].sum() == 4
     assert "leaves 2 in one class" in fails("synth", tmp_path / "c", *options, "--prevalence", 0.1)
+    for outside in (0, 1, 1.5):
+        assert "above 0 and below 1" in fails("synth", tmp_path / "c", *options, "--prevalence", outside)
+    said = " ".join(call("synth", "--help").output.replace("\u2502", " ").split())
+    assert "above 0 and below 1" in said
+    assert "x<=1" not in said
 
 
 def test_compare_and_report(embedded_frame, tmp_path):
@@ -306,7 +311,6 @@ def test_help_names_every_command():
         ["synth", "x", "--patients", 1],
         ["synth", "x", "--seed", -1],
         ["synth", "x", "--style", "C"],
-        ["synth", "x", "--prevalence", 1.5],
     ],
 )
 def test_wrong_usage(arguments):

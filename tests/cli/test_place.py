@@ -14,7 +14,8 @@ def place(tmp_path_factory):
     """A folder with a model, and the images of another place: with and without class folders, and in a list."""
     folder = tmp_path_factory.mktemp("place")
     save_model(
-        train(write_radiographs(folder / "here", 60, size=32), "shortcuts", store=None, cv=3), folder / "m.skops"
+        train(write_radiographs(folder / "here", 60, size=32, random_state=0), "shortcuts", store=None, cv=3),
+        folder / "m.skops",
     )
     there = write_radiographs(folder / "there", 40, size=32, style="B", random_state=1)
     (folder / "bare").mkdir()

@@ -5,7 +5,8 @@ from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 
 from cxr_sklearn.evaluation.bootstrap import bootstrap, wilson
-from cxr_sklearn.evaluation.calibration import calibration_facts
+from cxr_sklearn.evaluation.calibration import calibration_facts, fit_recalibration
+from cxr_sklearn.models.calibration import recalibrated
 
 
 def facts(target, score, patients=None):
@@ -117,3 +118,16 @@ def test_scores_that_are_all_alike_have_an_intercept_alone(score):
         assert found["observed_expected"]["value"] == pytest.approx(0.5 / score)
     else:
         assert found["observed_expected"] is None
+
+
+@pytest.mark.parametrize("kind", ["intercept", "sigmoid"])
+def test_scores_of_0_and_1_are_fitted_as_they_are_recalibrated(kind):
+    """Of the first forty images, whose score is exactly 0 or 1, some have the other label."""
+    rng = np.random.default_rng(0)
+    score = expit(rng.normal(size=240))
+    target = rng.binomial(1, score)
+    score[:30], target[:30] = 0, np.arange(30) < 3
+    score[30:40], target[30:40] = 1, np.arange(10) > 0
+    moved = recalibrated(score, fit_recalibration(target, score, kind))
+    assert moved.sum() == pytest.approx(target.sum(), abs=1e-6)
+    assert (np.argsort(moved, kind="stable") == np.argsort(score, kind="stable")).all()

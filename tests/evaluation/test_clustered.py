@@ -69,6 +69,12 @@ def test_a_rate_of_one_is_as_certain_as_the_number_of_patients_makes_it():
     assert perfect.ends()[0] < 0.65
 
 
+def test_an_auc_is_as_uncertain_as_the_class_with_fewer_patients():
+    patient_of = np.concatenate([np.arange(30), 30 + np.arange(31) % 3])
+    found = roc_auc((patient_of < 30).astype(int), np.arange(61.0), everybody(patient_of), patient_of)
+    assert (found.images, found.patients, found.few) == (30, 3, True)
+
+
 def test_no_interval_from_one_patient():
     patient_of = np.array([0, 0, 0, 1])
     members = np.array([True, True, True, False])

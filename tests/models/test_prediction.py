@@ -10,8 +10,9 @@ from sklearn.svm import LinearSVC
 
 from cxr_sklearn import DomainDetector, ShortcutFeatures, write_radiographs
 from cxr_sklearn.exceptions import DataError, ModelError
+from cxr_sklearn.images._walk import image_paths
 from cxr_sklearn.models.model import CXRModel
-from cxr_sklearn.models.prediction import image_paths, predict
+from cxr_sklearn.models.prediction import predict
 
 from ..conftest import write_image
 

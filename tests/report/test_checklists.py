@@ -34,7 +34,7 @@ def metrics(**run):
     return {
         "pipelines": {"a_b": facts, "c": copy.deepcopy(facts)},
         "verdict": {"best": "a_b"},
-        "run": {"lang": "en", "versions": {"python": "3.11.9", "cxr-sklearn": "0.1.0"}, **run},
+        "run": {"lang": "en", "versions": {"python": "3.11.9", "cxr-sklearn": "0.1.0"}, "leaks": [], **run},
         "data": {
             **counts, "splits": {"train": counts, "val": dict.fromkeys(counts, 0), "test": counts}, "synthetic": False,
             "patients_unknown": 3, "patients_in_several_splits": 0, "copies_in_several_splits": 2,
@@ -88,6 +88,8 @@ def test_what_a_run_knows_is_answered_with_its_numbers():
     assert "a\\_b: ROC AUC 0.900 (0.850 to 0.950)" in found["stard_ai"]["31"]["answer"]
     assert "train 1\N{NARROW NO-BREAK SPACE}200 (800 with pneumonia), test 1" in found["tripod_ai"]["21"]["answer"]
     assert "cxr_sklearn 0.1.0, BSD" in found["tripod_ai"]["18f"]["answer"]
+    for key, number in (("tripod_ai", "10"), ("claim", "21"), ("stard_ai", "22")):
+        assert found[key][number]["state"] == "partly"
     assert "5\N{NARROW NO-BREAK SPACE}000 images, 3\N{NARROW NO-BREAK SPACE}125" in found["tripod_ai"]["10"]["answer"]
 
 
@@ -138,6 +140,29 @@ def test_a_second_look_at_test_has_to_be_explained():
     assert "(`cutoff`)" in row["answer"]
 
 
+@pytest.mark.parametrize("kind", ["compare", "evaluate"])
+def test_images_that_models_have_seen_are_not_called_unseen(kind):
+    facts = metrics(kind=kind, leaks=["a_b was made with 3 of these images"])
+    row = rows(facts)["stard_ai"]["15c"]
+    assert row["state"] == "partly"
+    assert "No threshold was chosen" not in row["answer"]
+    answer = rows(facts)["claim"]["20"]["answer"]
+    assert ("a\\_b was made with 3 of these images." in answer) == (kind == "evaluate")
+    answer = rows(metrics(kind="evaluate"))["claim"]["20"]["answer"]
+    assert answer.endswith("that a model was made with: none.")
+
+
+def test_a_model_that_was_adapted_is_said_to_be():
+    facts = metrics(kind="evaluate")
+    assert "before this run: none." in rows(facts)["tripod_ai"]["24"]["answer"]
+    assert rows(facts)["tripod_ai"]["13"]["state"] == "development"
+    facts["pipelines"]["c"] |= {"adapted": [{"kind": "labels"}], "calibrated": "adapted"}
+    found = rows(facts)["tripod_ai"]
+    assert "before this run: c. No model" in found["24"]["answer"]
+    assert found["13"]["state"] == "answered"
+    assert "Recalibrated: c: adapted to another place." in found["13"]["answer"]
+
+
 def test_an_evaluation_leaves_the_development_to_the_other_card():
     facts = metrics(kind="evaluate")
     del facts["data"]["splits"]["train"], facts["data"]["splits"]["val"]
@@ -146,7 +171,9 @@ def test_an_evaluation_leaves_the_development_to_the_other_card():
         assert found[key][number]["state"] == "development"
         assert found[key][number]["answer"] == "See the card of the run that made the model."
     assert found["claim"]["33"]["state"] == "answered"
-    assert found["claim"]["33"]["answer"].startswith("This run: 1\N{NARROW NO-BREAK SPACE}200 images")
+    assert found["claim"]["33"]["answer"].startswith(
+        "This run, if its images are from another hospital: 1\N{NARROW NO-BREAK SPACE}200 images"
+    )
     assert "cxr-sklearn evaluate … --by sex,age" in found["tripod_ai"]["14"]["answer"]
     assert "existing classifiers" in found["tripod_ai"]["4"]["answer"]
 
@@ -154,7 +181,8 @@ def test_an_evaluation_leaves_the_development_to_the_other_card():
 def test_scores_that_do_not_tell_the_size_of_the_next_validation():
     facts = metrics()
     facts["pipelines"]["a_b"]["sample_size"] = [{"images": None, "pneumonia": None}]
-    assert rows(facts)["tripod_ai"]["10"]["state"] == "partly"
+    assert rows(facts)["tripod_ai"]["10"]["state"] == "open"
+    assert "(`sample_size`)" in rows(facts)["tripod_ai"]["10"]["answer"]
 
 
 def test_the_author_answers(tmp_path):

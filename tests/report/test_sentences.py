@@ -8,6 +8,7 @@ from cxr_sklearn.report.sentences import (
     grouped,
     listed,
     sample_size_sentence,
+    share_text,
     shift_measures,
     shift_pair,
     threshold_sentence,
@@ -207,3 +208,13 @@ def test_what_was_adapted_is_said_with_its_figures(say, step, parts):
     sentence = adapted_sentence({"date": "2026-01-02T03:04:05+00:00", **step}, say)
     for part in ["2026-01-02", *parts]:
         assert part in sentence
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.05, "0.05"), (0.1234, "0.123"), (0.5, "0.5"), (0.9999, "0.9999"), (1 - 1e-7, "0.9999999"), (2e-6, "0.000002")],
+)
+def test_a_share_never_reads_as_0_or_1(share, text):
+    assert share_text(share) == text
+    step = {"kind": "prevalence", "date": "2026-01-02", "prevalence": [share], "recalibration": None}
+    assert f"prevalence of {text} " in adapted_sentence({**step, "threshold": {"before": 0.5, "value": 0.4}}, EN)

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from cxr_sklearn import CXRModel, adapt, load_model, save_model
+from cxr_sklearn import CXRModel, adapt, evaluate, load_model, save_model
 from cxr_sklearn.evaluation.thresholds import find_threshold, parse_rule
 from cxr_sklearn.exceptions import DataError, InputError, ModelError
 from cxr_sklearn.models.calibration import fit_calibrator
@@ -285,10 +285,41 @@ def test_recalibrations_that_are_none(wrong, tmp_path):
         save_model(model, tmp_path / "m.joblib")
 
 
-def test_scores_that_rank_the_wrong_way(tmp_path):
-    frame, answers = place(tmp_path, 400, slope=-1)
-    with pytest.raises(DataError, match="no better than chance"):
-        adapt(CXRModel(answers), frame, calibrate="sigmoid", store=None)
+@pytest.mark.parametrize("calibrate", ["none", "intercept", "sigmoid", "auto"])
+def test_scores_that_rank_no_better_than_chance(tmp_path, calibrate):
+    frame, answers = place(tmp_path, 100, slope=-1)
+    alike = KnownAnswers(dict.fromkeys(frame["path"], 0.3))
+    for useless in (answers, alike):
+        with pytest.raises(DataError, match="no better than chance"):
+            adapt(CXRModel(useless), frame, calibrate=calibrate, store=None)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("data", "Our hospital"), ("data", {"train": {"normal": "many", "pneumonia": 3}}), ("data", {"train": 3}),
+    ("adapted", "yes"), ("adapted", True), ("adapted", [{"kind": "labels"}]), ("adapted_on", 5),
+    ("metrics", "text"), ("metrics", {"test": {"roc_auc": "high"}}), ("description", 5), ("recipe", 5),
+    ("threshold_rule", "by committee"), ("threshold_rule", 0.5), ("calibrated", "well"), ("calibrated", {}),
+    ("balance", 5), ("best_params", "none"), ("development", "here"), ("created", 2026),
+    ("development", {"scores": {"normal": [1]}}),
+])  # fmt: skip
+def test_metadata_that_cannot_be_read(key, value, tmp_path):
+    model = CXRModel(KnownAnswers({}), metadata={**DATA, key: value})
+    for use in (lambda: adapt(model, prevalence=0.1), lambda: evaluate(model, pd.DataFrame(), out=tmp_path)):
+        with pytest.raises(ModelError, match=f"have '{key}'"):
+            use()
+
+
+def test_metadata_that_are_no_dict(tmp_path):
+    with pytest.raises(ModelError, match="must be a dict, not str"):
+        evaluate(CXRModel(KnownAnswers({}), metadata="ours"), pd.DataFrame(), out=tmp_path)
+
+
+def test_facts_of_the_users_own_and_none_are_no_trouble(there):
+    frame, answers = there
+    keys = ("recipe", "description", "balance", "metrics", "adapted", "adapted_on", "development", "calibrated")
+    model = CXRModel(answers, metadata={**DATA, **dict.fromkeys(keys), "hospital": ["Our hospital", 5]})
+    for step in (adapt(model, prevalence=0.2), adapt(model, frame, store=None), adapt(model, frame, prevalence=0.2)):
+        assert adapt(step, prevalence=0.5).metadata["hospital"] == ["Our hospital", 5]
 
 
 @pytest.mark.parametrize("prevalence", [0, 1, 1.5, -0.1, "x", True, (0.1,) * 3, (0.2, 0.1), (0.1, "b"), np.nan])

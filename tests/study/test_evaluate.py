@@ -22,7 +22,7 @@ from cxr_sklearn import (
     write_radiographs,
 )
 from cxr_sklearn.exceptions import DataError, InputError, ModelError
-from cxr_sklearn.models.development import describe_development, seen_before
+from cxr_sklearn.models.development import cannot_know_patients, describe_development, seen_before, sentences_of_seen
 from cxr_sklearn.study.run_folder import write_results
 
 SIZE = 48
@@ -127,6 +127,8 @@ def test_the_report_can_be_rendered_again(judged, tmp_path, lang):
     shutil.copytree(out, tmp_path / "copy")
     again = write_results(tmp_path / "copy", lang=lang)
     assert again["pipelines"] == metrics["pipelines"]
+    assert again["run"]["lang"] == lang
+    assert f'<html lang="{lang}">' in (tmp_path / "copy" / "report.html").read_text()
     with pytest.raises(InputError, match="carry their thresholds"):
         write_results(tmp_path / "copy", threshold="youden")
 
@@ -156,6 +158,28 @@ def test_a_copy_under_another_name_is_known_again(models, here, there, store, tm
 def test_patients_who_are_unknown_are_not_taken_for_each_other(models, there, store, tmp_path):
     frame = there.assign(patient=[f"{i}.jpeg" for i in range(len(there))])
     evaluate({"pixels": models["pixels"]}, frame, out=tmp_path / "out", store=store)
+
+
+def test_patients_with_new_names_are_not_counted_as_unseen():
+    """As --dicom-identity names them: whose names are keyed, of the model or of the cohort, makes no difference."""
+    names, keyed = ["Ann", "Bob"], ["dicom-1-0123456789abcdef", "dicom-2-fedcba9876543210"]
+    for of_model, of_cohort in ((names, keyed), (keyed, names), (keyed, ["dicom-1-0000000000000000"])):
+        metadata = {"development": describe_development([b"1"], of_model)}
+        (said,) = sentences_of_seen("it", metadata, [b"1"], of_cohort)
+        assert said.startswith("it was made with 1 of these images (nobody can tell of these patients")
+        assert cannot_know_patients(metadata["development"], of_cohort)
+        assert not sentences_of_seen("it", metadata, [b"2"], of_cohort)
+    metadata = {"development": describe_development([b"1"], keyed)}
+    (said,) = sentences_of_seen("it", metadata, [], keyed)  # of the same call of load_folder
+    assert said == "it was made with 0 of these images and 2 of these patients"
+    assert not cannot_know_patients(describe_development([], names), names)
+
+
+def test_nobody_can_tell_of_patients_with_new_names(models, there, store, tmp_path):
+    number = pd.factorize(there["patient"])[0]
+    cohort = there.assign(patient=[f"dicom-{i}-{i:016x}" for i in number])
+    with pytest.warns(UserWarning, match="nobody can tell whether pixels was made with images of these patients"):
+        evaluate({"pixels": models["pixels"]}, cohort, out=tmp_path, store=store)
 
 
 def test_labels_that_a_model_was_adapted_to_count_as_seen(models, there, store, tmp_path):
@@ -219,6 +243,12 @@ def test_a_name_that_is_no_text_costs_no_model():
 def test_what_is_no_list_of_models(models, message, there, tmp_path):
     with pytest.raises(InputError, match=message):
         evaluate(models, there, out=tmp_path)
+
+
+@pytest.mark.parametrize("column", ["image_stats", "image_digest"])
+def test_columns_that_a_run_would_replace(column, there, tmp_path):
+    with pytest.raises(DataError, match=f"column '{column}', .* rename it"):
+        evaluate(CXRModel(pixels().fit(there["path"], there["target"])), there.assign(**{column: 1}), out=tmp_path)
 
 
 def test_cohorts_that_measure_nothing(models, there, store, tmp_path):

@@ -1,14 +1,15 @@
-"""The one walk through a folder of images, for all commands."""
+"""Which files are images: the one walk through a folder, for all commands."""
 
 from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .._io import open_regular
+from .._io import open_regular, user_path
 from ..exceptions import DataError
 
 IMAGE_SUFFIXES = {".jpeg", ".jpg", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"}
@@ -80,3 +81,58 @@ def _holds_an_image(path: str, name: str) -> bool:
             return name != "DICOMDIR" and file.read(132)[128:] == b"DICM"
     except OSError:
         return False
+
+
+def image_paths(places: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return files as they are and folders as the image files below them, sorted; nothing twice, and nothing hidden.
+
+    Raises
+    ------
+    DataError
+        If a folder holds no image files or cannot be read, or a path is empty.
+
+    Warns
+    -----
+    UserWarning
+        If a folder also holds images of kinds that are not read.
+    """
+    found: dict[str, None] = {}
+    passed_by: list[str] = []
+    for place in (os.fspath(place) for place in places):
+        if not place:
+            raise DataError("a path is empty")
+        path = user_path(place)
+        if path.suffix.lower() in (".csv", ".tsv") and path.is_file():
+            raise DataError(f"{path} is a table; give its images, or their paths on stdin and - for them")
+        if reason := other_kind(path):
+            raise DataError(reason)
+        if not path.is_dir():
+            found[_plain(path)] = None
+            continue
+        folders = list(walk(path))
+        passed_by += (other for folder in folders for other in folder.passed_by)
+        below = sorted(_plain(image) for folder in folders for image in folder.images)
+        if not below:
+            raise DataError(f"{path} holds no image files" + (f"; {_not_read(passed_by)}" if passed_by else ""))
+        found |= dict.fromkeys(below)
+    if passed_by:
+        warnings.warn(_not_read(passed_by), stacklevel=2)
+    return list(found)
+
+
+def _plain(path: str | os.PathLike[str]) -> str:
+    plain = os.path.normpath(path)
+    return os.fspath(path) if plain.startswith("~") else plain  # ./~ is not the home folder
+
+
+def _not_read(paths: list[str]) -> str:
+    more = f" and {len(paths) - 3:,} more" if len(paths) > 3 else ""
+    return (
+        f"{counted(len(paths), 'image file')} of a kind that is not read, skipped: {', '.join(paths[:3])}{more}; "
+        "DICOM files must end in .dcm"
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
