@@ -29,6 +29,7 @@ from .models.files import load_model as load_model
 from .models.files import save as save
 from .models.files import save_model as save_model
 from .models.model import CXRModel as CXRModel
+from .models.onnx import export_onnx as export_onnx
 from .models.prediction import predict as predict
 from .study.adapt import adapt as adapt
 from .study.compare import compare as compare

@@ -302,6 +302,15 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
         return self._inputs(as_batch(X))
 
     @keras_settings()
+    def networks_in_turn(self) -> list[Any]:
+        """Return the Keras models that follow each other from images, ``uint8 (n, H, W, 1 or 3)``, to logits.
+
+        What one gives is rounded to the dtype of the next one's input.
+        """
+        check_is_fitted(self, "weights_")
+        return [self._network()]
+
+    @keras_settings()
     def cut_at_last_maps(self) -> tuple[Any, Any]:
         """Cut the fitted network behind its last feature maps.
 

@@ -428,6 +428,12 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
     def _inputs(self, batch: ImageBatch) -> Indexable:
         return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size)
 
+    @keras_settings()
+    def networks_in_turn(self) -> list[Any]:
+        """Return the frozen part, ``uint8 (n, H, W, 3)`` to maps, and the rest; all in one where nothing is frozen."""
+        learnt = super().networks_in_turn()
+        return learnt if self._learns_all() else [self._cut().frozen(), *learnt]
+
     def _build(self) -> Any:
         return self._whole(self._tail(), self._head(self.feature_mean_.shape))
 

@@ -181,6 +181,32 @@ def explain(
             say(OUT_OF_DOMAIN, style="yellow")
 
 
+@app.command()
+def export(
+    model: ModelFile,
+    out: Annotated[Path, typer.Option("--out", "-o", **PATH, help="File to write, ending in .onnx.")],
+    weights: MovedWeights = None,
+    trust: Trust = False,
+) -> None:
+    """Write a saved model as one ONNX file, from grey pixels to scores and decisions, for ONNX Runtime anywhere."""
+    with one_line_errors():
+        from ..models.onnx import check_installed, check_target, export_onnx
+
+        check_target(out)
+        check_installed()
+        known = load_and_warn(model, trust, None, weights)
+        facts = export_onnx(known, out)
+        check = facts["check"]
+        height, width = facts["size"]
+        say(f"Model: {out} ({out.stat().st_size / 1e6:.1f} MB), for images of {height} x {width} pixels")
+        say(f"On {check['images']} drawn images, its scores differ from the model's by at most "
+            f"{check['largest_difference']:.1g}.")  # fmt: skip
+        if check["rounded"]:
+            say("The model computes its network in bfloat16, the file in float32.", style="yellow")
+        if facts["left_out"]:
+            say(f"Left out: the {facts['left_out'][0]}. The file scores images of any kind.", style="yellow")
+
+
 def load_and_warn(model: Path, trust: bool, store: str | Path | None, weights: Path | None) -> CXRModel:
     """Load a model, and say on stderr what it warns of."""
     from ..models.files import load_model

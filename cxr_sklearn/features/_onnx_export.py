@@ -70,7 +70,7 @@ def export(backbone: Backbone, pooling: str, image_shape: tuple[int, int, int], 
 
 
 def to_onnx(network: Any, image_shape: tuple[int, ...], name: str) -> Any:
-    """Convert a Keras model of TensorFlow from ``uint8 (n, *image_shape)`` to vectors.
+    """Convert a Keras model of TensorFlow from images, ``(n, *image_shape)`` of its dtype, to vectors or maps.
 
     Keras' own ``Model.export`` loses constants of the preprocessing and of Normalization layers, so the graph is
     frozen here.
@@ -80,7 +80,7 @@ def to_onnx(network: Any, image_shape: tuple[int, ...], name: str) -> Any:
     from onnx import helper
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    signature = tf.TensorSpec((None, *image_shape), tf.uint8, name="images")
+    signature = tf.TensorSpec((None, *image_shape), network.input.dtype, name="images")
     traced = tf.function(lambda images: tf.identity(network(images, training=False), name="features"), autograph=False)
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function(signature))
     (images,), (features,) = frozen.inputs, frozen.outputs
