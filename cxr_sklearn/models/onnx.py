@@ -29,13 +29,10 @@ from ..features.embedder import FrozenEmbedder
 from ._onnx_graph import OPSETS, Graph
 from ._onnx_steps import Value, Work, known_scores, probability, recalibrated
 from ._steps import networks_of, parts_of, without_stores
+from .exported import FORMAT, PROPERTY
 from .files import _OWN_FACTS, _describe_weights
 from .model import CXRModel, as_model, check_recalibration, check_threshold
 
-#: Of the metadata: raise it when a reader could not read them as before.
-FORMAT = 1
-#: The property of the file that holds them.
-PROPERTY = "cxr_sklearn"
 #: What stands for the digest while the rest of the file is hashed.
 NO_DIGEST = "0" * 64
 #: How far the scores of the file may be from those of the same steps with the same networks in ONNX Runtime, and from
@@ -291,7 +288,7 @@ def _write(proto: Any, facts: Mapping[str, Any], path: Path) -> str:
     """Write the file with its metadata, and return the digest that it contains."""
     from onnx import helper
 
-    helper.set_model_props(proto, {PROPERTY: json.dumps({**facts, "sha256": NO_DIGEST})})
+    helper.set_model_props(proto, {PROPERTY.decode(): json.dumps({**facts, "sha256": NO_DIGEST})})
     content = bytearray(proto.SerializeToString())
     # Text of a protobuf file stands there as it is, so a digest of the same length can be put in its place.
     before = b'"sha256": "'
