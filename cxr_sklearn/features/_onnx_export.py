@@ -77,17 +77,22 @@ def to_onnx(network: Any, image_shape: tuple[int, ...], name: str) -> Any:
     """
     import tensorflow as tf
     import tf2onnx
-    from onnx import helper
+    from onnx import defs, helper
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     signature = tf.TensorSpec((None, *image_shape), network.input.dtype, name="images")
     traced = tf.function(lambda images: tf.identity(network(images, training=False), name="features"), autograph=False)
     frozen = convert_variables_to_constants_v2(traced.get_concrete_function(signature))
     (images,), (features,) = frozen.inputs, frozen.outputs
+    graph = frozen.graph.as_graph_def()
+    # tf2onnx would take gigabytes to find out that it cannot convert such a call.
+    _refuse([node for node in graph.node if node.op == "StatefulPartitionedCall"], network, name)
     proto, _ = tf2onnx.convert.from_graph_def(
-        frozen.graph.as_graph_def(), input_names=[images.name], output_names=[features.name], opset=_OPSET
+        graph, input_names=[images.name], output_names=[features.name], opset=_OPSET
     )
-    _refuse_foreign(proto, network, name)
+    known = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
+    # tf2onnx leaves what it cannot convert as it is.
+    _refuse([node for node in proto.graph.node if node.domain or node.op_type not in known], network, name)
     renamed = {images.name: "images", features.name: "features"}
     for node in proto.graph.node:
         node.input[:] = [renamed.get(at, at) for at in node.input]
@@ -100,23 +105,20 @@ def to_onnx(network: Any, image_shape: tuple[int, ...], name: str) -> Any:
     return proto
 
 
-def _refuse_foreign(proto: Any, network: Any, name: str) -> None:
-    """Refuse operators that ONNX does not have: tf2onnx leaves what it cannot convert as it is."""
-    from onnx import defs
-
-    known = {schema.name for schema in defs.get_all_schemas() if schema.domain == ""}
+def _refuse(nodes: list[Any], network: Any, name: str) -> None:
+    """Refuse a network with operators that ONNX does not have, naming the layer of the first."""
+    if not nodes:
+        return
     layers = {layer.name: type(layer).__name__ for layer in network._flatten_layers()}
-    for node in proto.graph.node:
-        if node.domain == "" and node.op_type in known:
-            continue
-        # Scopes are called after layers, some with a number behind the name.
-        scopes = [scope for part in node.name.split("/") for scope in (part, part.rpartition("_")[0])]
-        layer = next((scope for scope in reversed(scopes) if scope in layers), None)
-        where = f"layer {layer!r} ({layers[layer]})" if layer else f"node {node.name!r}"
-        raise InputError(
-            f"{name} cannot be exported: its {where} computes {node.op_type}, which ONNX does not have; use "
-            "engine='keras' with precision='float32' or 'bfloat16'"
-        )
+    node, *_ = nodes
+    # Scopes are called after layers, some with a number behind the name.
+    scopes = [scope for part in node.name.split("/") for scope in (part, part.rpartition("_")[0])]
+    layer = next((scope for scope in reversed(scopes) if scope in layers), None)
+    where = f"layer {layer!r} ({layers[layer]})" if layer else f"node {node.name!r}"
+    raise InputError(
+        f"{name} cannot be exported: its {where} computes {getattr(node, 'op_type', None) or node.op}, which ONNX does "
+        "not have; use engine='keras' with precision='float32' or 'bfloat16'"
+    )
 
 
 def main() -> int:
