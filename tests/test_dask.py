@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from cxr_sklearn import FeatureStore, FrozenEmbedder, ImageLoader, load_model, write_radiographs
 from cxr_sklearn.cli import app
+from cxr_sklearn.cli.app import for_workers
 
 from .conftest import ROOT
 
@@ -106,6 +107,20 @@ def test_the_lines_of_the_documentation(client, tmp_path, monkeypatch, capsys):
     assert len(namespace["features"]) == len(namespace["frame"])
 
 
+def executed(client):
+    """How many tasks the workers have done."""
+    return sum(client.run(lambda dask_worker: dask_worker.state.executed_count).values())
+
+
+def test_paths_of_the_shell_are_absolute_for_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert for_workers("tcp://...", Path("images"), Path("kept"), "VGG16.h5") == (
+        tmp_path / "images", tmp_path / "kept", str(tmp_path / "VGG16.h5"),
+    )  # fmt: skip
+    assert for_workers("tcp://...", Path("images"), None, "imagenet")[1:] == (None, "imagenet")
+    assert for_workers(None, Path("images"), "auto", "VGG16.h5") == (Path("images"), "auto", "VGG16.h5")
+
+
 def test_commands_of_the_shell(client, tmp_path, monkeypatch):
     """Relative paths of images and store are found by workers, which have another working directory."""
     monkeypatch.chdir(tmp_path)
@@ -122,8 +137,10 @@ def test_commands_of_the_shell(client, tmp_path, monkeypatch):
     words = ["images", "--pipeline", "mine.py", "--weights", "random", "--store", "kept", "--quiet"]
     alone = CliRunner().invoke(app, ["train", *words, "--folds", "2", "--save", "alone.skops", "--store", "other"])
     assert alone.exit_code == 0, alone.output
+    before = executed(client)
     done = CliRunner().invoke(app, ["train", *words, "--folds", "2", "--save", "m.skops", "--cluster", address])
     assert done.exit_code == 0, done.output
+    assert executed(client) > before
     found, wanted = (load_model(name, store=None).metadata["metrics"] for name in ("m.skops", "alone.skops"))
     assert found == wanted
 

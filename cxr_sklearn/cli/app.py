@@ -159,13 +159,16 @@ def on_cluster(address: str | None) -> Iterator[None]:
         yield
 
 
-def for_workers(cluster: str | None, images: Path, store: Any) -> tuple[Path, Any]:
-    """Return the folders of images and store as workers, which have another working directory, find them."""
+def for_workers(cluster: str | None, images: Path, store: Any, weights: Any) -> tuple[Path, Any, Any]:
+    """Return the paths of images, store and weights as workers, which have another working directory, find them."""
     if cluster is None:
-        return images, store
+        return images, store, weights
+    from .._io import user_path
     from ..features.store import store_directory
 
-    return images.absolute(), None if store is None else store_directory(store).absolute()
+    is_file = weights not in (None, "imagenet", "random")
+    kept = None if store is None else store_directory(store).absolute()
+    return images.absolute(), kept, str(user_path(weights).absolute()) if is_file else weights
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ def train(
                                     random_state=seed)  # fmt: skip
         for variant in candidate.variants():
             check_saveable(variant, save)
-        images, store = for_workers(cluster, images, store)
+        images, store, weights = for_workers(cluster, images, store, weights)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
         model = run(frame, pipeline, weights=weights, precision=precision, store=store, balance=balance,
                     threshold=threshold, calibrate=calibrate, allow_leaks=allow_leaks, cv=folds, n_jobs=jobs,

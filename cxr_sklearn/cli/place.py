@@ -57,7 +57,7 @@ def evaluate(
         from ..study.evaluate import evaluate as run
         from ..study.evaluate import name_models
 
-        images, store = for_workers(cluster, images, store)
+        images, store, weights = for_workers(cluster, images, store, weights)
         named = {name: load_and_warn(file, trust, store, weights) for name, file in name_models(models).items()}
         cohort = load(images, dicom_identity=dicom_identity)
         metrics = run(named, cohort, out=out, split=split, by=columns(by), store=store, allow_leaks=allow_leaks,

@@ -110,7 +110,7 @@ def compare(
             images = folder_to_write(out) / f"synthetic-{seed}"  # the same seed draws the same files again
             weights = _weights_for_synthetic(weights, pipeline)
             write_radiographs(images, 150, random_state=seed)
-        images, store = for_workers(cluster, images, store)
+        images, store, weights = for_workers(cluster, images, store, weights)
         metrics = run(
             load(images, dicom_identity=dicom_identity),
             pipeline,
@@ -212,7 +212,7 @@ def learning_curve(
         has_report = (out / "metrics.json").is_file()
         if has_report:
             claim(out, COMPUTED, overwrite=overwrite)
-        images, store = for_workers(cluster, images, store)
+        images, store, weights = for_workers(cluster, images, store, weights)
         frame = load(images, warn=True, dicom_identity=dicom_identity)
         table = run(frame, pipeline, out=out, weights=weights, precision=precision, store=store, n_repeats=repeats,
                     allow_leaks=allow_leaks, random_state=seed, overwrite=overwrite, verbose=not quiet)  # fmt: skip

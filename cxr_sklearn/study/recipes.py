@@ -210,7 +210,8 @@ def candidates_of(
         networks = [network for candidate in built for network in networks_of(candidate.pipeline)]
         if precision not in [network.precision for network in networks]:
             raise RecipeError(
-                f"precision={precision!r} is for recipes with frozen networks, and {', '.join(pipelines)} takes none"
+                f"precision={precision!r} is for frozen networks, and {', '.join(pipelines)} has no such network that "
+                "takes it"
             )
     return built
 
