@@ -40,7 +40,7 @@ from ..features.shortcuts import ShortcutFeatures
 from ..images.augment import ImageAugmenter
 from ..images.loader import ImageLoader
 from ._onnx_graph import OPSETS, Graph
-from .calibration import KnownScores
+from .calibration import LEAST_SCORE, KnownScores
 
 #: What skl2onnx converts to the numbers that scikit-learn gives.
 TRANSFORMERS = (
@@ -59,9 +59,6 @@ _WRAPPERS: tuple[tuple[type, str], ...] = (
     (TunedThresholdClassifierCV, "estimator_"),
     (FrozenEstimator, "estimator"),
 )
-#: Networks with layers that TensorFlow's exporter leaves as they are; ONNX does not have them.
-_NOT_IN_ONNX = "ConvNeXt"
-_TINY = float(np.finfo(float).eps)
 
 
 @dataclass
@@ -166,9 +163,6 @@ def _unwrapped(model: Any) -> Any:
 
 def _network(work: Work, step: FrozenEmbedder | KerasImageClassifier) -> str:
     """Note a network that is merged in later, and return its output in float64."""
-    backbone = getattr(step, "backbone", "")
-    if backbone.startswith(_NOT_IN_ONNX):
-        refuse(step, f"{backbone} has layers that ONNX does not have")
     name = f"network_{len(work.networks)}"
     work.networks[name] = step
     return work.graph.cast(name)
@@ -284,7 +278,7 @@ def _affine(graph: Graph, scores: str, slope: float, intercept: float) -> str:
 
 
 def _log_odds(graph: Graph, scores: str) -> str:
-    inside = graph.add("Clip", scores, graph.constant(_TINY), graph.constant(1 - _TINY))
+    inside = graph.add("Clip", scores, graph.constant(LEAST_SCORE), graph.constant(1 - LEAST_SCORE))
     return graph.add("Log", graph.add("Div", inside, graph.add("Sub", graph.constant(1), inside)))
 
 

@@ -53,9 +53,7 @@ class KnownScores(ClassifierMixin, BaseEstimator):
     @usual_settings
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the logit of the scores, which temperature and sigmoid are defined on, shape (n,)."""
-        tiny = np.finfo(float).eps
-        p = np.clip(np.asarray(X, dtype=float)[:, 0], tiny, 1 - tiny)
-        return np.log(p / (1 - p))
+        return finite_log_odds(np.asarray(X, dtype=float)[:, 0])
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the class of each score, shape (n,)."""
@@ -117,13 +115,16 @@ def recalibrated(scores: np.ndarray, recalibration: tuple[float, float] | None) 
     return after
 
 
+#: Scores below it, and above 1 less it, count as these bounds: the log odds of 0 and 1 are infinite.
+LEAST_SCORE = float(np.finfo(float).eps)
+
+
 def finite_log_odds(scores: ArrayLike) -> np.ndarray:
     """Return the log odds of scores, shape (n,); scores of 0 and 1 count as the nearest to them that have any.
 
     A recalibration is fitted and applied on these. They keep the order of scores however near to 0 or 1 they are.
     """
-    tiny = np.finfo(float).eps
-    found: np.ndarray = logit(np.clip(np.asarray(scores, dtype=float), tiny, 1 - tiny))
+    found: np.ndarray = logit(np.clip(np.asarray(scores, dtype=float), LEAST_SCORE, 1 - LEAST_SCORE))
     return found
 
 

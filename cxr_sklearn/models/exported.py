@@ -27,6 +27,8 @@ MAX_BYTES = 2**31 - 1
 #: The metadata property that holds ours.
 PROPERTY = b"cxr_sklearn"
 SUFFIX = ".onnx"
+#: What stands for the digest while the rest of the file is hashed.
+NO_DIGEST = "0" * 64
 NO_DOMAIN = (
     "An exported model cannot tell whether an image is like those that it was trained on; for any other image its "
     "score means nothing."
@@ -375,7 +377,7 @@ def _metadata(content: bytes, path: Path) -> dict[str, Any]:
     at = content.find(digest.encode(), start, end)
     view = memoryview(content)
     whole = sha256(view[:at])
-    whole.update(b"0" * len(digest))
+    whole.update(NO_DIGEST.encode())
     whole.update(view[at + len(digest) :])
     if at < 0 or whole.hexdigest() != digest:
         raise ModelError(f"{path} is damaged: its content has changed since it was exported; get it again")

@@ -29,17 +29,14 @@ from ..features.embedder import FrozenEmbedder
 from ._onnx_graph import OPSETS, Graph
 from ._onnx_steps import Value, Work, known_scores, probability, recalibrated
 from ._steps import networks_of, parts_of, without_stores
-from .exported import FORMAT, PROPERTY
+from .exported import FORMAT, MAX_BYTES, NO_DIGEST, PROPERTY, SUFFIX
 from .files import _OWN_FACTS, _describe_weights
 from .model import CXRModel, as_model, check_recalibration, check_threshold
 
-#: What stands for the digest while the rest of the file is hashed.
-NO_DIGEST = "0" * 64
 #: How far the scores of the file may be from those of the same steps with the same networks in ONNX Runtime, and from
 #: the model's own: Keras adds up in another order, and a scaler magnifies features that hardly vary.
 TOLERANCE, OTHER_ORDER = 1e-5, 1e-3
 _N_CHECKED = 16
-_LARGEST = 2**31 - 1
 _PACKAGES = ("onnx", "onnxruntime", "skl2onnx", "tf2onnx")
 _OF_IMAGES = ("development", "adapted_on")
 
@@ -122,8 +119,8 @@ def check_target(target: Path) -> None:
     InputError
         If it has another ending, is a folder, or lies in none.
     """
-    if target.suffix != ".onnx":
-        raise InputError(f"{target} must end in .onnx")
+    if target.suffix != SUFFIX:
+        raise InputError(f"{target} must end in {SUFFIX}")
     if target.is_dir():
         raise InputError(f"{target} is a folder; give the file another name")
     if not target.absolute().parent.is_dir():
@@ -216,7 +213,7 @@ def _whole(work: Work, facts: Mapping[str, Any]) -> Any:
     inputs = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", *facts["size"]])]
     kinds = {"score": TensorProto.DOUBLE, "decision": TensorProto.INT64}
     proto = front.model(inputs, [helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in kinds.items()])
-    if proto.ByteSize() > _LARGEST - 1_000_000:  # the metadata come on top
+    if proto.ByteSize() > MAX_BYTES - 1_000_000:  # the metadata come on top
         raise InputError(f"the file would have {proto.ByteSize() / 1e9:.1f} GB, and ONNX files end at 2 GB")
     proto.doc_string = "A chest radiograph's score for pneumonia; not a diagnosis. The property cxr_sklearn says more."
     checker.check_model(proto)
