@@ -147,11 +147,17 @@ class TestExported:
         wanted = embedder(precision="int8").fit_transform(images)
         np.save(tmp_path / "images.npy", images)
         program = """
-            import sys
+            import os, signal, sys
             import numpy as np
             from cxr_sklearn import FrozenEmbedder
             embedder = FrozenEmbedder("MobileNet", weights="random", precision="int8", store=None)
-            np.save(sys.argv[1] + "/rows.npy", embedder.fit_transform(np.load(sys.argv[1] + "/images.npy")))
+            images = np.load(sys.argv[1] + "/images.npy")
+            rows = embedder.fit_transform(images)
+            np.save(sys.argv[1] + "/rows.npy", rows)
+            if (child := os.fork()) == 0:  # the threads of the session are not in there
+                signal.alarm(60)
+                os._exit(not np.array_equal(embedder.transform(images), rows))
+            assert os.waitpid(child, 0)[1] == 0
             assert not {"tensorflow", "keras", "tf2onnx", "onnx"} & set(sys.modules), "for the export alone"
         """
         subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(tmp_path)], check=True)
