@@ -15,7 +15,7 @@ from ..datasets._identity import is_keyed
 from ..exceptions import ModelError
 
 #: A histogram of scores has this many bins of equal width.
-_BINS = 50
+BINS = 50
 #: Bytes of a digest. That any of 100,000 training images agrees by chance with any of 100,000 others has a probability
 #: of 1 in 28,000.
 _DIGEST = 6
@@ -55,7 +55,7 @@ def describe_development(
         facts["keyed"] = True
     if scores is not None:
         facts["scores"] = {
-            label: np.histogram(scores.loc[scores["target"] == target, "score"], _BINS, (0, 1))[0].tolist()
+            label: np.histogram(scores.loc[scores["target"] == target, "score"], BINS, (0, 1))[0].tolist()
             for target, label in ((0, "normal"), (1, "pneumonia"))
         }
     return facts
@@ -93,7 +93,7 @@ def sentences_of_seen(
                 n_images, n_patients = seen_before(facts, images, patients)
                 whom = f" and {n_patients:,} of these patients"
                 if not n_patients and cannot_know_patients(facts, patients):
-                    whom = f" (nobody can tell of these patients: {ANEW})"
+                    whom = f" (it cannot know these patients again: {ANEW})"
                 if n_images or n_patients:
                     said.append(f"{name} was {use} {n_images:,} of these images{whom}")
     except (KeyError, TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import InputError, ModelError
 from ..models.calibration import METHODS
+from ..models.development import BINS
 from ..models.model import CXRModel
 
 
@@ -82,7 +83,7 @@ def _are_counts(value: Any) -> bool:
 
 def _is_development(value: Any) -> bool:
     def histogram(counts: Any) -> bool:
-        return isinstance(counts, list) and len(counts) == 50 and all(map(_is_count, counts))
+        return isinstance(counts, list) and len(counts) == BINS and all(map(_is_count, counts))
 
     return _has(value, scores=_or_none(lambda scores: _has(scores, normal=histogram, pneumonia=histogram)))
 

@@ -149,7 +149,7 @@ def _shares(prevalence: Any) -> tuple[float, ...]:
 
 
 def _own_rule(model: CXRModel) -> str:
-    """Return the rule by which the threshold of a model was chosen, and "youden" where there was none to use again."""
+    """Return the rule by which the threshold of a model was chosen, or "youden" if that cannot be used again."""
     rule = str((model.metadata or {}).get("threshold_rule") or "youden")
     return "youden" if parse_rule(rule).name in ("fixed", "robust") else rule
 

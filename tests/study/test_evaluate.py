@@ -166,7 +166,7 @@ def test_patients_with_new_names_are_not_counted_as_unseen():
     for of_model, of_cohort in ((names, keyed), (keyed, names), (keyed, ["dicom-1-0000000000000000"])):
         metadata = {"development": describe_development([b"1"], of_model)}
         (said,) = sentences_of_seen("it", metadata, [b"1"], of_cohort)
-        assert said.startswith("it was made with 1 of these images (nobody can tell of these patients")
+        assert said.startswith("it was made with 1 of these images (it cannot know these patients again")
         assert cannot_know_patients(metadata["development"], of_cohort)
         assert not sentences_of_seen("it", metadata, [b"2"], of_cohort)
     metadata = {"development": describe_development([b"1"], keyed)}
