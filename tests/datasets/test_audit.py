@@ -225,6 +225,21 @@ def test_different_radiographs_are_not_alike(monkeypatch):
         assert [group.tolist() for group in similar_groups(copied)] == [[i, i + len(spectra)] for i in range(3)]
 
 
+def test_no_near_identical_image_is_missed():
+    """Pairs on either side of the limit, negatives among them, against the correlations of all pairs."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(*np.meshgrid(np.arange(24), np.arange(24))).ravel()[1:] ** 1.5
+    first = rng.standard_normal((150, 575)) * rng.uniform(0.1, 3, 575)
+    noise = rng.standard_normal((150, 575)) * rng.uniform(0.1, 3, 575)
+    second = rng.choice((-1, 1), (150, 1)) * (first + rng.uniform(0.2, 0.45, (150, 1)) * noise)
+    weighted = np.concatenate([first, second])
+    unit = weighted / np.linalg.norm(weighted, axis=1, keepdims=True)
+    alike = np.abs(np.einsum("ij,ij->i", unit[:150], unit[150:])) >= 0.95
+    assert 30 < alike.sum() < 120
+    found = similar_groups((weighted / frequency).astype(np.float32))
+    assert [group.tolist() for group in found] == [[i, i + 150] for i in np.flatnonzero(alike)]
+
+
 @pytest.mark.realdata
 def test_the_real_folder(real_data, tmp_path):
     frame = load_folder(real_data / "chest_xray_224")
