@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import platformdirs
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 
 from .._io import public, user_path
 from .._sqlite import open_database, transaction
@@ -351,7 +352,9 @@ def _share_out(
     step = chunk_size * min(max(n_chunks // (4 * n_workers), 1), _CHUNKS_AT_ONCE)
     shares = [slice(start, start + step) for start in range(0, len(keys), step)]
     tasks = (delayed(readable_rows)(wanted[share], NoStore(), compute, chunk_size=chunk_size) for share in shares)
-    answers = Parallel(n_jobs=n_workers, batch_size=1, return_as="generator")(tasks)
+    # Backends without generators, such as Ray's, give all answers at the end.
+    return_as = "generator" if get_active_backend()[0].supports_return_generator else "list"
+    answers = Parallel(n_jobs=n_workers, batch_size=1, return_as=return_as)(tasks)
     for share, (rows, _, failed) in zip(shares, answers, strict=True):
         failures |= failed
         images = range(len(keys))[share]
