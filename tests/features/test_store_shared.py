@@ -2,6 +2,7 @@
 
 import os
 
+import joblib
 import numpy as np
 import pytest
 
@@ -29,10 +30,12 @@ def rows_of(paths, store, n_jobs=None):
     return readable_rows(batch, store, compute, chunk_size=2, n_jobs=n_jobs)
 
 
-def test_the_rows_are_those_of_one_process(paths, tmp_path):
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])  # the second cannot give answers one by one
+def test_the_rows_are_those_of_one_process(backend, paths, tmp_path):
     alone, n_alone, _ = rows_of(paths, NoStore())
     store = FeatureStore(tmp_path / "store", "measures", {})
-    shared, n_shared, failures = rows_of(paths, store, n_jobs=2)
+    with joblib.parallel_config(backend):
+        shared, n_shared, failures = rows_of(paths, store, n_jobs=2)
     np.testing.assert_array_equal(shared[:, :3], alone[:, :3])
     assert (n_alone, n_shared, len(store), failures) == (9, 9, 9, {})
     assert os.getpid() % 100_000 not in shared[:, 3]
