@@ -352,12 +352,16 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number does not end")
 
 
-def _metadata(content: bytes, path: Path) -> dict[str, Any]:
-    """Return our metadata, once the digest in them is found to be that of the file.
+def metadata_of(content: bytes) -> tuple[dict[str, Any], int, int]:
+    """Return our metadata in an ONNX file, unchecked, and where they begin and end.
 
     They are read from the bytes, because ONNX Runtime is to see no file that is not whole.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or more than one.
     """
-    stranger = f"{path} is not a model that cxr_sklearn exported"
     try:
         found = []
         for number, start, end in _fields(content, 0, len(content)):
@@ -367,8 +371,20 @@ def _metadata(content: bytes, path: Path) -> dict[str, Any]:
                     found.append(entry[_VALUE])
         ((start, end),) = found
         metadata = json.loads(content[start:end])
+    except (KeyError, RecursionError) as error:
+        raise ValueError("its metadata cannot be read") from error
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no object")
+    return metadata, start, end
+
+
+def _metadata(content: bytes, path: Path) -> dict[str, Any]:
+    """Return our metadata, once the digest in them is found to be that of the file."""
+    stranger = f"{path} is not a model that cxr_sklearn exported"
+    try:
+        metadata, start, end = metadata_of(content)
         number, digest = metadata["format"], metadata["sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise ModelError(f"{stranger}, or is damaged; if you exported it, do that again") from error
     if type(number) is int and number > FORMAT:
         raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
