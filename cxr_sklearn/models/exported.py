@@ -36,8 +36,8 @@ NO_DOMAIN = (
 )
 #: Images that are computed at once, and their pixels: with so many, VGG16 takes 2 GB.
 _CHUNK, _PIXELS = 32, 2_000_000
-#: An image that takes longer is given up: a crafted network could run for ever.
-_SECONDS = 60
+#: Images that take longer are given up: a crafted network could run for ever.
+_SECONDS = 300
 _CLASSES = ("normal", "pneumonia")
 _MAX_REASON = 300
 #: Numbers of fields of ONNX' ModelProto and StringStringEntryProto.
@@ -291,13 +291,15 @@ class ExportedModel:
         if os.getpid() != self._process:  # a fork copies no threads, so the session would wait for them forever
             raise BackendError("an ExportedModel cannot be used in a process that was forked; load it again there")
         options = import_onnxruntime().RunOptions()
-        timer = Timer(_SECONDS * len(images), setattr, (options, "terminate", True))
+        timer = Timer(_SECONDS, setattr, (options, "terminate", True))
         timer.start()
         try:
             scores, decisions = self._session.run(["score", "decision"], {"images": images}, options)
         except Exception as error:  # ONNX Runtime's errors have no class in common
             if options.terminate:
-                raise ModelError(f"the exported model takes more than {_SECONDS:g} s for an image") from error
+                raise ModelError(
+                    f"the exported model takes more than {_SECONDS:g} s for {len(images)} images"
+                ) from error
             raise ModelError(f"the exported model fails on an image: {_one_line(error)}") from error
         finally:
             timer.cancel()

@@ -26,7 +26,7 @@ from ..images import fuzz
 from .exported import exported, looping, resigned
 
 #: Far less than the harness allows, and a fraction of its time.
-MEMORY, SECONDS = 300_000_000, 0.2
+MEMORY, SECONDS = 300_000_000, 0.4
 HUGE = (0, -1, 1, 2, 255, 65_536, 2**31 - 1, 2**31, 2**40, 2**62)
 OPERATORS = (
     *("Add", "MatMul", "Conv", "Reshape", "Concat", "Expand", "Tile", "ConstantOfShape", "Range", "Loop", "If", "Scan"),
