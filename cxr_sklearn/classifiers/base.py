@@ -307,10 +307,7 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
 
     @keras_settings()
     def networks_in_turn(self) -> list[Any]:
-        """Return the Keras models that follow each other from images, ``uint8 (n, H, W, 1 or 3)``, to logits.
-
-        What one gives is rounded to the dtype of the next one's input.
-        """
+        """Return the Keras models that follow each other from images, ``uint8 (n, H, W, 1 or 3)``, to logits."""
         check_is_fitted(self, "weights_")
         return [self._network()]
 

@@ -210,8 +210,7 @@ def _whole(work: Work, facts: Mapping[str, Any]) -> Any:
         n_channels = first.graph.input[0].type.tensor_type.shape.dim[3].dim_value
         (output,) = front.merge(first, grey if n_channels == 1 else colour)
         for proto in others:
-            kind = helper.tensor_dtype_to_np_dtype(proto.graph.input[0].type.tensor_type.elem_type)
-            (output,) = front.merge(proto, front.cast(output, kind))
+            (output,) = front.merge(proto, output)
         front.rename(output, name)
     front.nodes += work.graph.nodes
     front.initializers += work.graph.initializers
