@@ -141,9 +141,9 @@ def test_another_fit_may_take_the_memory_of_an_earlier_one(data, kept, computed)
     other = FineTunedClassifier(**MOBILENET, **SMALL, memory_budget=budget).fit(255 - images, y)
     assert sum(computed) == 2 * len(images)
     assert kept.nbytes <= budget
-    other.predict(255 - images)
+    clone(other).fit(255 - images, y)
     assert sum(computed) == 2 * len(images)
-    first.predict(images)
+    clone(first).fit(images, y)
     assert sum(computed) == 3 * len(images)
 
 
