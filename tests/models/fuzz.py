@@ -27,8 +27,8 @@ from .exported import exported, looping, resigned
 
 #: Far less than the harness allows, and a fraction of its time.
 MEMORY, SECONDS = 300_000_000, 0.4
-#: Sizes of what is made out of nothing, but none of some gigabytes: those ONNX Runtime may really compute while it loads
-#: and optimises a network, when no limit of ours is in force yet.
+#: Sizes of what is made out of nothing, but none of some gigabytes: those ONNX Runtime may really compute while it
+#: optimises a network that it loads, when no limit of ours is in force yet.
 FACTORS = (0, -1, 1, 2, 255, 65_536, 2**40, 2**62)
 HUGE = (0, -1, 1, 2, 255, 65_536, 2**31 - 1, 2**31, 2**40, 2**62)
 OPERATORS = (
