@@ -40,6 +40,8 @@ def start_session(model: Path | bytes, *, is_limited: bool = False) -> Any:
         options.intra_op_num_threads = int(threads)
     # Threads that wait by turning in circles would take the processor from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Bytes can also be taken for its own format, which nobody here has looked at.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if is_limited:
         _limit_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -199,6 +199,14 @@ class TestRefusals:
         else:
             refused(tmp_path, signed(model, facts), "has weights in another file")
 
+    def test_no_other_format_is_read(self, tmp_path, images):
+        facts = metadata()
+        content = b"\x08\x09\x12\x04ORTM" + signed(network(facts), facts)  # ONNX Runtime looks for this mark
+        (tmp_path / "model.onnx").write_bytes(resigned(content))
+        scores, _ = wanted(images)
+        found = ExportedModel.load(tmp_path / "model.onnx").predict_proba(images)[:, 1]
+        np.testing.assert_allclose(found, scores, atol=1e-6)
+
     def test_functions_and_trainings(self, tmp_path):
         facts = metadata()
         model = network(facts)
