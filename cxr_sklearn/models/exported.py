@@ -57,6 +57,8 @@ _FOREIGN = {
     ("tensor", 13): "weights in another file",
 }
 _DOMAIN, _DOMAINS = ("node", 7), (b"", b"ai.onnx", b"ai.onnx.ml")
+#: A Loop could run for ever, and one with an empty number of turns ends the process.
+_OPERATOR, _NO_OPERATORS = ("node", 4), (b"Loop", b"If")
 
 
 @public
@@ -146,7 +148,7 @@ class ExportedModel:
                 raise
             raise ModelError(f"{source} cannot be a model: {error}") from error
         metadata = _metadata(content, source)
-        _check_operators(content, source)
+        check_operators(content, source)
         try:
             session = start_session(content, is_limited=True)
             _check_ends(session, metadata["size"], source)
@@ -452,10 +454,13 @@ def _wrong(metadata: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_operators(content: bytes, path: Path) -> None:
-    """Refuse what no exported model has: operators that are not ONNX' own, and weights in other files.
+def check_operators(content: bytes, path: Path) -> None:
+    """Refuse what no exported model has: loops, operators that are not ONNX' own, and weights in other files.
 
-    They could be in any file of this machine.
+    Raises
+    ------
+    ModelError
+        If there is any. Such weights could be any file of this machine.
     """
     try:
         found = _foreign(content, "model", 0, len(content))
@@ -471,6 +476,8 @@ def _foreign(content: bytes, kind: str, start: int, end: int) -> str | None:
         found = _FOREIGN.get((kind, number))
         if (kind, number) == _DOMAIN and content[first:last] not in _DOMAINS:
             found = "operators that are not ONNX' own"
+        if (kind, number) == _OPERATOR and content[first:last] in _NO_OPERATORS:
+            found = "loops or branches"
         if inner := _INSIDE.get(kind, {}).get(number):
             found = _foreign(content, inner, first, last)
         if found:

@@ -31,7 +31,7 @@ from ._onnx_steps import Value, Work, known_scores, probability, recalibrated
 from ._own_files import check_replaceable
 from ._steps import networks_of, parts_of, without_stores
 from .calibration import pneumonia_scores
-from .exported import FORMAT, MAX_BYTES, NO_DIGEST, PROPERTY, SUFFIX
+from .exported import FORMAT, MAX_BYTES, NO_DIGEST, PROPERTY, SUFFIX, check_operators
 from .files import _OWN_FACTS, _describe_weights
 from .model import CXRModel, as_model, check_recalibration, check_threshold
 
@@ -313,6 +313,7 @@ def _check(path: Path, known: CXRModel, exact: CXRModel, work: Work) -> dict[str
     # Larger than the model's size, so that its loader has something to do.
     drawn = drawn_images((height * 5 // 4, width * 5 // 4, 3), _N_CHECKED)[..., 0]
     images = np.asarray(work.loader.transform(drawn))[..., 0]
+    check_operators(path.read_bytes(), path)
     session = start_session(path)
     score, decision = (np.concatenate(found) for found in zip(
         *(session.run(["score", "decision"], {"images": images[i : i + 8]}) for i in range(0, len(images), 8)),
