@@ -69,7 +69,8 @@ def seeds(real: bool = True) -> dict[str, bytes]:
         with (
             tempfile.TemporaryDirectory() as folder
         ):  # another process, so that the ones that try the files can be forks
-            subprocess.run([sys.executable, "-c", MAKE_SEEDS, folder], check=True)
+            environment = os.environ | {"KERAS_HOME": folder}  # exported networks are kept there
+            subprocess.run([sys.executable, "-c", MAKE_SEEDS, folder], check=True, env=environment)
             files |= {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.onnx"))}
     return files
 
