@@ -52,7 +52,7 @@ HEADS = {
     "fixed threshold": FixedThresholdClassifier(LogisticRegression(), threshold=0.2),
     "tuned threshold": TunedThresholdClassifierCV(LogisticRegression(), cv=2),
     **{f"balanced by {method}": BalancedClassifier(LogisticRegression(), method, random_state=0)
-       for method in ("weights", "undersample", "augment")},
+       for method in ("none", "weights", "undersample")},
     **{f"calibrated {method}": CalibratedClassifierCV(LinearSVC(), method=method, cv=2) for method in METHODS},
     "calibrated kernel": CalibratedClassifierCV(SVC(), cv=2),
     "vote": VotingClassifier([("a", LogisticRegression()), ("b", GaussianNB())], voting="soft"),
@@ -128,8 +128,9 @@ def branch(**options):
             ImageLoader(24), ImageAugmenter(random_state=0),
             StackingClassifier([("a", branch()[1:]), ("b", branch(C=0.01)[1:])], cv=2),
         ),
+        make_pipeline(ImageLoader(24), AugmentedClassifier(branch()[1:], random_state=0)),
     ],
-    ids=["vote", "stack", "stack of one", "calibrated", "calibrated stack", "union", "after one loader"],
+    ids=["vote", "stack", "stack of one", "calibrated", "calibrated stack", "union", "after one loader", "augmented"],
 )  # fmt: skip
 def test_compositions_of_whole_pipelines_have_one_network(stand_in, images, tmp_path, model):  # noqa: F811
     model = CXRModel(make_pipeline(model).fit(*images), 0.4)
