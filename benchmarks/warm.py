@@ -5,7 +5,7 @@
 The whole command as the shell runs it, start of Python and report included, with as many processes as there are cores;
 of two runs the faster counts. Nothing is embedded: 64-pixel images are drawn, and stand-ins for their features are
 written to the store. They have the dtype and the number of VGG16's of three blocks, and as those of real radiographs
-follow some hundred common factors, so that a perceptron needs about as many epochs for them (84 where it needs 76 for
+follow some hundred common factors, so that a perceptron needs about as many epochs for them (80 where it needs 76 for
 3,000 images of the Kaggle set); independent noise would take twice as many. Fails where the command takes more than
 10 s.
 """
