@@ -130,12 +130,13 @@ def write_originals(folder: Path, n: int, originals: Path | None) -> None:
     kept = sorted(originals.rglob("*.jp*g")) if originals else []
     if originals and not kept:
         raise SystemExit(f"there are no JPEGs below {originals}")
-    sources = [path.read_bytes() for path in kept[:n]] or _drawn_originals()
+    sources = [path.read_bytes() for path in kept[:n]] or drawn_originals()
     for i, content in zip(range(n), itertools.cycle(sources)):
         (folder / f"{i:06d}.jpeg").write_bytes(content + b"%d" % i)  # decoders stop at the end of the picture
 
 
-def _drawn_originals() -> list[bytes]:
+def drawn_originals() -> list[bytes]:
+    """Return some twenty drawn radiographs as JPEGs of the size of an original."""
     from PIL import Image
 
     from cxr_sklearn import make_radiographs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ContextDecorator
+from contextlib import AbstractContextManager, ContextDecorator
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
@@ -64,6 +64,18 @@ class Held(ContextDecorator):
     def _write_all(self, values: Mapping[Any, Any]) -> None:
         for name, value in values.items():
             self._write(name, value)
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Let products and decompositions of small matrices in a block be computed by one thread.
+
+    NumPy and SciPy bring a BLAS each. Where a randomised decomposition calls both in turn, their threads wait for each
+    other in busy loops and take several times as long as one; and the last digits depend on their number.
+    """
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn, without which exported models run
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def usual_settings(function: Callable[P, Result]) -> Callable[P, Result]:

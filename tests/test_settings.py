@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from cxr_sklearn import (
     FineTunedClassifier,
@@ -35,7 +36,7 @@ from cxr_sklearn import (
     predict,
     write_radiographs,
 )
-from cxr_sklearn._settings import Held
+from cxr_sklearn._settings import Held, one_blas_thread
 from cxr_sklearn.exceptions import ImageReadError, InputError
 
 
@@ -269,3 +270,13 @@ def test_keras_gets_its_settings_back():
         keras.config.set_image_data_format("channels_last")
         keras.config.set_dtype_policy("float32")
         keras.config.set_epsilon(1e-7)
+
+
+def test_one_blas_thread_is_for_the_block_alone():
+    def numbers():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        with one_blas_thread():
+            assert numbers() == {1}
+        assert numbers() == {2}

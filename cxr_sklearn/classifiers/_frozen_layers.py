@@ -110,20 +110,27 @@ Key = tuple[Cut, bytes]
 
 
 class FrozenMaps:
-    """The output of a network's frozen part for images, ``float16 (n, h, w, channels)``, computed when indexed."""
+    """The output of a network's frozen part for images, ``(n, h, w, channels)``, computed when indexed.
 
-    def __init__(self, cut: Cut, batch: ImageBatch, batch_size: int) -> None:
-        self._cut, self._batch, self._batch_size = cut, batch, batch_size
+    For training it is float16, of which twice as much can be kept. Predictions take it in float32, computed each time:
+    they must not depend on what is kept, nor on whether a processor's sums end up just above or below the middle of two
+    float16 numbers.
+    """
+
+    def __init__(self, cut: Cut, batch: ImageBatch, batch_size: int, *, for_training: bool) -> None:
+        self._cut, self._batch, self._batch_size, self._for_training = cut, batch, batch_size, for_training
         self._keys: list[Key] = [(cut, key) for key in batch.keys]
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        if not self._for_training:
+            return self._compute(np.asarray(self._batch[rows])).astype(np.float32)
         wanted = dict.fromkeys(rows.tolist())
         maps = {i: map_ for i in wanted if (map_ := KEPT.get(self._keys[i])) is not None}
         if missing := [i for i in wanted if i not in maps]:
-            maps.update(zip(missing, self._compute(np.asarray(self._batch[missing])), strict=True))
+            maps.update(zip(missing, self._rounded(np.asarray(self._batch[missing])), strict=True))
         return np.stack([maps[i] for i in rows.tolist()])
 
     def keep(self, budget: int, wanted: set[Hashable], verbose: int) -> None:
@@ -142,13 +149,16 @@ class FrozenMaps:
                 with _keeping:
                     if not KEPT.make_room(nbytes * len(chunk), budget, wanted):
                         break
-                    computed = self._compute(np.array(chunk))
+                    computed = self._rounded(np.array(chunk))
                     for key, maps in zip(itertools.islice(keys, len(chunk)), computed, strict=True):
                         KEPT.put(key, maps)
                 advance(len(chunk))
 
     def _compute(self, pixels: np.ndarray) -> np.ndarray:
-        maps = np.asarray(self._cut.frozen().predict_on_batch(filled_up(pixels, self._batch_size)))[: len(pixels)]
+        return np.asarray(self._cut.frozen().predict_on_batch(filled_up(pixels, self._batch_size)))[: len(pixels)]
+
+    def _rounded(self, pixels: np.ndarray) -> np.ndarray:
+        maps = self._compute(pixels)
         with np.errstate(over="ignore"):
             half = maps.astype(np.float16)
         if not np.isfinite(half).all():

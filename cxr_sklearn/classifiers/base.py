@@ -297,16 +297,17 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
     def _inputs(self, batch: ImageBatch) -> Indexable:
         """Return the network's inputs for a batch, to be indexed with an integer array."""
 
+    def _training_inputs(self, batch: ImageBatch) -> Indexable:
+        """Return the same for training, where they may be rounded and kept."""
+        return self._inputs(batch)
+
     def network_inputs(self, X: ImageBatch | ArrayLike) -> Indexable:
         """Return the fitted network's inputs for images, to be indexed with an integer array."""
         return self._inputs(as_batch(X))
 
     @keras_settings()
     def networks_in_turn(self) -> list[Any]:
-        """Return the Keras models that follow each other from images, ``uint8 (n, H, W, 1 or 3)``, to logits.
-
-        What one gives is rounded to the dtype of the next one's input.
-        """
+        """Return the Keras models that follow each other from images, ``uint8 (n, H, W, 1 or 3)``, to logits."""
         check_is_fitted(self, "weights_")
         return [self._network()]
 
@@ -342,9 +343,9 @@ class KerasImageClassifier(TakesImages, ClassifierMixin, BaseEstimator, ABC):
         """
         n = min(len(examples), max(len(validation or ()), _MIN_MONITORED))
         sample = examples.take(np.sort(np.random.default_rng(self._seed).permutation(len(examples))[:n]))
-        parts = {"": (self._inputs(sample.images), sample.target)}
+        parts = {"": (self._training_inputs(sample.images), sample.target)}
         if validation is not None:
-            parts["val_"] = (self._inputs(validation.images), validation.target)
+            parts["val_"] = (self._training_inputs(validation.images), validation.target)
         return parts
 
     def _check_parameters(self) -> None:

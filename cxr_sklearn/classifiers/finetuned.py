@@ -108,9 +108,10 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         None draws a new view of each image in each epoch. Frozen output cannot be reused then, so an epoch costs a
         forward pass of the whole network. Where nothing is frozen, views are always new.
     memory_budget : int, default=2 * 1024**3
-        Bytes of frozen output (float16) that this process keeps until it ends, for all such classifiers together. The
-        rest is computed again in every epoch, and a warning is logged. During ``fit``, the decoded training images, a
-        byte per pixel, are kept as well if they need no more than that.
+        Bytes of frozen output that this process keeps until it ends, for all such classifiers together. The rest is
+        computed again in every epoch, and a warning is logged. What is kept for training is rounded to float16;
+        predictions are computed without rounding. During ``fit``, the decoded training images, a byte per pixel, are
+        kept as well if they need no more than that.
     carry_frozen : bool, default=False
         Whether a fitted classifier contains the weights of the frozen part or only their SHA-256. With the weights it
         is larger, and can be loaded without a weights file.
@@ -328,7 +329,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         augmenter = self._fitted_augmenter(examples.images)
         are_drawn_anew = augmenter is not None and (self.n_views is None or self._learns_all())
         n_views = 0 if augmenter is None or are_drawn_anew else int(self.n_views or 0)
-        views = _Views(augmenter, n_views, are_drawn_anew, self._inputs, self.memory_budget, self.verbose)
+        views = _Views(augmenter, n_views, are_drawn_anew, self._training_inputs, self.memory_budget, self.verbose)
         if not are_drawn_anew and not self._learns_all():
             self._warn_of_memory(len(examples) * (1 + n_views) + len(validation or ()))
         return views
@@ -426,7 +427,10 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         return Cut(self._backbone(), at, self.image_shape_, carried and tuple(carried))
 
     def _inputs(self, batch: ImageBatch) -> Indexable:
-        return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size)
+        return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size, for_training=False)
+
+    def _training_inputs(self, batch: ImageBatch) -> Indexable:
+        return batch if self._learns_all() else FrozenMaps(self._cut(), batch, self.batch_size, for_training=True)
 
     @keras_settings()
     def networks_in_turn(self) -> list[Any]:
@@ -446,7 +450,7 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
                 keras.Model(network.input, pooled(network.output, self.architecture_["pooling"]))
             )
         tail = self._cut().tail()
-        maps = keras.Input(tail.input_shape[1:], dtype="float16")
+        maps = keras.Input(tail.input_shape[1:])
         features = pooled(tail(keras.ops.cast(maps, tail.input.dtype)), self.architecture_["pooling"])
         return compile_for_prediction(keras.Model(maps, features))
 

@@ -52,7 +52,9 @@ Trust = Annotated[bool, typer.Option("--trust", help="Load a .joblib model, whic
 def train(
     images: Images,
     pipeline: Annotated[str, typer.Option(help="Recipe, by name or by the path of your own file.")],
-    save: Annotated[Path, typer.Option(**PATH, help="File to write the model to, ending in .skops or .joblib.")],
+    save: Annotated[
+        Path, typer.Option(**PATH, help="File to write the model to, .skops or .joblib; an earlier model is replaced.")
+    ],
     weights: Weights = "imagenet",
     precision: PrecisionOption = "auto",
     store: Store = "auto",
@@ -184,7 +186,9 @@ def explain(
 @app.command()
 def export(
     model: ModelFile,
-    out: Annotated[Path, typer.Option("--out", "-o", **PATH, help="File to write, ending in .onnx.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", **PATH, help="File to write, .onnx; an earlier model is replaced.")
+    ],
     weights: MovedWeights = None,
     trust: Trust = False,
 ) -> None:

@@ -72,7 +72,10 @@ def evaluate(
 @app.command()
 def adapt(
     model: ModelFile,
-    save: Annotated[Path, typer.Option(**PATH, help="File to write the new model to, ending in .skops or .joblib.")],
+    save: Annotated[
+        Path,
+        typer.Option(**PATH, help="File to write the new model to, .skops or .joblib; an earlier one is replaced."),
+    ],
     images: Annotated[
         Path | None,
         typer.Argument(**PATH, help="Labelled images of the other place; with --prevalence, they need no labels."),
@@ -102,7 +105,7 @@ def adapt(
         from ..report.words import words
         from ..study.adapt import adapt as run
 
-        if save.exists() and (model.resolve() == save.resolve() or not save.is_file()):
+        if save.exists() and model.resolve() == save.resolve():
             raise InputError(f"{save} would be overwritten; choose another file with --save")
         known = load_and_warn(model, trust, store, weights)
         check_saveable(known.pipeline, save)

@@ -79,12 +79,12 @@ def mark_drawn(folder: Path) -> None:
 
 def any_drawn(paths: Iterable[str]) -> bool:
     """Whether an image lies below a folder that :func:`mark_drawn` marked, or is a link to such an image."""
-    folders = {
-        above
-        for path in map(Path, paths)
-        for place in (Path(os.path.normpath(path.absolute())), path.resolve())  # absolute() keeps ".."
-        for above in place.parents
-    }
+    files = set(map(Path, paths))
+    # Thousands of files share a few folders, so links are followed once for each folder, and for files that are links.
+    places = {file.resolve().parent for file in files if file.is_symlink()}
+    for parent in {file.parent for file in files}:
+        places |= {Path(os.path.normpath(parent.absolute())), parent.resolve()}  # absolute() keeps ".."
+    folders = {above for place in places for above in (place, *place.parents)}
     return any((folder / DRAWN).is_file() for folder in folders)
 
 

@@ -12,6 +12,7 @@ from scipy.stats import mannwhitneyu, rankdata
 from sklearn.decomposition import PCA
 
 from .._multiplicity import holm
+from .._settings import one_blas_thread
 from ..features._image_stats import MODES
 
 #: What is measured of an image: of the file, which a network that resizes it hardly sees, and of the picture.
@@ -130,7 +131,8 @@ def split_shift(rows: pd.DataFrame, drawn: np.ndarray, columns: Mapping[str, Any
             n_patients = [int(of_class["patient"][of_class["split"] == split].nunique()) for split in (a, b)]
             counts = {"patients": n_patients, "drawn": [int((~on_b).sum()), int(on_b.sum())]}
             for kind, values in columns.items():
-                told = _tell_apart(values[used], on_b, KINDS.get(kind))
+                with one_blas_thread():
+                    told = _tell_apart(values[used], on_b, KINDS.get(kind))
                 found.append({"a": a, "b": b, "label": label, "kind": kind, **counts, **told})
     known = [entry for entry in found if entry["p"] is not None]
     for entry, p in zip(known, holm([entry["p"] for entry in known]), strict=True):

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, norm
+from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 
 from .metrics import Ranking
 
@@ -163,8 +164,8 @@ def interval(draws: np.ndarray, value: float) -> list[float] | None:
     if ties.all():
         return None
     below = np.mean((known < value) & ~ties) + np.mean(ties) / 2
-    shift = 2 * norm.ppf(np.clip(below, 1 / len(known), 1 - 1 / len(known)))
-    low, high = np.quantile(known, norm.cdf(shift + norm.ppf((0.025, 0.975))))
+    shift = 2 * ndtri(np.clip(below, 1 / len(known), 1 - 1 / len(known)))
+    low, high = np.quantile(known, ndtr(shift + ndtri((0.025, 0.975))))
     return [float(low), float(high)]
 
 

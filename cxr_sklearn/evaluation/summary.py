@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,21 @@ CARRIED = ("model", "adapted")
 SHORTCUTS = "shortcuts"
 
 
+class Computed(NamedTuple):
+    """What was computed of a pipeline, and from which scores at which threshold."""
+
+    scores: pd.DataFrame
+    threshold: Mapping[str, Any]
+    draws: Draws
+    numbers: dict[str, Any]
+
+    def is_of(self, scores: pd.DataFrame, threshold: Mapping[str, Any]) -> bool:
+        """Whether the same scores would give the same at this threshold."""
+        return dict(threshold) == dict(self.threshold) and scores.reset_index(drop=True).equals(
+            self.scores.reset_index(drop=True)
+        )
+
+
 def summarise(
     scores: pd.DataFrame,
     rule: Rule | None,
@@ -48,6 +63,7 @@ def summarise(
     runs: pd.DataFrame,
     batch_norm: Mapping[str, Any],
     without_seed: Collection[str],
+    computed: dict[str, Computed] | None = None,
 ) -> dict[str, Any]:
     """Compute the numbers of metrics.json for every pipeline and every pair of them.
 
@@ -64,6 +80,8 @@ def summarise(
         ``batch_norm_scores_`` of the pipelines that have them.
     without_seed : collection of str
         The pipelines whose training was not repeated because nothing in it is random.
+    computed : dict of str to Computed, optional
+        What an earlier call computed of the same test images; it is used again, and brought up to date.
 
     Returns
     -------
@@ -80,7 +98,9 @@ def summarise(
     thresholds = dict(carried or {}) if rule is None else _thresholds(by_name, rule, probes)
     cuts = {name: float(thresholds[name]["value"]) for name in by_name}
     first, wide = _test_scores(by_name)
-    draws = bootstrap(first["patient"], first["target"], {name: wide[name] for name in by_name}, cuts)
+    computed = {} if computed is None else computed
+    _compute_new(by_name, thresholds, first, wide, computed)
+    draws = {name: computed[name].draws for name in by_name}
     tested = images[images["split"] == "test"]
     groups, divisions = groups_of(tested), divisions_of(tested)
     repeated = {
@@ -91,7 +111,7 @@ def summarise(
     pipelines = {}
     for name, rows in by_name.items():
         test = rows[rows["split"] == "test"]
-        found = _of_one(rows, test, thresholds[name], draws[name])
+        found = dict(computed[name].numbers)
         found["subgroups"] = rates_by_group(test, groups, cuts[name])
         found["by"] = rates_by_column(test, divisions, cuts[name])
         tried = probes[probes["pipeline"] == name]
@@ -110,6 +130,28 @@ def summarise(
         "group_comparisons": n_group_comparisons(pipelines),
         "verdict": verdict(pipelines, pairs),
     }
+
+
+def _compute_new(
+    by_name: Mapping[str, pd.DataFrame],
+    thresholds: Mapping[str, Mapping[str, Any]],
+    first: pd.DataFrame,
+    wide: pd.DataFrame,
+    computed: dict[str, Computed],
+) -> None:
+    """Add to `computed` the pipelines that are not in it, or were computed from other scores or thresholds."""
+    new = {
+        name: rows
+        for name, rows in by_name.items()
+        if name not in computed or not computed[name].is_of(rows, thresholds[name])
+    }
+    if not new:
+        return
+    cuts = {name: float(thresholds[name]["value"]) for name in new}
+    drawn = bootstrap(first["patient"], first["target"], {name: wide[name] for name in new}, cuts)
+    for name, rows in new.items():
+        numbers = _of_one(rows, rows[rows["split"] == "test"], thresholds[name], drawn[name])
+        computed[name] = Computed(rows, thresholds[name], drawn[name], numbers)
 
 
 def _thresholds(by_name: Mapping[str, pd.DataFrame], rule: Rule, probes: pd.DataFrame) -> dict[str, Mapping[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +74,7 @@ def image_stats(
     if isinstance(X, np.ndarray) and X.dtype == np.float32 and X.ndim == 2 and X.shape[1] == width:
         return ImageStats(X, [], {})
     rows_store = NoStore() if store is None else FeatureStore(store_directory(store), DESCRIPTORS, RECIPE)
-    batch = ImageLoader(size=SIZE, crop=crop).transform(X).pinned(rows_store.digests)
+    batch = ImageLoader(size=SIZE, crop=crop).transform(X).pinned(rows_store.digests).keeping_headers()
     with progress_bar(title, len(batch), show=verbose > 0) as advance:
         rows, _, failures = readable_rows(batch, rows_store, _measure, chunk_size=_CHUNK_SIZE, advance=advance)
     if failures and strict:
@@ -86,8 +85,7 @@ def image_stats(
 
 
 def _measure(batch: ImageBatch, images: list[np.ndarray]) -> np.ndarray:
-    with ThreadPoolExecutor() as pool:  # reads each file again, and so makes sure that it is still the same
-        headers = list(pool.map(batch.source_header, range(len(batch))))
+    headers = [batch.source_header(i) for i in range(len(batch))]  # known since the images were decoded
     measures = [
         (width, height, pixels.mean(), pixels.std(), MODES.index(mode) if mode in MODES else -1)
         for (width, height, mode), pixels in zip(headers, images, strict=True)

@@ -79,19 +79,32 @@ def network_file(backbone: Backbone, pooling: str, image_shape: tuple[int, int, 
     """Return the file of an exported network in Keras' folder of weights, and write it if it is not there yet.
 
     It is called by its recipe and by its own SHA-256, so a damaged file is not used, but written again.
+
+    Raises
+    ------
+    OSError
+        If it cannot be kept there.
     """
     recipe = {**asdict(backbone), "weights": "", "pooling": pooling, "image_shape": image_shape, "export": EXPORT}
     key = hashlib.sha256(json.dumps(recipe | {"precision": precision}, sort_keys=True).encode()).hexdigest()[:16]
     folder, stem = keras_home() / "models", f"{_PREFIX}{backbone.name}-{precision}-{key}"
     with _exporting:
-        for path in sorted(folder.glob(f"{stem}-*.onnx")):
-            if path.stem.rpartition("-")[2] == _digest(path):
-                return path
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as drafts:
-            draft = Path(drafts, "network.onnx")
-            _export(backbone, pooling, image_shape, precision, draft)
-            return draft.replace(folder / f"{stem}-{_digest(draft)}.onnx")
+        try:
+            for path in sorted(folder.glob(f"{stem}-*.onnx")):
+                if path.stem.rpartition("-")[2] == _digest(path):
+                    return path
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as drafts:
+                draft = Path(drafts, "network.onnx")
+                _export(backbone, pooling, image_shape, precision, draft)
+                return draft.replace(folder / f"{stem}-{_digest(draft)}.onnx")
+        except exceptions.CXRError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"{backbone.name} cannot be kept as an ONNX file in {folder} ({error.strerror or error}); make room "
+                "there, or set KERAS_HOME to another folder, with the weights in its subfolder models"
+            ) from error
 
 
 def _digest(path: Path) -> str:

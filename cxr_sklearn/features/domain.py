@@ -14,7 +14,7 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils.validation import check_is_fitted
 
 from .._io import ReadsEarlierFiles, public
-from .._settings import usual_settings
+from .._settings import one_blas_thread, usual_settings
 from .._validation import check_groups, check_parameters
 from ..exceptions import InputError
 from ..images.batch import TakesPaths
@@ -110,7 +110,8 @@ class DomainDetector(ReadsEarlierFiles, TakesPaths, OutlierMixin, BaseEstimator)
 
     def _fit(self, values: np.ndarray, n_components: int, n_neighbours: int) -> None:
         # A table of components, which a setting of scikit-learn may ask for, would have names that the rest ignores.
-        self.pca_ = PCA(n_components, random_state=0).set_output(transform="default").fit(values)
+        with one_blas_thread():
+            self.pca_ = PCA(n_components, random_state=0).set_output(transform="default").fit(values)
         # "brute", because a .skops file cannot hold a tree.
         self.neighbours_ = LocalOutlierFactor(n_neighbors=n_neighbours, algorithm="brute", novelty=True)
         self.neighbours_.fit(self.pca_.transform(values))

@@ -63,6 +63,7 @@ class ImageBatch(Sequence[np.ndarray]):
         self._augmentations: tuple[tuple[Operation, np.ndarray], ...] = ()
         self._digests: np.ndarray | None = None
         self._grey: np.ndarray | None = None
+        self._headers: dict[int, tuple[int, int, str]] | None = None  # by position
         self.source_index: pd.Index | None = None
 
     @property
@@ -140,13 +141,21 @@ class ImageBatch(Sequence[np.ndarray]):
         ImageReadError
             If the header cannot be read.
         """
-        source = self._sources[i]
+        source, position = self._sources[i], int(self._positions[i])
+        if self._headers is not None and position in self._headers:
+            return self._headers[position]
         if isinstance(source, np.ndarray):
             return source.shape[1], source.shape[0], "RGB" if source.shape[2:] == (3,) else "L"
         try:
             return size_and_mode(self._bytes(i))
         except Exception as error:
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
+
+    def keeping_headers(self) -> Self:
+        """Return a batch that looks at each header when it decodes the image, so that no file is read twice."""
+        batch = self[:]
+        batch._headers = {}
+        return batch
 
     def augmented(self, operation: Operation, view: int | np.ndarray) -> Self:
         """Apply `operation` to each image whose `view`, an integer or one per image, is not 0."""
@@ -215,11 +224,14 @@ class ImageBatch(Sequence[np.ndarray]):
         try:
             if not isinstance(source, np.ndarray):
                 source = self._bytes(i)
-            return self._decoding(source) if self._decoding else grey_array(source)
+            grey = self._decoding(source) if self._decoding else grey_array(source)
+            if self._headers is not None and isinstance(source, bytes):
+                self._headers[int(self._positions[i])] = size_and_mode(source)
         except ChangeError:
             raise
         except Exception as error:
             raise ImageReadError({self.name(i): reason_of(error)}, 1) from error
+        return grey
 
     def _bytes(self, i: int) -> bytes:
         content = self._sources[i]
@@ -276,6 +288,7 @@ class ImageBatch(Sequence[np.ndarray]):
         batch._augmentations = tuple((operation, views[rows]) for operation, views in self._augmentations)
         batch._digests = None if self._digests is None else self._digests[rows]
         batch._grey = None if self._grey is None else self._grey[rows]
+        batch._headers = self._headers
         batch.source_index = None if self.source_index is None else self.source_index[rows]
         return batch
 

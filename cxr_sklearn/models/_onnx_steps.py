@@ -8,7 +8,7 @@ own. All of this is computed in float64, but for trees, which compare in float32
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -16,7 +16,13 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    RandomForestClassifier,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.feature_selection import SelectFdr, SelectFpr, SelectFwe, SelectKBest, SelectPercentile, VarianceThreshold
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
@@ -101,13 +107,15 @@ def transformed(work: Work, step: Any, value: Value) -> Value:
             value = transformed(work, inner, value)
         return value
     if isinstance(step, ImageLoader) and value.kind == "paths":
+        if work.loader is not None and work.loader.decoding() != step.decoding():
+            refuse(step, "another one of the model loads images differently, and the file takes one form of them")
         work.loader = step
         return Value("images")
     if isinstance(step, ShortcutFeatures):
         refuse(step, "it looks at facts of the file, which pixels of one size no longer have")
     if isinstance(step, FrozenEmbedder) and value.kind == "images":
         return Value("rows", _network(work, step))
-    if isinstance(step, FeatureUnion) and value.kind != "paths":
+    if isinstance(step, FeatureUnion):
         return _united(work, step, value)
     if type(step) in TRANSFORMERS and value.kind == "rows":
         return Value("rows", _converted(work.graph, step, value.name)[0])
@@ -131,6 +139,12 @@ def probability(work: Work, model: Any, value: Value) -> str:
         return probability(work, inner, value)
     if isinstance(model, CalibratedClassifierCV):
         return calibrated(graph, model, lambda estimator: _response(work, estimator, value))
+    if isinstance(model, StackingClassifier):
+        return probability(work, model.final_estimator_, _stacked(work, model, value))
+    if isinstance(model, VotingClassifier):
+        if model.voting != "soft":
+            refuse(model, f"with voting={model.voting!r} it gives no probabilities")
+        return _mean(graph, [probability(work, part, value) for part in model.estimators_], model._weights_not_none)
     if isinstance(model, KerasImageClassifier) and value.kind == "images":
         logits = _network(work, model)
         return graph.add("Sigmoid", graph.add("Sub", graph.column(logits, 1), graph.column(logits, 0)))
@@ -162,10 +176,34 @@ def _unwrapped(model: Any) -> Any:
 
 
 def _network(work: Work, step: FrozenEmbedder | KerasImageClassifier) -> str:
-    """Note a network that is merged in later, and return its output in float64."""
-    name = f"network_{len(work.networks)}"
+    """Note a network that is merged in later, and return its output in float64.
+
+    All networks see the same images, so those that compute the same are one.
+    """
+    same = (name for name, other in work.networks.items() if other is step or _is_copy(other, step))
+    name = next(same, f"network_{len(work.networks)}")
     work.networks[name] = step
     return work.graph.cast(name)
+
+
+def _is_copy(one: Any, other: Any) -> bool:
+    """Whether two frozen networks give the same features, as those in the parts of a stack do."""
+    return isinstance(one, FrozenEmbedder) and type(one) is type(other) and _computed(one) == _computed(other)
+
+
+def _computed(network: FrozenEmbedder) -> tuple[Any, ...]:
+    return network._backbone(), network.pooling, network.image_shape_, network.precision_
+
+
+def _stacked(work: Work, stack: StackingClassifier, value: Value) -> Value:
+    """Return what the final classifier of a stack is given: one column for each of its parts."""
+    graph, columns = work.graph, []
+    for part, method in zip(stack.estimators_, stack.stack_method_, strict=True):
+        if method == "predict":
+            refuse(stack, f"it takes only decisions from its {type(part).__name__}")
+        found = probability(work, part, value) if method == "predict_proba" else _response(work, part, value)[0]
+        columns.append(graph.shaped(found, -1, 1))
+    return Value("rows", graph.add("Concat", *columns, *([value.name] if stack.passthrough else []), axis=1))
 
 
 def _united(work: Work, union: FeatureUnion, value: Value) -> Value:
@@ -217,6 +255,8 @@ def _response(work: Work, model: Any, value: Value) -> tuple[str, bool]:
     """Return what a classifier is calibrated on, (n,), and whether it is a decision function or a probability."""
     if not hasattr(model, "decision_function"):
         return probability(work, model, value), False
+    if isinstance(model, StackingClassifier):
+        return _response(work, model.final_estimator_, _stacked(work, model, value))
     if isinstance(model, Pipeline):
         return _response(work, model.steps[-1][1], transformed(work, model[:-1], value))
     if (inner := _unwrapped(model)) is not None:
@@ -250,10 +290,7 @@ def calibrated(graph: Graph, model: CalibratedClassifierCV, response: Callable[[
         else:
             slope, intercept = -float(part.calibrators[0].a_), -float(part.calibrators[0].b_)
             means.append(graph.add("Sigmoid", _affine(graph, scores, slope, intercept)))
-    total = means[0]
-    for other in means[1:]:
-        total = graph.add("Add", total, other)
-    return total if len(means) == 1 else graph.add("Div", total, graph.constant(len(means)))
+    return _mean(graph, means)
 
 
 def known_scores(graph: Graph, calibrator: CalibratedClassifierCV, scores: str) -> str:
@@ -271,6 +308,15 @@ def known_scores(graph: Graph, calibrator: CalibratedClassifierCV, scores: str) 
 def recalibrated(graph: Graph, scores: str, intercept: float, slope: float) -> str:
     """Return probabilities after a linear map of their log odds."""
     return graph.add("Sigmoid", _affine(graph, _log_odds(graph, scores), slope, intercept))
+
+
+def _mean(graph: Graph, parts: list[str], weights: Sequence[float] | None = None) -> str:
+    """Return the weighted mean of values of shape (n,)."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = graph.add("Concat", *(graph.shaped(part, -1, 1) for part in parts), axis=1)
+    shares = np.ones(len(parts)) if weights is None else np.asarray(weights, dtype=float)
+    return graph.shaped(graph.add("MatMul", columns, graph.constant(shares[:, np.newaxis] / shares.sum())), -1)
 
 
 def _affine(graph: Graph, scores: str, slope: float, intercept: float) -> str:

@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
+from threading import Timer
 from typing import Any, Self
 
 import numpy as np
 
 from .._io import open_regular, public, user_path, user_path_text
-from .._onnxruntime import start_session
+from .._onnxruntime import import_onnxruntime, memory_limit, start_session
 from .._progress import progress_bar
 from ..exceptions import BackendError, ImageReadError, InputError, ModelError
 from ..images._decoding import Decoding, in_chunks, reason_of
@@ -33,13 +34,31 @@ NO_DOMAIN = (
     "An exported model cannot tell whether an image is like those that it was trained on; for any other image its "
     "score means nothing."
 )
-_CHUNK = 32
+#: Images that are computed at once, and their pixels: with so many, VGG16 takes 2 GB.
+_CHUNK, _PIXELS = 32, 2_000_000
+#: Images that take longer are given up: a crafted network could run for ever.
+_SECONDS = 300
 _CLASSES = ("normal", "pneumonia")
 _MAX_REASON = 300
 #: Numbers of fields of ONNX' ModelProto and StringStringEntryProto.
 _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
-#: How the key "location" of external data begins, in every spelling that protocol buffers allow.
-_KEY_BEFORE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)$")
+#: The messages that can hold other messages, by the numbers of their fields, beginning with ModelProto.
+_INSIDE = {
+    "model": {7: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+}
+#: Fields that no exported model has.
+_FOREIGN = {
+    ("model", 20): "steps of a training",
+    ("model", 25): "functions of its own",
+    ("tensor", 13): "weights in another file",
+}
+_DOMAIN, _DOMAINS = ("node", 7), (b"", b"ai.onnx", b"ai.onnx.ml")
+#: A Loop could run for ever, and one with an empty number of turns ends the process.
+_OPERATOR, _NO_OPERATORS = ("node", 4), (b"Loop", b"If")
 
 
 @public
@@ -129,9 +148,9 @@ class ExportedModel:
                 raise
             raise ModelError(f"{source} cannot be a model: {error}") from error
         metadata = _metadata(content, source)
-        _check_alone(content, source)
+        check_operators(content, source)
         try:
-            session = start_session(content)
+            session = start_session(content, is_limited=True)
             _check_ends(session, metadata["size"], source)
         except (BackendError, ModelError):
             raise
@@ -252,7 +271,8 @@ class ExportedModel:
 
     def _answers(self, sources: Sequence[Any] | np.ndarray) -> Iterator[list[tuple[float, int, str | None]]]:
         """Yield score, decision and reason of the images of each chunk; who has a reason has no score."""
-        for chunk in in_chunks(lambda i: self._pixels(sources[i]), len(sources), _CHUNK):
+        n = max(min(_CHUNK, _PIXELS // (self.decoding.height * self.decoding.width)), 1)
+        for chunk in in_chunks(lambda i: self._pixels(sources[i]), len(sources), n):
             read = [pixels for pixels in chunk if isinstance(pixels, np.ndarray)]
             scored = iter(self._run(np.stack(read)) if read else ())
             yield [
@@ -272,10 +292,19 @@ class ExportedModel:
     def _run(self, images: np.ndarray) -> list[tuple[float, int]]:
         if os.getpid() != self._process:  # a fork copies no threads, so the session would wait for them forever
             raise BackendError("an ExportedModel cannot be used in a process that was forked; load it again there")
+        options = import_onnxruntime().RunOptions()
+        timer = Timer(_SECONDS, setattr, (options, "terminate", True))
+        timer.start()
         try:
-            scores, decisions = self._session.run(["score", "decision"], {"images": images})
+            scores, decisions = self._session.run(["score", "decision"], {"images": images}, options)
         except Exception as error:  # ONNX Runtime's errors have no class in common
+            if options.terminate:
+                raise ModelError(
+                    f"the exported model takes more than {_SECONDS:g} s for {len(images)} images"
+                ) from error
             raise ModelError(f"the exported model fails on an image: {_one_line(error)}") from error
+        finally:
+            timer.cancel()
         if scores.shape != (len(images),) or decisions.shape != (len(images),):
             raise ModelError(f"the exported model gives {len(images)} images outputs of shape {scores.shape}")
         if not np.isin(decisions, (0, 1)).all():
@@ -314,6 +343,8 @@ def _name(sources: Sequence[Any] | np.ndarray, i: int) -> str:
 
 
 def _one_line(error: Exception) -> str:
+    if "Available memory of" in str(error):
+        return f"it takes more than {memory_limit() / 1e9:.1f} GB of memory"
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(str(error).split()))
     text = "".join(c if c.isprintable() else "?" for c in text)
     return f"{text[:_MAX_REASON]}..." if len(text) > _MAX_REASON else text
@@ -329,6 +360,7 @@ def _fields(content: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]
     """
     while at < end:
         tag, at = _varint(content, at)
+        tag &= 2**32 - 1  # as protocol buffers do
         size = {1: 8, 5: 4}.get(tag & 7, 0)
         if tag & 7 == 0:
             _, at = _varint(content, at)
@@ -352,12 +384,16 @@ def _varint(content: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number does not end")
 
 
-def _metadata(content: bytes, path: Path) -> dict[str, Any]:
-    """Return our metadata, once the digest in them is found to be that of the file.
+def metadata_of(content: bytes) -> tuple[dict[str, Any], int, int]:
+    """Return our metadata in an ONNX file, unchecked, and where they begin and end.
 
     They are read from the bytes, because ONNX Runtime is to see no file that is not whole.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or more than one.
     """
-    stranger = f"{path} is not a model that cxr_sklearn exported"
     try:
         found = []
         for number, start, end in _fields(content, 0, len(content)):
@@ -367,8 +403,20 @@ def _metadata(content: bytes, path: Path) -> dict[str, Any]:
                     found.append(entry[_VALUE])
         ((start, end),) = found
         metadata = json.loads(content[start:end])
+    except (KeyError, RecursionError) as error:
+        raise ValueError("its metadata cannot be read") from error
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no object")
+    return metadata, start, end
+
+
+def _metadata(content: bytes, path: Path) -> dict[str, Any]:
+    """Return our metadata, once the digest in them is found to be that of the file."""
+    stranger = f"{path} is not a model that cxr_sklearn exported"
+    try:
+        metadata, start, end = metadata_of(content)
         number, digest = metadata["format"], metadata["sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise ModelError(f"{stranger}, or is damaged; if you exported it, do that again") from error
     if type(number) is int and number > FORMAT:
         raise ModelError(f"{path} was written by a later version of cxr_sklearn (format {number}); install that")
@@ -406,13 +454,35 @@ def _wrong(metadata: dict[str, Any]) -> str | None:
     return None
 
 
-def _check_alone(content: bytes, path: Path) -> None:
-    """Refuse a network that has weights in other files: it could name any file of this machine."""
-    at = content.find(b"location")
-    while at >= 0:
-        if _KEY_BEFORE.search(content[max(at - 20, 0) : at]):
-            raise ModelError(f"{path} has weights in another file, which is not allowed; export it again")
-        at = content.find(b"location", at + 1)
+def check_operators(content: bytes, path: Path) -> None:
+    """Refuse what no exported model has: loops, operators that are not ONNX' own, and weights in other files.
+
+    Raises
+    ------
+    ModelError
+        If there is any. Such weights could be any file of this machine.
+    """
+    try:
+        found = _foreign(content, "model", 0, len(content))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged: its network cannot be read; export it again") from error
+    if found:
+        raise ModelError(f"{path} has {found}, which is not allowed; export it again")
+
+
+def _foreign(content: bytes, kind: str, start: int, end: int) -> str | None:
+    """Return what a message has that no exported model has, if anything."""
+    for number, first, last in _fields(content, start, end):
+        found = _FOREIGN.get((kind, number))
+        if (kind, number) == _DOMAIN and content[first:last] not in _DOMAINS:
+            found = "operators that are not ONNX' own"
+        if (kind, number) == _OPERATOR and content[first:last] in _NO_OPERATORS:
+            found = "loops or branches"
+        if inner := _INSIDE.get(kind, {}).get(number):
+            found = _foreign(content, inner, first, last)
+        if found:
+            return found
+    return None
 
 
 def _check_ends(session: Any, size: list[int], path: Path) -> None:

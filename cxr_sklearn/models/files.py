@@ -37,6 +37,7 @@ from ..classifiers.finetuned import FineTunedClassifier
 from ..exceptions import InputError, ModelError, WeightsUnavailableError
 from ..features._backbones import POOLINGS, application, weights_identity
 from ..features.domain import DomainDetector
+from ._own_files import MAGIC, check_replaceable
 from ._steps import heads_of, networks_of, set_store
 from .calibration import PredictedScores
 from .exported import ExportedModel, is_exported
@@ -197,7 +198,6 @@ def _count(node: Any, counts: dict[Any, int]) -> int:
     return n
 
 
-MAGIC = b"cxr_sklearn model\n"
 #: Counts up when an earlier version could not read what is written now: 2 keeps the calibrator apart, and only models
 #: that were recalibrated for another place are written as 3.
 FORMAT = 3
@@ -217,7 +217,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
         A pipeline is saved as a model that decides at 0.5.
     path : path
         Ends in ``.skops``, which :func:`load_model` reads without running any code from the file, or in ``.joblib``,
-        for pipelines with parts of your own.
+        for pipelines with parts of your own. A model that is there already is replaced, any other file is not.
 
     Returns
     -------
@@ -230,13 +230,14 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     ModelError
         If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
     ValueError
-        If `path` has another ending, the threshold is not a finite number of at least 0, or metadata is not
-        JSON-serialisable.
+        If `path` has another ending or is a file that is no model, the threshold is not a finite number of at least
+        0, or metadata is not JSON-serialisable.
     OSError
         If the file cannot be written; a file that was there before is still there.
     """
     target, model = user_path(path), as_model(model)
     kind = _kind(target)
+    check_replaceable(target)
     if not isinstance(model.metadata, dict | None):
         raise InputError(f"metadata must be a dict, not {type(model.metadata).__name__}")
     _check_parts(model)
@@ -399,12 +400,11 @@ def check_saveable(pipeline: Pipeline, path: str | os.PathLike[str]) -> None:
     """
     target = user_path(path)
     kind = _kind(target)
+    check_replaceable(target)
     dump(_portable({"pipeline": pipeline}), kind)
     for n_columns, head in heads_of(pipeline) if kind == "skops" else ():
         if _could_be_fitted(head, n_columns or 100):
             dump({"pipeline": head}, kind)
-    if target.is_dir():
-        raise InputError(f"{target} is a folder; give the model another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=target.parent):  # where this can be created, the model can be
         pass

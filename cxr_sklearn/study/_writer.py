@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..evaluation.summary import Computed
 from ..evaluation.tables import write_table
 from ..exceptions import InputError, ModelError, TrainingError
 from .run_folder import owned, render, write_metrics
@@ -20,13 +21,14 @@ class Writer:
         self.folder, self.facts, self._images, self._begin = folder, facts, images, begin
         self._tables: dict[str, list[pd.DataFrame]] = {"scores": [], "training": [], "probes": [], "runs": []}
         self.metrics: dict[str, Any] = {}
+        self._computed: dict[str, Computed] = {}  # so that no interval is computed again when a pipeline joins
 
     def __call__(self, **more: list[pd.DataFrame]) -> None:
         if not self.metrics:
             self._begin()  # the files of an earlier run do not fit the new tables
             self._write_table(self._images, "images")
         self.add(**more)
-        self.metrics = write_metrics(self.folder, self.facts)
+        self.metrics = write_metrics(self.folder, self.facts, self._computed)
 
     def add(self, **more: list[pd.DataFrame]) -> None:
         """Write more rows, and leave it to the next call to compute what follows from them."""

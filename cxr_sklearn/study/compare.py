@@ -45,6 +45,7 @@ from .search import (
     images_of,
     patient_folds,
     training_of,
+    workers_started,
 )
 
 
@@ -186,28 +187,29 @@ def compare(
         if test[test["target"] == target]["patient"].nunique() < 2:
             raise DataError(f"there is one {label} patient in the test split, too few to measure anything")
     folds = patient_folds(train, cv, random_state)
-    frame, checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
-    train, test = (frame[frame["split"] == split] for split in ("train", "test"))
-    # The quick steps that may fail come first.
-    domains = Domains(store, train)
-    for candidate in candidates:
-        domains.of(candidate.pipeline)
-    images = describe_images(frame, checked, by)
-    prepare(folder)
-    (folder / "models").mkdir(exist_ok=True)
+    with workers_started(n_jobs if cv > 1 else 1):
+        frame, checked = check_images(frame, store, allow_leaks=allow_leaks, verbose=verbose)
+        train, test = (frame[frame["split"] == split] for split in ("train", "test"))
+        # The quick steps that may fail come first.
+        domains = Domains(store, train)
+        for candidate in candidates:
+            domains.of(candidate.pipeline)
+        images = describe_images(frame, checked, by)
+        prepare(folder)
+        (folder / "models").mkdir(exist_ok=True)
 
-    stress = stress or rule.name == "robust"
-    run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
-    run["repeats"] = int(repeats)
-    data = {"synthetic": any_drawn(frame["path"])}
-    facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": data, "run": run}
-    for candidate in candidates:
-        facts["pipelines"][candidate.name] = {
-            "description": candidate.description,
-            "crop": crop_of(candidate.pipeline),
-            "balance": candidate.balance,
-            **embed_all(candidate.pipeline, frame, verbose),
-        }
+        stress = stress or rule.name == "robust"
+        run = {**describe_run(random_state, cv), "threshold": str(rule), "stress": stress, "lang": lang}
+        run["repeats"] = int(repeats)
+        data = {"synthetic": any_drawn(frame["path"])}
+        facts: dict[str, Any] = {"pipelines": {}, "failed": {}, "data": data, "run": run}
+        for candidate in candidates:
+            facts["pipelines"][candidate.name] = {
+                "description": candidate.description,
+                "crop": crop_of(candidate.pipeline),
+                "balance": candidate.balance,
+                **embed_all(candidate.pipeline, frame, verbose),
+            }
     checked = check_features(frame, candidates, checked)
     run |= {kind: checked[kind] for kind in ("leaks", "warnings")}
     facts["split_shift"] = checked["split_shift"]

@@ -17,7 +17,7 @@ from .._io import atomic_write, user_path
 from .._settings import usual_settings
 from ..evaluation.doubtful_labels import review_labels
 from ..evaluation.subgroups import list_errors
-from ..evaluation.summary import learning_facts, summarise
+from ..evaluation.summary import Computed, learning_facts, summarise
 from ..evaluation.tables import TABLES, read_scores, read_table, write_table
 from ..evaluation.thresholds import parse_rule
 from ..exceptions import DataError, InputError
@@ -206,7 +206,7 @@ def render(folder: Path, metrics: dict[str, Any]) -> None:
         )
 
 
-def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def write_metrics(folder: Path, facts: dict[str, Any], computed: dict[str, Computed] | None = None) -> dict[str, Any]:
     """Compute metrics.json, errors.csv and doubtful_labels.csv from the other tables in a folder.
 
     Parameters
@@ -217,6 +217,8 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
     facts : dict
         Facts that the tables do not hold, by the keys of metrics.json, such as an earlier metrics.json. `run` holds
         the rule for thresholds and the language of the report.
+    computed : dict of str to Computed, optional
+        As for :func:`summarise`.
 
     Returns
     -------
@@ -242,6 +244,7 @@ def write_metrics(folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         runs=read_table(folder, "runs"),
         batch_norm={name: known.get("batch_norm") for name, known in facts["pipelines"].items()},
         without_seed={name for name, known in facts["pipelines"].items() if known.get("seeded") is False},
+        computed=computed,
     )
     pipelines = {name: {**facts["pipelines"][name], **numbers} for name, numbers in summary["pipelines"].items()}
     for known in pipelines.values():

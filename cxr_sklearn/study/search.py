@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, effective_n_jobs
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
@@ -150,6 +150,23 @@ def search(
     means = [np.mean([roc_auc_score(*fold) for fold in zip(targets, folds, strict=True)]) for folds in by_candidate]
     best = int(np.argmax(means))
     return dict(candidates[best]), by_candidate[best], model
+
+
+@contextmanager
+def workers_started(n_jobs: int | None) -> Iterator[None]:
+    """Start the processes for :func:`search` beside the block, with what they import first."""
+    starting = Parallel(n_jobs=n_jobs, return_as="generator")(
+        delayed(_do_nothing)() for _ in range(effective_n_jobs(n_jobs))
+    )
+    try:
+        yield
+    finally:
+        for _ in starting:  # joblib would end processes whose answers nobody takes
+            pass
+
+
+def _do_nothing() -> None:
+    """Be unpickled, which imports this module."""
 
 
 def _fold_scores(pipeline: Pipeline, rows: pd.DataFrame, held_out: pd.DataFrame) -> np.ndarray:

@@ -94,10 +94,14 @@ def test_each_image_goes_through_the_frozen_part_once(data, kept, computed):
     images, y = data
     classifier = FineTunedClassifier(**MOBILENET, **SMALL).fit(images, y)
     assert sum(computed) == len(images)
-    clone(classifier).set_params(learning_rate=1e-3, dense_units=4, epochs=3).fit(images, y).predict(images)
+    other = clone(classifier).set_params(learning_rate=1e-3, dense_units=4, epochs=3).fit(images, y)
     assert sum(computed) == len(images)
     clone(classifier).set_params(trainable_from="conv_dw_12").fit(images, y)
     assert sum(computed) == 2 * len(images)
+    found = other.predict_proba(images)
+    assert sum(computed) == 3 * len(images)  # predictions do not depend on what is kept
+    kept.clear()
+    np.testing.assert_array_equal(other.predict_proba(images), found)
 
 
 def test_each_view_goes_through_the_frozen_part_once(data, kept, computed):
@@ -137,9 +141,9 @@ def test_another_fit_may_take_the_memory_of_an_earlier_one(data, kept, computed)
     other = FineTunedClassifier(**MOBILENET, **SMALL, memory_budget=budget).fit(255 - images, y)
     assert sum(computed) == 2 * len(images)
     assert kept.nbytes <= budget
-    other.predict(255 - images)
+    clone(other).fit(255 - images, y)
     assert sum(computed) == 2 * len(images)
-    first.predict(images)
+    clone(first).fit(images, y)
     assert sum(computed) == 3 * len(images)
 
 

@@ -520,12 +520,28 @@ class TestTrainAndPredict:
             (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/m.pkl"], "must end in"),
             (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/other.skops/m.skops"], "other.skops"),
             (["train", "{set}", "--pipeline", "none", "--save", "{tmp}/m.skops"], "no recipe"),
+            (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/other.skops"], "is no model that cxr_sk"),
+            (["adapt", "{model}", "--prevalence", ".1", "--save", "{tmp}/other.skops"], "is no model that cxr_sk"),
+            (["adapt", "{model}", "--prevalence", ".1", "--save", "{model}"], "would be overwritten"),
+            (["adapt", "{model}", "--prevalence", ".1", "--save", "{tmp}/folder.skops"], "is a folder"),
+            (["export", "{model}", "-o", "{tmp}/other.onnx"], "is no model that cxr_sklearn wrote"),
         ],
     )
     def test_what_is_refused(self, kept, tmp_path, arguments, message):
-        (tmp_path / "other.skops").write_bytes(b"PK no model")
+        files = [tmp_path / "other.skops", tmp_path / "other.onnx"]
+        for file in files:
+            file.write_bytes(b"PK no model")
+        (tmp_path / "folder.skops").mkdir()
         places = {"tmp": tmp_path, "set": kept[0] / "set", "model": kept[0] / "model.skops"}
         assert message in fails(*(argument.format(**places) for argument in arguments))
+        assert [file.read_bytes() for file in files] == [b"PK no model"] * 2
+
+    def test_an_earlier_model_is_replaced(self, kept, tmp_path):
+        (tmp_path / "ours.skops").touch()  # as mktemp does
+        for prevalence in (".1", ".3"):
+            done = call("adapt", kept[0] / "model.skops", "--prevalence", prevalence, "--save", tmp_path / "ours.skops")
+            assert done.exit_code == 0, done.output
+            assert load_model(tmp_path / "ours.skops").metadata["adapted"][-1]["prevalence"] == [float(prevalence)]
 
     def test_a_joblib_model_needs_trust(self, kept, tmp_path):
         folder, _ = kept

@@ -219,8 +219,12 @@ def test_drawn_images_are_told_from_others(tmp_path: Path, monkeypatch: pytest.M
     assert any_drawn(frame["path"])
     assert any_drawn([str(tmp_path / "copy.jpeg"), str(tmp_path / "link.jpeg")])
     assert not any_drawn([str(tmp_path / "copy.jpeg"), "elsewhere.jpeg"])
+    (tmp_path / "linked").symlink_to(Path(frame["path"][0]).parent)
+    assert any_drawn([str(tmp_path / "linked" / "x.jpeg")])
     monkeypatch.chdir(tmp_path / "drawn")
     assert any_drawn(["train/NORMAL/x.jpeg"])
+    assert any_drawn(["../drawn/train/x.jpeg"])
+    assert not any_drawn(["../x.jpeg"])
     assert write_subset(frame, tmp_path / "subset") == write_subset(frame, tmp_path / "subset")
     assert any_drawn(load_frame(tmp_path / "subset" / "manifest.csv")["path"])
 

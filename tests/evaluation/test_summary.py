@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from cxr_sklearn import compare
+from cxr_sklearn.evaluation import summary
 from cxr_sklearn.evaluation.summary import summarise, verdict
 from cxr_sklearn.evaluation.thresholds import Rule
 from cxr_sklearn.exceptions import DataError
@@ -24,8 +25,11 @@ NOTHING_ELSE = {"images": NO_ROWS, "probes": NO_ROWS, "training": NO_ROWS, "runs
                 "without_seed": ()}  # fmt: skip
 
 
+RULE = Rule("youden", 0)
+
+
 def summarised(table):
-    return summarise(table, Rule("youden", 0), **NOTHING_ELSE)
+    return summarise(table, RULE, **NOTHING_ELSE)
 
 
 def decision_metrics(y, p, cut, w=None):
@@ -295,6 +299,32 @@ def test_test_scores_do_not_touch_the_threshold(scores):
     assert chosen(changed) == chosen(scores)
     moved = scores.assign(score=np.where(scores["split"] == "test", scores["score"], scores["score"] / 2))
     assert chosen(moved) != chosen(scores)
+
+
+def test_what_is_known_already_stays_and_what_changed_is_computed_again(scores, monkeypatch):
+    other = scores.assign(pipeline="other", score=1 - scores["score"])
+    anew = []
+    drawn = summary.bootstrap
+    monkeypatch.setattr(summary, "bootstrap", lambda *args: anew.append(list(args[2])) or drawn(*args))
+    computed = {}
+
+    def with_known(table, rule=RULE):
+        return summarise(table, rule, **NOTHING_ELSE, computed=computed)
+
+    def as_new(table, rule=RULE):
+        wanted = summarise(table, rule, **NOTHING_ELSE)
+        anew.pop()
+        return wanted
+
+    both = pd.concat([scores, other], ignore_index=True)
+    assert_same(with_known(scores), as_new(scores))
+    assert_same(with_known(both), as_new(both))
+    assert_same(with_known(both), as_new(both))
+    assert anew == [["NA"], ["other"]]
+    both.loc[both.index[-1], "score"] = 0.123
+    assert_same(with_known(both), as_new(both))
+    assert_same(with_known(both, Rule("fixed", 0.25)), as_new(both, Rule("fixed", 0.25)))
+    assert anew == [["NA"], ["other"], ["other"], ["NA", "other"]]
 
 
 @pytest.mark.parametrize("column", ["path", "patient", "target"])

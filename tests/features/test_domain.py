@@ -3,6 +3,7 @@ import pytest
 from PIL import Image, ImageOps
 from sklearn.base import clone
 from sklearn.datasets import load_sample_image
+from threadpoolctl import threadpool_limits
 
 from cxr_sklearn import DomainDetector, load_folder, make_radiographs
 from cxr_sklearn.exceptions import ImageReadError
@@ -78,6 +79,15 @@ def test_it_learns_from_some_of_very_many(radiographs, monkeypatch):
     monkeypatch.setattr("cxr_sklearn.features.domain._MOST_IMAGES", 30)
     detector = DomainDetector(store=None).fit(radiographs[0][:-50])
     assert detector.neighbours_.n_samples_fit_ == 30
+
+
+def test_it_does_not_depend_on_the_number_of_threads(radiographs):
+    images, patients = radiographs
+    fitted = []
+    for n in (1, 2):
+        with threadpool_limits(n, user_api="blas"):
+            fitted.append(DomainDetector(store=None).fit(images, groups=patients).pca_.components_)
+    np.testing.assert_array_equal(*fitted)
 
 
 def test_it_is_an_estimator(detector):

@@ -1,5 +1,6 @@
 """Frozen networks run by ONNX Runtime: exported for real from small networks with random weights."""
 
+import errno
 import json
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ from sklearn.base import clone
 from cxr_sklearn import FrozenEmbedder, compare, make_radiographs, write_radiographs
 from cxr_sklearn.exceptions import BackendError, InputError, RecipeError
 from cxr_sklearn.features import _onnx
+from cxr_sklearn.features._backbones import Backbone
 from cxr_sklearn.features._onnx_export import drawn_images
 from cxr_sklearn.models._steps import describe_networks
 
@@ -95,6 +97,31 @@ def test_an_embedder_of_an_earlier_version_computes_as_before(images):
     later = pickle.loads(pickle.dumps(earlier))
     assert later.engine == "auto"
     assert not later._uses_onnx()
+
+
+class TestKeptNetworks:
+    """Where exported networks cannot be kept, that is one clear error."""
+
+    backbone = Backbone("MobileNet", "random", "random:0", None, "float32")
+
+    def test_a_folder_that_cannot_be_made(self, monkeypatch, tmp_path):
+        (tmp_path / "home").touch()
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+        with pytest.raises(
+            OSError, match=r"MobileNet cannot be kept .* in .*home/models \(Not a directory\); make room"
+        ):
+            _onnx.network_file(self.backbone, "avg", (SIZE, SIZE, 3), "int8")
+
+    def test_a_full_disk(self, monkeypatch, tmp_path):
+        def full(*args):
+            raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "draft"))
+
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        monkeypatch.setattr(_onnx, "_export", full)
+        with pytest.raises(OSError, match=r"\(No space left on device\); make room there, or set KERAS_HOME") as caught:
+            _onnx.network_file(self.backbone, "avg", (SIZE, SIZE, 3), "int8")
+        assert "draft" not in str(caught.value)
+        assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_precision_for_recipes_without_frozen_networks_is_refused(tmp_path):

@@ -16,6 +16,7 @@ import sys
 import time
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +33,9 @@ SECONDS, MEGABYTES = 2.0, 1000
 RESIZES = ("stretch", "pad", "crop")
 EXTREMES = (0, 1, 7, 255, 256, 6_000, 32_767, 65_535, 2**31 - 1, 2**32 - 1)
 FAILURE = 98
+#: From the number of a file and whole files to its name and content; from its path and number to whether it is read.
+Damage = Callable[[int, dict[str, bytes]], tuple[str, bytes]]
+Attempt = Callable[[Path, int], bool]
 
 
 @dataclass
@@ -208,7 +212,9 @@ def attempt(path: Path, number: int) -> bool:
     return readable
 
 
-def _child(numbers: range, folder: Path, files: dict[str, bytes], tally: Tally) -> None:
+def _child(
+    numbers: range, folder: Path, files: dict[str, bytes], tally: Tally, damaged: Damage, attempt: Attempt
+) -> None:
     """Read the files one after the other; a failure ends this process, and the parent sees at which number."""
     warnings.simplefilter("ignore")  # codecs warn of damage that they tolerate
     os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)  # libtiff prints every complaint
@@ -239,15 +245,15 @@ def _child(numbers: range, folder: Path, files: dict[str, bytes], tally: Tally) 
         (folder / "tally").write_text(json.dumps(asdict(tally)))
 
 
-def run(numbers: range, folder: Path) -> int:
+def run(numbers: range, folder: Path, files: dict[str, bytes], damaged: Damage, attempt: Attempt) -> int:
     """Read the files in child processes, a new one after each failure; return how many failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    files, tally, failed, start = seeds(), Tally(), 0, time.perf_counter()
+    tally, failed, start = Tally(), 0, time.perf_counter()
     while numbers:
         (folder / "why").unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
-            _child(numbers, folder, files, tally)
+            _child(numbers, folder, files, tally, damaged, attempt)
             os._exit(0)
         status = os.waitpid(child, 0)[1]
         if (folder / "tally").exists():
@@ -269,14 +275,14 @@ def run(numbers: range, folder: Path) -> int:
     return failed
 
 
-def main() -> int:
+def main(seeds: Callable[[], dict[str, bytes]] = seeds, damaged: Damage = damaged, attempt: Attempt = attempt) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=20_000, help="how many files to damage and read")
     parser.add_argument("--only", type=int, help="number of the one file to read")
     parser.add_argument("--folder", type=Path, default=Path("runs/fuzz"), help="where a file that fails is left")
     options = parser.parse_args()
     numbers = range(options.files) if options.only is None else range(options.only, options.only + 1)
-    return 1 if run(numbers, options.folder) else 0
+    return 1 if run(numbers, options.folder, seeds(), damaged, attempt) else 0
 
 
 if __name__ == "__main__":

@@ -263,6 +263,21 @@ def test_size_and_mode_come_from_the_header(tmp_path, gradient):
         batch.source_header(1)
 
 
+def test_a_header_can_be_kept_when_the_image_is_decoded(tmp_path, gradient):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.png")]
+    for i, path in enumerate(paths):
+        Image.fromarray(gradient[i:]).save(path)
+    batch = ImageLoader(size=8).transform(list(map(str, paths))).keeping_headers()
+    last = batch[1:][[1]]
+    np.testing.assert_array_equal(last[0], ImageLoader(size=8).transform([str(paths[2])])[0])
+    for path in paths[1:]:
+        path.unlink()
+    assert last.source_header(0) == batch.source_header(2) == (90, 118, "L")
+    assert batch.source_header(0) == (90, 120, "L")
+    with pytest.raises(ImageReadError, match="No such file"):
+        batch.source_header(1)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("too deep"), KeyError(274), struct.error("4 bytes")])
 def test_any_error_of_a_codec_becomes_a_read_error(tmp_path, gradient, monkeypatch, error):
     Image.fromarray(gradient).save(tmp_path / "image.png")

@@ -6,7 +6,6 @@ import json
 from hashlib import sha256
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 ZEROS = "0" * 64
@@ -84,9 +83,21 @@ def resigned(content):
     return content[:at] + sha256(content).hexdigest().encode() + content[at + 64 :]
 
 
-def save_external(model):
-    """Let a network ask for a weight in another file."""
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="/etc/hostname")
+def looping():
+    """Return the bytes of an exported model that adds nothing to the mean of the pixels for ever."""
+    facts = metadata()
+    model = network(facts)
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Identity", ["before"], ["after"])],
+        "body",
+        [info("i", TensorProto.INT64, []), info("on", TensorProto.BOOL, []), info("before", TensorProto.FLOAT, ["n"])],
+        [info("still", TensorProto.BOOL, []), info("after", TensorProto.FLOAT, ["n"])],
+    )
+    constants = {"times": np.int64(2**62), "yes": np.bool_(True)}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()
+    )
+    model.graph.node.insert(2, helper.make_node("Loop", ["times", "yes", "mean"], ["turned"], body=body))
+    model.graph.node[3].input[0] = "turned"
+    return signed(model, facts)

@@ -10,8 +10,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from cxr_sklearn import ExportedModel, write_radiographs
+from cxr_sklearn import ExportedModel, FrozenEmbedder, ImageLoader, export_onnx, write_radiographs
 from cxr_sklearn.images._decoding import Decoding
 
 pytest.importorskip("onnxruntime")
@@ -101,6 +104,20 @@ def test_scores_are_those_of_the_package(page, tmp_path, fit, crop):
     assert [cells[0] for cells in found] == [file.name for file in files]
     assert [float(cells[1]) for cells in found] == pytest.approx([row["score"] for row in rows], abs=1e-3)
     assert [cells[2] for cells in found] == [row["decision"] for row in rows]
+
+
+@pytest.mark.keras
+def test_scores_of_a_quantised_network(page, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    frame = write_radiographs(tmp_path / "drawn", 20, size=64, random_state=0)
+    embedder = FrozenEmbedder("MobileNet", weights="random", precision="int8", store=None)
+    pipeline = make_pipeline(ImageLoader(48), embedder, StandardScaler(), LogisticRegression())
+    export_onnx(pipeline.fit(frame["path"], frame["target"]), tmp_path / "model.onnx")
+    files = frame["path"][:4].tolist()
+    found = scores_in(page, tmp_path / "model.onnx", files)
+    wanted = [row["score"] for row in ExportedModel.load(tmp_path / "model.onnx").predict_files(files)]
+    assert [float(cells[1]) for cells in found] == pytest.approx(wanted, abs=1e-3)
+    assert page.locator("#about").inner_text().endswith("int8.")
 
 
 def test_pixels_are_those_of_the_package(page):

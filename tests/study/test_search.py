@@ -1,6 +1,9 @@
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
+from joblib import Parallel, delayed
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -9,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from cxr_sklearn import CXRModel
 from cxr_sklearn.evaluation.tables import read_table, write_table
 from cxr_sklearn.models.calibration import METHODS
-from cxr_sklearn.study.search import calibrate_scores, calibrated_rows, training_table
+from cxr_sklearn.study.search import calibrate_scores, calibrated_rows, training_table, workers_started
 
 
 def sigmoid(x):
@@ -26,6 +29,17 @@ def test_epochs(tmp_path):
     assert training_table("cnn", {"head": {}, "all": {"loss": [1.0]}})["phase"].tolist() == ["all"]
     write_table(training_table("cnn", {"all": {"loss": [float("nan")]}}), tmp_path, "training")
     assert read_table(tmp_path, "training")["loss"].isna().all()  # a training that diverged
+
+
+def test_started_workers_are_those_that_fit():
+    with workers_started(2):
+        pass
+    first = set(Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(8)))
+    with pytest.raises(KeyError), workers_started(2):
+        raise KeyError
+    again = set(Parallel(n_jobs=2)(delayed(os.getpid)() for _ in range(8)))
+    assert len(first | again) <= 2  # none was ended and replaced
+    assert os.getpid() not in first
 
 
 def table(seed, n_val=400):
