@@ -11,10 +11,9 @@ Where both compute equally fast it is 4.8: of 17.7 billion multiplications an im
 from __future__ import annotations
 
 import argparse
-import time
 
 import numpy as np
-from common import conclude, figure
+from common import conclude, figure, timed
 
 from cxr_sklearn import FineTunedClassifier, make_radiographs
 from cxr_sklearn._keras import import_keras, keras_settings
@@ -64,19 +63,6 @@ def time_cut(images: np.ndarray, y: np.ndarray, precision: str) -> tuple[float, 
         weights="random", head_epochs=0, epochs=4, early_stopping=False, precision=precision, random_state=0
     ).fit(images, y)
     return min(epochs[1:]), sum(frozen)
-
-
-def timed(owner: object, name: str, seconds: list[float]) -> None:
-    """Make a function note how long each call takes."""
-    original = getattr(owner, name)
-
-    def call(*arguments, **options):
-        start = time.perf_counter()
-        result = original(*arguments, **options)
-        seconds.append(time.perf_counter() - start)
-        return result
-
-    setattr(owner, name, call)
 
 
 def time_whole(images: np.ndarray, y: np.ndarray, precision: str) -> float:

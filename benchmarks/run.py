@@ -23,7 +23,19 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-CASES = ("startup", "store", "growth", "embed", "search", "finetune", "warm", "jobs", "check", "large")
+CASES = (
+    "startup",
+    "store",
+    "growth",
+    "embed",
+    "search",
+    "finetune",
+    "training",
+    "warm",
+    "jobs",
+    "check",
+    "large",
+)
 LIBRARIES = ("keras", "tensorflow", "scikit-learn", "joblib", "numpy", "pillow")
 HEADS = ("case", "what", "wanted", "measured", "absolute figures", "met")
 

@@ -161,6 +161,16 @@ def test_the_finetuning_benchmark():
     assert min(result["whole_epoch_s"], result["frozen_part_once_s"]) > 0
 
 
+@pytest.mark.keras
+@pytest.mark.slow
+def test_the_training_benchmark():
+    done = run("benchmarks/training.py", "--quick")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert len(figures) == 6
+    assert all(known["met"] is None for known in figures)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_build_and_their_grids_fit(path):
     recipe = load_recipe(path)

@@ -7,8 +7,11 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
@@ -68,6 +71,10 @@ class Checkpoint:
             np.savez(file, facts=np.array(json.dumps({**facts, "lists": lists})), **named)
 
 
+#: Batches that are read ahead of the network.
+_AHEAD = 2
+
+
 class Indexable(Protocol):
     """Images, or a frozen network's output for them; index arrays give rows."""
 
@@ -75,40 +82,22 @@ class Indexable(Protocol):
     def __getitem__(self, rows: np.ndarray) -> Any: ...
 
 
-def batches(inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_size: int, order: np.ndarray) -> Any:
-    """Return a ``keras.utils.PyDataset`` over the rows in `order`; a thread reads ahead, so images are decoded late."""
-    keras = import_keras()
+def batches(
+    inputs: Indexable, target: np.ndarray, weight: np.ndarray, batch_size: int, order: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield images, classes and weights of the rows in `order`, while a thread reads the next two batches."""
 
-    class Batches(keras.utils.PyDataset):  # type: ignore[name-defined]
-        def __init__(self, *data: Any) -> None:
-            # With one worker Keras reads ahead in a thread; with more it also sleeps a tenth of a second per epoch.
-            super().__init__(workers=1)
-            self.data = data
-            self.failure: Exception | None = None
-            self._peeked: dict[int, Any] = {}
+    def read(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = order[start : start + batch_size]
+        return np.asarray(inputs[rows]), target[rows], weight[rows]
 
-        def forget(self) -> None:
-            self.data = ()
-            self._peeked.clear()
-
-        def __len__(self) -> int:
-            return math.ceil(len(order) / batch_size)
-
-        def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            if i in self._peeked:
-                return self._peeked.pop(i)
-            try:
-                images, classes, weights = self.data
-                rows = order[i * batch_size : (i + 1) * batch_size]
-                batch = np.asarray(images[rows]), classes[rows], weights[rows]
-            except Exception as error:
-                self.failure = error  # the backend turns it into an error of its own
-                raise
-            if i < 2:  # Keras requests the first two for their shapes, and then again for training
-                self._peeked[i] = batch
-            return batch
-
-    return Batches(inputs, target, weight)
+    starts = iter(range(0, len(order), batch_size))
+    with ThreadPoolExecutor(1) as thread:
+        ahead = deque(thread.submit(read, start) for start in islice(starts, _AHEAD))
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(thread.submit(read, start) for start in islice(starts, 1))
+            yield batch
 
 
 def compile_for_training(
@@ -125,7 +114,8 @@ def compile_for_training(
     """
     keras = import_keras()
     rate = float(learning_rate) if isinstance(learning_rate, Real) else learning_rate  # Keras refuses NumPy's numbers
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=float(weight_decay))
+    # A decay of 0.0 would cost Keras a pass over all weights in each step.
+    optimizer = keras.optimizers.Adam(rate, weight_decay=float(weight_decay) or None)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
 
     def smoothed(target: Any, logits: Any) -> Any:
@@ -218,7 +208,7 @@ class Training:
     #: Batches of an epoch.
     n_batches: int
     #: From the number of an epoch, counted from 0, to its batches; always the same for the same number.
-    dataset_of: Callable[[int], Any]
+    dataset_of: Callable[[int], Iterable[Any]]
     #: Called after each epoch. Its scores go into the history; "val_loss" among them decides when to stop.
     evaluate: Callable[[], dict[str, float]]
     #: Stop after so many epochs without a lower validation loss, with the weights of the best epoch. None never stops
@@ -260,8 +250,7 @@ class Training:
             while standing.n_epochs < self.epochs and (self.patience is None or standing.n_since < self.patience):
                 epoch = standing.n_epochs
                 advance(0, f"epoch {epoch + 1} of {self.epochs}{_latest_auc(standing.history)}")
-                on_batch = advance if self.verbose > 0 else None
-                scores = {**_one_epoch(network, self.dataset_of(epoch), on_batch), **self.evaluate()}
+                scores = {**_one_epoch(network, self.dataset_of(epoch), advance), **self.evaluate()}
                 if not all(np.isfinite(value) for value in scores.values()):
                     raise TrainingError(f"the loss of epoch {epoch + 1} is not a number; try a lower learning rate")
                 for name, value in scores.items():
@@ -325,19 +314,15 @@ def _latest_auc(history: Mapping[str, list[float]]) -> str:
     return ""
 
 
-def _one_epoch(network: Any, dataset: Any, advance: Callable[[int], None] | None) -> dict[str, float]:
-    callbacks = []
-    if advance is not None:  # a callback makes Keras wait for each batch, so there is one only for a visible bar
-        callbacks = [import_keras().callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: advance(1))]
-    try:
-        logs = network.fit(dataset, epochs=1, shuffle=False, verbose=0, callbacks=callbacks).history
-    except Exception:
-        if dataset.failure is not None:
-            raise dataset.failure from None
-        raise
-    finally:
-        dataset.forget()  # TensorFlow never frees a dataset
-    return {"batch_loss": float(logs["loss"][0]), "batch_accuracy": float(logs["accuracy"][0])}
+def _one_epoch(network: Any, dataset: Iterable[Any], advance: Callable[[int], None]) -> dict[str, float]:
+    # Not Network.fit: TensorFlow tunes the pipeline that Keras makes of a dataset in a thread whose pauses double, and
+    # the end of an epoch waits for the end of a pause.
+    network.reset_metrics()
+    logs: dict[str, Any] = {}
+    for images, classes, weights in dataset:
+        logs = network.train_on_batch(images, classes, weights, return_dict=True)  # means over the epoch so far
+        advance(1)
+    return {"batch_loss": float(logs["loss"]), "batch_accuracy": float(logs["accuracy"])}
 
 
 def monitored_scores(

@@ -7,7 +7,7 @@ import warnings
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, check_is_fitted
 
 from .._keras import compile_for_prediction, import_keras, keras_settings, resolve_precision
+from .._progress import progress_bar
 from .._settings import usual_settings
 from .._validation import check_groups, check_labels, check_parameters
 from ..exceptions import InputError
@@ -44,6 +45,15 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.target)
+
+
+def in_memory(examples: Examples, budget: int, verbose: int) -> Examples:
+    """Decode images once and for all, unless they take more than `budget` bytes: a byte per pixel."""
+    n, height, width, _ = examples.images.shape
+    if n * height * width > budget:
+        return examples
+    with progress_bar("Reading images", n, show=verbose > 0) as advance:
+        return replace(examples, images=examples.images.in_memory(advance))
 
 
 def hold_out(examples: Examples, groups: ArrayLike | None, fraction: float, seed: int) -> tuple[Examples, Examples]:

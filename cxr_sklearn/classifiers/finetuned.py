@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 
 from .._io import ReadsEarlierFiles, public, versions_here
 from .._keras import compile_for_prediction, import_keras, keras_settings
-from .._progress import progress_bar
 from ..exceptions import InputError
 from ..features._backbones import POOLINGS, Backbone, application, pooled, weights_identity
 from ..images.augment import ImageAugmenter
@@ -34,7 +33,7 @@ from ._training import (
     scheduled,
     seeds,
 )
-from .base import Examples, KerasImageClassifier, _plain, check_number
+from .base import Examples, KerasImageClassifier, _plain, check_number, in_memory
 
 log = logging.getLogger("cxr_sklearn")
 SCHEDULES = ("constant", "cosine")
@@ -261,8 +260,9 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         earlier = None if checkpoint is None else checkpoint.load(with_arrays=False)
         is_done = earlier is not None and earlier.facts["is_done"]
         if not is_done:
-            examples = self._in_memory(examples)
-            validation = None if validation is None else self._in_memory(validation)
+            examples = in_memory(examples, self.memory_budget, self.verbose)
+            if validation is not None:
+                validation = in_memory(validation, self.memory_budget, self.verbose)
         tail, inputs = self._tail(), self._views(examples, validation)
         if earlier is None:
             # The head needs features as in training, where batches are normalised by their own statistics.
@@ -316,14 +316,6 @@ class FineTunedClassifier(ReadsEarlierFiles, KerasImageClassifier):
         if self._learns_all() and learning_normalisations(network):
             shuffled = images[np.random.default_rng(self._seed).permutation(len(images))]
             estimate_statistics(network, self._inputs(shuffled), self.batch_size)
-
-    def _in_memory(self, examples: Examples) -> Examples:
-        """Decode images once and for all, unless that takes more memory than frozen output may take."""
-        n, height, width, _ = examples.images.shape
-        if n * height * width > self.memory_budget:
-            return examples
-        with progress_bar("Reading images", n, show=self.verbose > 0) as advance:
-            return replace(examples, images=examples.images.in_memory(advance))
 
     def _views(self, examples: Examples, validation: Examples | None) -> _Views:
         augmenter = self._fitted_augmenter(examples.images)

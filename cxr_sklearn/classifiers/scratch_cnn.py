@@ -25,12 +25,17 @@ from ._training import (
     scores_of,
     seeds,
 )
-from .base import Examples, KerasImageClassifier, check_number
+from .base import Examples, KerasImageClassifier, check_number, in_memory
+
+#: Bytes of decoded images that a fit keeps, a byte per pixel; more images than that are decoded in every epoch.
+_MOST_IN_MEMORY = 2 * 1024**3
 
 
 @public
 class ScratchCNNClassifier(KerasImageClassifier):
     """A convolutional network trained from scratch: blocks of convolution, batch normalisation and pooling.
+
+    Images are decoded once and kept during ``fit``, a byte per pixel, unless they take more than 2 GiB.
 
     By default, batch normalisation predicts with exact statistics: before each validation and at the end of training,
     mean and variance are computed over the training images (Wu & Johnson, 2021). Keras' own moving averages need
@@ -149,6 +154,9 @@ class ScratchCNNClassifier(KerasImageClassifier):
         network = self._build()
         compile_for_training(network, self.learning_rate)
         draw = np.random.default_rng(self._seed)
+        examples = in_memory(examples, _MOST_IN_MEMORY, self.verbose)
+        if validation is not None:
+            validation = in_memory(validation, _MOST_IN_MEMORY, self.verbose)
         augmenter = self._fitted_augmenter(examples.images)
         mixed = _Grey(examples.images[draw.permutation(len(examples))])
         parts = self._monitored(examples, validation)

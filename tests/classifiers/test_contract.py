@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 
 from cxr_sklearn import FineTunedClassifier, ImageAugmenter, ImageLoader, ScratchCNNClassifier, make_radiographs
 from cxr_sklearn.exceptions import ImageReadError, TrainingError
+from cxr_sklearn.images._decoding import Decoding
 
 from ..conftest import write_image
 
@@ -53,6 +54,15 @@ def test_clone_keeps_every_parameter(classifier):
     for name, value in changed.get_params().items():
         if name != "augmenter":
             assert copy.get_params()[name] == value
+
+
+def test_images_are_decoded_once(classifier, data, tmp_path, monkeypatch):
+    _, y, _ = data
+    paths = [write_image(tmp_path / f"{i}.png", seed=i) for i in range(len(y))]
+    decode, decoded = Decoding.__call__, []
+    monkeypatch.setattr(Decoding, "__call__", lambda self, source: decoded.append(1) or decode(self, source))
+    classifier.set_params(augmenter=ImageAugmenter()).fit(ImageLoader(size=32).transform(paths), y)
+    assert len(decoded) == len(paths)
 
 
 def test_epochs_in_a_cloned_pipeline_are_those_asked_for(classifier, data):

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from threading import Event
 
 import numpy as np
 import pytest
@@ -215,3 +216,37 @@ def test_half_a_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path, monkey
         checkpoint.save({"weights": [np.zeros(2)]}, {})
     assert checkpoint.load().arrays["weights"][0].tolist() == [1, 1]
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_batches_come_in_order_and_are_read_ahead():
+    rows = np.arange(20)
+
+    third_is_read = Event()
+
+    class Images:
+        def __getitem__(self, index):
+            if 9 in index:
+                third_is_read.set()
+            return rows[index][:, None]
+
+    found = training.batches(Images(), rows, rows / 2, 4, rows[:18][::-1])
+    parts = [next(found)]
+    assert third_is_read.wait(10)  # while the network has the first
+    parts += found
+    assert [len(images) for images, *_ in parts] == [4, 4, 4, 4, 2]
+    for i, expected in enumerate((rows[:18][::-1, None], rows[:18][::-1], rows[:18][::-1] / 2)):
+        np.testing.assert_array_equal(np.concatenate([batch[i] for batch in parts]), expected)
+
+
+def test_what_cannot_be_read_is_said_when_it_is_needed():
+    class Images:
+        def __getitem__(self, index):
+            if 8 in index:
+                raise ValueError("cut short")
+            return index
+
+    rows = np.arange(12)
+    found = training.batches(Images(), rows, rows, 4, rows)
+    assert [next(found)[0].tolist() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    with pytest.raises(ValueError, match="cut short"):
+        next(found)
