@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
-from .._settings import usual_settings
+from .._settings import one_blas_thread, usual_settings
 from .._validation import checks_types
 from ..features._image_stats import BLANK, MODES, ImageStats, image_stats
 from ._frame import MIN_IMAGES_PER_CLASS, SPLIT_NAMES, checked_frame, counted, names_no_patient
@@ -280,8 +280,9 @@ def _bounds(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     sample = unit[:: max(len(unit) // _SAMPLE, 1)]
     axes = np.random.default_rng(0).standard_normal((unit.shape[1], _LEADING), dtype=np.float32)
-    for _ in range(3):  # as near to the principal axes as it takes; any axes give true bounds
-        axes = np.linalg.qr(sample.T @ (sample @ axes))[0]
+    with one_blas_thread():  # several would wait for each other, and for other processes, many times as long
+        for _ in range(3):  # as near to the principal axes as it takes; any axes give true bounds
+            axes = np.linalg.qr(sample.T @ (sample @ axes))[0]
     leading = unit @ axes
     rest = np.sqrt(np.maximum(1 - (leading**2).sum(axis=1, keepdims=True), 0))
     return np.hstack([leading, rest]), np.hstack([leading, -rest])
