@@ -32,7 +32,7 @@ MOST_WAITING = 0.05
 
 def main() -> None:
     """Run all sides in turn and print one JSON object."""
-    sizes = {"images": (128, 8), "scratch": (480, 8), "rounds": (2, 1)}
+    sizes = {"images": (128, 12), "scratch": (480, 12), "rounds": (2, 1)}
     options = parse(__doc__, sizes, "originals")
     counts = {"fine": options.images, "scratch": options.scratch}
     sides = {}
