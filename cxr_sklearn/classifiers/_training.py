@@ -317,12 +317,15 @@ def _latest_auc(history: Mapping[str, list[float]]) -> str:
 def _one_epoch(network: Any, dataset: Iterable[Any], advance: Callable[[int], None]) -> dict[str, float]:
     # Not Network.fit: TensorFlow tunes the pipeline that Keras makes of a dataset in a thread whose pauses double, and
     # the end of an epoch waits for the end of a pause.
-    network.reset_metrics()
-    logs: dict[str, Any] = {}
+    sums, n = np.zeros(2), 0
     for images, classes, weights in dataset:
-        logs = network.train_on_batch(images, classes, weights, return_dict=True)  # means over the epoch so far
+        network.reset_metrics()  # as later versions of Keras do by themselves
+        logs = network.train_on_batch(images, classes, weights, return_dict=True)
+        sums += len(images) * np.array([float(logs["loss"]), float(logs["accuracy"])])
+        n += len(images)
         advance(1)
-    return {"batch_loss": float(logs["loss"]), "batch_accuracy": float(logs["accuracy"])}
+    loss, accuracy = (sums / n).tolist()
+    return {"batch_loss": loss, "batch_accuracy": accuracy}
 
 
 def monitored_scores(
