@@ -315,8 +315,8 @@ def _latest_auc(history: Mapping[str, list[float]]) -> str:
 
 
 def _one_epoch(network: Any, dataset: Iterable[Any], advance: Callable[[int], None]) -> dict[str, float]:
-    # Not Network.fit: TensorFlow tunes the pipeline that Keras makes of a dataset in a thread whose pauses double, and
-    # the end of an epoch waits for the end of a pause.
+    # Not network.fit: its epochs ended after 5.1 or 10.2 s, whatever they computed, probably because the thread that
+    # tunes TensorFlow's pipeline of images makes pauses that double. Here nothing but the network is waited for.
     sums, n = np.zeros(2), 0
     for images, classes, weights in dataset:
         network.reset_metrics()  # as later versions of Keras do by themselves

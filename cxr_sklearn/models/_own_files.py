@@ -26,7 +26,7 @@ def check_replaceable(path: Path) -> None:
         raise InputError(f"{path} is a folder; give the model another name")
     if path.exists() and not _is_own(path):
         raise InputError(
-            f"{path} is there already and is no model that cxr_sklearn wrote; choose another name, or move it away"
+            f"{path} exists and is not a model that cxr_sklearn wrote; choose another name, or move it away"
         )
 
 

@@ -406,7 +406,7 @@ def metadata_of(content: bytes) -> tuple[dict[str, Any], int, int]:
     except (KeyError, RecursionError) as error:
         raise ValueError("its metadata cannot be read") from error
     if not isinstance(metadata, dict):
-        raise ValueError("its metadata are no object")
+        raise ValueError("its metadata are not an object")
     return metadata, start, end
 
 

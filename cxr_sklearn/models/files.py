@@ -230,7 +230,7 @@ def save_model(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dict
     ModelError
         If the pipeline is not fitted, or has parts that a ``.skops`` file could not be loaded with.
     ValueError
-        If `path` has another ending or is a file that is no model, the threshold is not a finite number of at least
+        If `path` has another ending or is a file that is not a model, the threshold is not a finite number of at least
         0, or metadata is not JSON-serialisable.
     OSError
         If the file cannot be written; a file that was there before is still there.

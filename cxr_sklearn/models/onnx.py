@@ -77,8 +77,8 @@ def export_onnx(model: CXRModel | Pipeline, path: str | os.PathLike[str]) -> dic
     Raises
     ------
     InputError
-        If a step of the model cannot be expressed in ONNX, `path` has another ending or is a file that is no model, or
-        the new file would have 2 GB.
+        If a step of the model cannot be expressed in ONNX, `path` has another ending or is a file that is not a model,
+        or the new file would have 2 GB.
     ModelError
         If the model is not fitted on 0 and 1, or the file gives other scores than the model; it is not kept then.
     BackendError

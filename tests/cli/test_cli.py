@@ -520,11 +520,11 @@ class TestTrainAndPredict:
             (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/m.pkl"], "must end in"),
             (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/other.skops/m.skops"], "other.skops"),
             (["train", "{set}", "--pipeline", "none", "--save", "{tmp}/m.skops"], "no recipe"),
-            (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/other.skops"], "is no model that cxr_sk"),
-            (["adapt", "{model}", "--prevalence", ".1", "--save", "{tmp}/other.skops"], "is no model that cxr_sk"),
+            (["train", "{set}", "--pipeline", "shortcuts", "--save", "{tmp}/other.skops"], "is not a model that cxr"),
+            (["adapt", "{model}", "--prevalence", ".1", "--save", "{tmp}/other.skops"], "is not a model that cxr_sk"),
             (["adapt", "{model}", "--prevalence", ".1", "--save", "{model}"], "would be overwritten"),
             (["adapt", "{model}", "--prevalence", ".1", "--save", "{tmp}/folder.skops"], "is a folder"),
-            (["export", "{model}", "-o", "{tmp}/other.onnx"], "is no model that cxr_sklearn wrote"),
+            (["export", "{model}", "-o", "{tmp}/other.onnx"], "is not a model that cxr_sklearn wrote"),
         ],
     )
     def test_what_is_refused(self, kept, tmp_path, arguments, message):

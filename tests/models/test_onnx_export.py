@@ -337,7 +337,7 @@ class TestFile:
         changed = path.read_bytes().replace(facts["sha256"].encode(), b"0" * 64)
         for content in (others.SerializeToString(), changed[:-1], b"text"):
             path.write_bytes(content)
-            with pytest.raises(InputError, match="is there already and is no model that cxr_sklearn wrote"):
+            with pytest.raises(InputError, match="exists and is not a model that cxr_sklearn wrote"):
                 export_onnx(model, path)
             assert path.read_bytes() == content
 
